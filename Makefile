@@ -1,0 +1,74 @@
+# latdiff: from a fresh clone, `make quickstart` installs, trains, steers and measures.
+# The text after two hashes is what `make help` prints.
+
+RECIPE     ?= storyworld
+ARGS       ?=
+CHECKPOINT ?= checkpoints/$(basename $(notdir $(RECIPE)))
+DATA       ?=
+NAME       ?=
+
+PYTHON     ?= $(shell command -v python3.11 || command -v python3)
+PY         := .venv/bin/python
+LATDIFF    := .venv/bin/latdiff
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart quickstart-short test lint pretrain-backbone train-ae train-diffusion head \
+        sample evaluate
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo '  RECIPE      a name in recipes/configs or a path to a yaml file (now $(RECIPE))'
+	@echo '  CHECKPOINT  the folder that the recipe writes (now $(CHECKPOINT))'
+	@echo '  ARGS        for training: settings such as train_denoiser.steps=500, and --quiet; else flags'
+
+install: .venv/.installed ## a virtual environment in .venv with the tested versions
+
+.venv/.installed: setup.cfg constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+# $(call run-quickstart,FOLDER,SETTINGS OF BOTH TRAININGS,FLAGS OF EVALUATE)
+define run-quickstart
+@set -e; start=$$(date +%s); \
+$(PY) recipes/train_autoencoder.py storyworld $(2) $(ARGS); \
+$(PY) recipes/train_denoiser.py storyworld $(2) $(ARGS); \
+for attribute in sentiment topic; do \
+	$(LATDIFF) fit-head $(1) --data storyworld --label-column $$attribute --name $$attribute; \
+done; \
+$(LATDIFF) sample $(1) --num-samples 4 --seed 0 --compare --guide sentiment=positive:4 --guide topic=music:4; \
+$(LATDIFF) evaluate $(1) --json $(1)/metrics.json $(3); \
+seconds=$$(($$(date +%s) - start)); echo "$@: $$((seconds / 60)) min $$((seconds % 60)) s -> $(1)"
+endef
+
+quickstart: install ## train on the embedded corpus, fit two heads, print guided texts, measure
+	$(call run-quickstart,checkpoints/storyworld,,)
+
+quickstart-short: install ## the same with 60 steps each: every command once, texts of no worth
+	$(call run-quickstart,checkpoints/quickstart-short,name=quickstart-short train_autoencoder.steps=60 \
+		train_denoiser.steps=60,--num-samples 32)
+
+test: install ## all tests, offline
+	$(PY) -m pytest $(ARGS)
+
+lint: install ## style and likely mistakes
+	$(PY) -m ruff check .
+
+pretrain-backbone: install ## a small T5 of your own on the recipe's texts
+	$(PY) recipes/pretrain_backbone.py $(RECIPE) $(ARGS)
+
+train-ae: install ## the autoencoder of RECIPE; the same command resumes
+	$(PY) recipes/train_autoencoder.py $(RECIPE) $(ARGS)
+
+train-diffusion: install ## the denoiser of RECIPE, and first what it needs and is missing
+	$(PY) recipes/train_denoiser.py $(RECIPE) $(ARGS)
+
+head: install ## a guidance head NAME for CHECKPOINT from the labelled texts DATA
+	$(if $(and $(DATA),$(NAME)),,$(error head needs both, e.g. make head DATA=reviews.jsonl NAME=tone))
+	$(LATDIFF) fit-head $(CHECKPOINT) --data $(DATA) --name $(NAME) $(ARGS)
+
+sample: install ## texts from CHECKPOINT, e.g. ARGS="--guide sentiment=positive:4 --num-samples 8"
+	$(LATDIFF) sample $(CHECKPOINT) $(ARGS)
+
+evaluate: install ## measure CHECKPOINT into its metrics.json
+	$(LATDIFF) evaluate $(CHECKPOINT) --json $(CHECKPOINT)/metrics.json $(ARGS)

@@ -1,0 +1,326 @@
+"""Recipes: dataclasses in, YAML and `section.key=value` on top, every problem out at once.
+
+A recipe is read before anything heavy is imported, so a typo costs a second and not a night:
+
+    recipe = load_recipe("storyworld", ["train_autoencoder.steps=500"])
+    recipe.train_autoencoder.steps   # 500
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import difflib
+import math
+import os
+import re
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+SCHEDULERS = ("ddpm", "ddim", "dpm++", "sde-dpm++", "unipc", "renoise")
+CONFIG_FOLDER = Path("recipes/configs")
+
+
+class UserError(ValueError):
+    """A mistake in what was given, told in sentences; commands print it instead of a traceback."""
+
+
+class RecipeError(UserError):
+    """A recipe that cannot run; the message lists every problem, one a line."""
+
+
+def setting(default, doc: str, *, low=None, high=None, choices=None):
+    """A field with its sentence of documentation and the values it may take."""
+    return field(default=default, metadata={"doc": doc, "low": low, "high": high, "choices": choices})
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the texts come from."""
+
+    source: str = setting("storyworld", "storyworld, a hub id, or a file or folder of jsonl/csv/tsv/txt/parquet")
+    text_column: str = setting("text", "column that holds the text; a dot reaches into nested columns")
+    train_size: int = setting(0, "at most so many training texts, 0 for all (storyworld writes 60,000)", low=0)
+    valid_size: int = setting(1000, "at most so many unseen texts to measure on", low=1)
+    max_tokens: int = setting(96, "longer texts are counted, reported and left out of training", low=4)
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """The frozen encoder-decoder."""
+
+    path: str = setting("checkpoints/pretrained/t5-mini", "a folder or a hub id such as google/flan-t5-base")
+
+
+@dataclass(frozen=True)
+class PretrainBackboneConfig:
+    """recipes/pretrain_backbone.py: a small T5 of your own, when no ready one fits."""
+
+    vocab_size: int = setting(2000, "sentencepiece pieces before the sentinels", low=64)
+    width: int = setting(128, "d_model", low=8)
+    ff_width: int = setting(384, "inner width of the gated feed-forward", low=8)
+    layers: int = setting(3, "encoder layers, and as many decoder layers", low=1)
+    heads: int = setting(4, "attention heads; must divide width", low=1)
+    steps: int = setting(3000, "optimiser steps", low=1)
+    batch_size: int = setting(64, "texts a step", low=1)
+    learning_rate: float = setting(2e-3, "Muon's peak rate for the matrices", low=0.0)
+    mask_rates: tuple = setting((0.0, 0.15, 0.3, 0.5), "share of tokens masked, drawn anew for each batch")
+    feature_noise: float = setting(0.0, "largest Gaussian noise on the encoder's features in training", low=0.0)
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """The compressor to L latents of width D and the reconstructor."""
+
+    num_latents: int = setting(16, "L", low=1)
+    latent_dim: int = setting(32, "D", low=1)
+    width: int = setting(128, "inner width of both transformers", low=8)
+    depth: int = setting(2, "blocks in each", low=1)
+    heads: int = setting(4, "attention heads; must divide width", low=1)
+    max_tokens: int = setting(128, "positions the compressor knows", low=4)
+
+
+@dataclass(frozen=True)
+class TrainAutoencoderConfig:
+    """recipes/train_autoencoder.py."""
+
+    steps: int = setting(2000, "optimiser steps", low=1)
+    batch_size: int = setting(64, "texts a step", low=2)
+    learning_rate: float = setting(2e-3, "Muon's peak rate for the matrices", low=0.0)
+    warmup_steps: int = setting(100, "steps of linear warm-up", low=0)
+    latent_noise: float = setting(0.7, "latents get noise of sd ~ U(0, this) in training", low=0.0)
+    sample_every: int = setting(500, "steps between looks at reconstructed texts", low=1)
+    save_every: int = setting(500, "steps between resume states", low=1)
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    """The denoising transformer."""
+
+    width: int = setting(256, "model width", low=8)
+    depth: int = setting(6, "blocks", low=1)
+    heads: int = setting(4, "attention heads; must divide width", low=1)
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """The noising process and what the network predicts."""
+
+    schedule: str = setting("cosine", "cosine, or tan-D: cosine with its noise-to-signal ratio times D")
+    prediction: str = setting("v", "what the network predicts", choices=("v", "x0"))
+    self_conditioning: float = setting(0.5, "probability of an estimate as extra input in training", low=0, high=1)
+
+
+@dataclass(frozen=True)
+class TrainDenoiserConfig:
+    """recipes/train_denoiser.py."""
+
+    steps: int = setting(2000, "optimiser steps", low=1)
+    batch_size: int = setting(128, "latents a step", low=1)
+    learning_rate: float = setting(2e-3, "Muon's peak rate for the matrices", low=0.0)
+    warmup_steps: int = setting(100, "steps of linear warm-up", low=0)
+    ema_decay: float = setting(0.999, "largest decay of the averaged weights", low=0.0, high=1.0)
+    sample_every: int = setting(500, "steps between looks at decoded samples", low=1)
+    save_every: int = setting(500, "steps between resume states", low=1)
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """What the finished pipeline samples with unless told otherwise."""
+
+    scheduler: str = setting("ddpm", "diffusers scheduler", choices=SCHEDULERS)
+    steps: int = setting(50, "denoiser calls a text", low=1)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One corpus from text to samples. `name` is the folder under checkpoints/."""
+
+    name: str = setting("unnamed", "folder under checkpoints/ that the run writes")
+    seed: int = setting(0, "seeds every generator", low=0)
+    data: DataConfig = field(default_factory=DataConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    pretrain_backbone: PretrainBackboneConfig = field(default_factory=PretrainBackboneConfig)
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    train_autoencoder: TrainAutoencoderConfig = field(default_factory=TrainAutoencoderConfig)
+    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    train_denoiser: TrainDenoiserConfig = field(default_factory=TrainDenoiserConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+    @property
+    def folder(self) -> Path:
+        """Where the run writes: checkpoints/NAME."""
+        return Path("checkpoints") / self.name
+
+    def as_dict(self) -> dict:
+        """Plain dicts and lists, ready for YAML."""
+        return _plain(dataclasses.asdict(self))
+
+    def save(self, path: Path) -> None:
+        """Write the whole recipe, defaults included, as YAML."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(self.as_dict(), sort_keys=False), encoding="utf-8")
+
+
+def load_recipe(recipe: str, overrides: list[str] = ()) -> Recipe:
+    """Read a recipe by name (recipes/configs/NAME.yaml) or path and put `section.key=value` on top.
+
+    Raises RecipeError naming every problem at once: the file, unknown keys with the nearest known
+    one, values of the wrong type or out of range, and settings that contradict each other.
+    """
+    path = _find(recipe)
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not readable YAML: {error}") from None
+    if not isinstance(given, dict):
+        raise RecipeError(f"{path} must hold settings such as `name: mine`, but holds a {type(given).__name__}")
+    problems: list[str] = []
+    for override in overrides:
+        _apply_override(given, override, problems)
+    given.setdefault("name", path.stem)
+    built = _build(Recipe, given, "", problems)
+    if not problems:
+        _check_together(built, problems)
+    if problems:
+        count = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise RecipeError(f"{path}: {count}\n" + "\n".join(f"  - {problem}" for problem in problems))
+    return built
+
+
+def recipe_from_command_line(description: str) -> tuple[Recipe, bool]:
+    """`RECIPE [section.key=value ...] [--quiet]` -> the recipe, and whether to be quiet."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", help="a name under recipes/configs/ or a path to a YAML file")
+    parser.add_argument("settings", nargs="*", metavar="section.key=value", help="settings that replace the recipe's")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar, no samples: results only")
+    arguments = parser.parse_args()
+    return load_recipe(arguments.recipe, arguments.settings), arguments.quiet
+
+
+@contextlib.contextmanager
+def plain_errors():
+    """Print a UserError as `error: ...` and exit with status 1, without a traceback."""
+    try:
+        yield
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+def nearest(word: str, known: typing.Iterable[str]) -> str:
+    """'; did you mean X?' or '', for messages about a word that is not known."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _find(recipe: str) -> Path:
+    path = Path(recipe)
+    if path.is_file():
+        return path
+    named = CONFIG_FOLDER / f"{recipe}.yaml"
+    if named.is_file():
+        return named
+    names = sorted(p.stem for p in CONFIG_FOLDER.glob("*.yaml"))
+    raise RecipeError(
+        f"no recipe {recipe!r}: neither a file nor one of {', '.join(names) or 'none'} "
+        f"in {CONFIG_FOLDER}{os.sep}{nearest(recipe, names)}"
+    )
+
+
+def _apply_override(given: dict, override: str, problems: list[str]) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        problems.append(f"{override!r}: write it as section.key=value, e.g. train_autoencoder.steps=500")
+        return
+    try:
+        value = yaml.safe_load(text) if text else ""
+    except yaml.YAMLError:
+        value = text
+    *sections, leaf = key.split(".")
+    for section in sections:
+        given = given.setdefault(section, {})
+        if not isinstance(given, dict):
+            problems.append(f"{override!r}: {section} is a single value, not a section")
+            return
+    given[leaf] = value
+
+
+def _build(cls, given: dict, prefix: str, problems: list[str]):
+    hints = typing.get_type_hints(cls)
+    known = [f.name for f in dataclasses.fields(cls)]
+    values = {}
+    for key, value in given.items():
+        where = f"{prefix}{key}"
+        if key not in known:
+            problems.append(f"{where}: no such setting{nearest(str(key), known)} (known: {', '.join(known)})")
+        elif dataclasses.is_dataclass(hints[key]):
+            if isinstance(value, dict):
+                values[key] = _build(hints[key], value, f"{where}.", problems)
+            else:
+                problems.append(f"{where}: is a section with keys of its own, but is set to {value!r}")
+        else:
+            spec = next(f for f in dataclasses.fields(cls) if f.name == key)
+            values[key] = _convert(value, hints[key], spec.metadata, where, problems)
+    return cls(**values)
+
+
+def _convert(value, kind, spec, where: str, problems: list[str]):
+    if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
+        value = _number(value)
+    if kind is tuple and isinstance(value, list):
+        value = tuple(value)
+    if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
+        wanted = {int: "a whole number", float: "a number", str: "a text", tuple: "a list", bool: "true or false"}
+        problems.append(f"{where}: is {value!r}, must be {wanted[kind]} ({spec['doc']})")
+    elif kind is float and not math.isfinite(value):
+        problems.append(f"{where}: is {value}, must be a finite number ({spec['doc']})")
+    elif spec["choices"] and value not in spec["choices"]:
+        problems.append(
+            f"{where}: is {value!r}, must be one of {', '.join(spec['choices'])}{nearest(str(value), spec['choices'])}"
+        )
+    elif spec["low"] is not None and value < spec["low"]:
+        problems.append(f"{where}: is {value}, must be at least {spec['low']} ({spec['doc']})")
+    elif spec["high"] is not None and value > spec["high"]:
+        problems.append(f"{where}: is {value}, must be at most {spec['high']} ({spec['doc']})")
+    return value
+
+
+def _number(value):
+    try:  # YAML reads 2e-3 as a text
+        return float(value)
+    except ValueError:
+        return value
+
+
+def _check_together(recipe: Recipe, problems: list[str]) -> None:
+    if not re.fullmatch(r"\w[\w.-]*", recipe.name):
+        problems.append(f"name: is {recipe.name!r}, must be a folder name of letters, digits, '_', '-' and '.'")
+    for name in ("pretrain_backbone", "autoencoder", "denoiser"):
+        part = getattr(recipe, name)
+        if part.width % part.heads:
+            fits = part.width - part.width % part.heads or part.heads
+            problems.append(f"{name}.width: {part.width} is not divisible by heads={part.heads}; try {fits}")
+    if recipe.data.max_tokens > recipe.autoencoder.max_tokens:
+        problems.append(
+            f"data.max_tokens: {recipe.data.max_tokens} is more than autoencoder.max_tokens="
+            f"{recipe.autoencoder.max_tokens}; raise the latter"
+        )
+    schedule = re.fullmatch(r"cosine|tan-(\d+(\.\d+)?)", recipe.diffusion.schedule)
+    if not schedule or float(schedule[1] or 1) == 0:
+        problems.append(f"diffusion.schedule: is {recipe.diffusion.schedule!r}, must be cosine or tan-D, e.g. tan-5")
+    rates = recipe.pretrain_backbone.mask_rates
+    if not rates or not all(isinstance(rate, (int, float)) and 0 <= rate < 1 for rate in rates):
+        problems.append(f"pretrain_backbone.mask_rates: is {list(rates)}, must be shares of at least 0 and below 1")
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value

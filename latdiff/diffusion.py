@@ -1,0 +1,46 @@
+"""Training loss and denoise function side by side, so that the two cannot drift apart."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from latdiff.denoiser import LatentDenoiser
+from latdiff.schedule import add_noise, log_snr, v_target, x0_from_v
+
+
+class GaussianDiffusion:
+    """The denoiser as the two functions everything else needs.
+
+    Args:
+        denoiser: predicts v or x0 (its config says which).
+        alpha2: signal variance per timestep [T], a diffusers scheduler's `alphas_cumprod`.
+        self_conditioning: probability in training that an estimate of x0 comes in (Chen et al. 2023).
+    """
+
+    def __init__(self, denoiser: LatentDenoiser, alpha2: Tensor, self_conditioning: float = 0.5):
+        self.denoiser, self.alpha2, self.self_conditioning = denoiser, alpha2, self_conditioning
+        self.predicts_v = getattr(denoiser, "module", denoiser).config.prediction == "v"
+
+    def loss(self, x0: Tensor, generator: torch.Generator, cond=None) -> Tensor:
+        """Mean squared error of the prediction for x0 [B, L, D]; timesteps are stratified over the batch."""
+        batch, steps = len(x0), len(self.alpha2)
+        strata = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
+        t = (strata * steps).long().clamp(max=steps - 1).to(x0.device)
+        alpha2 = self.alpha2.to(x0.device)[t]
+        eps = torch.randn(x0.shape, generator=generator).to(x0)
+        z = add_noise(x0, eps, alpha2)
+        x_prev = torch.zeros_like(z)
+        chosen = (torch.rand(batch, generator=generator) < self.self_conditioning).to(x0.device)
+        if chosen.any():
+            with torch.no_grad():
+                x_prev[chosen] = self.denoise(z[chosen], t[chosen], None if cond is None else cond[chosen])
+        prediction = self.denoiser(z, log_snr(alpha2), cond, x_prev)
+        return F.mse_loss(prediction, v_target(x0, eps, alpha2) if self.predicts_v else x0)
+
+    def denoise(self, z: Tensor, t: Tensor, cond=None, x_prev: Tensor | None = None) -> Tensor:
+        """Estimate of x0 [B, L, D] for z [B, L, D] at integer timesteps t [B]; x_prev is an earlier estimate."""
+        alpha2 = self.alpha2.to(z.device)[t]
+        prediction = self.denoiser(z, log_snr(alpha2), cond, x_prev)
+        return x0_from_v(z, prediction, alpha2) if self.predicts_v else prediction

@@ -1,0 +1,200 @@
+"""A checkpoint measured: reconstruction, unconditional samples, steered samples, all in one JSON document.
+
+On storyworld the oracle judges, never the head that guided. On other text, where there is no oracle,
+a steered sample counts as a success when the label's own words stand in the text, the measure of
+Diffusion-LM's semantic-content task (Li et al. 2022, section 5).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from latdiff import metrics, storyworld
+from latdiff.backbone import decoder_logits
+from latdiff.codec import TextCodec
+from latdiff.config import Recipe
+from latdiff.data import Corpus
+from latdiff.guidance import AttributeHead, Guide
+from latdiff.pipeline import LatentTextDiffusionPipeline, make_scheduler
+from latdiff.tokens import IGNORED, labels_of, pad, tokenize
+
+NOISE_LEVELS = (0.25, 0.5, 1.0)
+
+
+def reconstruction(codec: TextCodec, texts: list[str], seed: int = 0) -> dict:
+    """Token accuracy (teacher-forced) and exact match of unseen texts, clean and with latent noise of sd 0.25 to 1.
+
+    Texts longer than the autoencoder reads are counted under `too_long` and left out.
+    """
+    limit = codec.autoencoder.config.max_tokens
+    ids = tokenize(codec.tokenizer, texts)
+    fitting = [text for text, row in zip(texts, ids, strict=True) if len(row) <= limit]
+    latents = codec.encode(fitting)
+    generator = torch.Generator().manual_seed(seed)
+    under_noise = {}
+    for sd in NOISE_LEVELS:
+        eps = torch.randn(latents.shape, generator=generator).to(latents)
+        under_noise[str(sd)] = metrics.exact_match(codec.decode(latents + sd * eps), fitting)
+    return {
+        "n": len(fitting),
+        "too_long": len(texts) - len(fitting),
+        "token_accuracy": token_accuracy(codec, latents, [row for row in ids if len(row) <= limit]),
+        "exact_match": metrics.exact_match(codec.decode(latents), fitting),
+        "under_noise": under_noise,
+    }
+
+
+@torch.no_grad()
+def token_accuracy(codec: TextCodec, latents: Tensor, ids: list[list[int]]) -> float:
+    """Share of tokens that the decoder ranks first given the right ones before, for latents [B, L, D]."""
+    right = total = 0
+    for start in range(0, len(ids), 256):
+        chunk, rows = latents[start : start + 256], ids[start : start + 256]
+        labels = labels_of(*pad(rows, codec.tokenizer.pad_token_id)).to(chunk.device)
+        guessed = decoder_logits(codec.text_model, codec.autoencoder.reconstruct(chunk), labels).argmax(-1)
+        right += int(((guessed == labels) & (labels != IGNORED)).sum())
+        total += int((labels != IGNORED).sum())
+    return right / total
+
+
+def reconstruction_table(measured: dict) -> str:
+    """The figures of `reconstruction`, as a person reads them."""
+    rows = [("tokens right", measured["token_accuracy"]), ("exact match", measured["exact_match"])]
+    rows += [(f"exact match, latent noise of {sd} sd", share) for sd, share in measured["under_noise"].items()]
+    lines = [f"{name:34} {value:.3f}" for name, value in rows]
+    return "\n".join([f"reconstruction of {measured['n']:,} unseen texts", *lines])
+
+
+class Evaluation:
+    """Measures one pipeline on one corpus; every method returns rows of figures.
+
+    Args:
+        pipe, recipe, corpus: the checkpoint and what it was trained on.
+        num_samples: texts a figure; shared among the labels of a head.
+        seed: every sampling run starts from its own generator with this seed.
+    """
+
+    def __init__(
+        self, pipe: LatentTextDiffusionPipeline, recipe: Recipe, corpus: Corpus, num_samples: int, seed: int
+    ):
+        self.pipe, self.recipe, self.corpus = pipe, recipe, corpus
+        self.num_samples, self.seed = num_samples, seed
+        self.training = set(corpus.train)
+        self.has_oracle = recipe.data.source == "storyworld"
+
+    def unconditional(self, scheduler: str, steps: int) -> dict:
+        """One row: quality, coverage and memorisation of unsteered samples under one scheduler."""
+        own = self.pipe.scheduler
+        self.pipe.scheduler = make_scheduler(scheduler, own.config.trained_betas)
+        began = time.monotonic()
+        texts = self._sample(self.num_samples, [], steps)
+        seconds = round(time.monotonic() - began, 1)
+        self.pipe.scheduler = own
+        row = {"scheduler": scheduler, "steps": steps, "n": len(texts)}
+        if self.has_oracle:
+            row |= _judged(texts)
+        return row | {
+            "distinct": metrics.distinct(texts),
+            "memorised": metrics.memorised(texts, self.training),
+            "four_gram_memorisation": metrics.four_gram_memorisation(texts, self.training),
+            "diversity": metrics.diversity(texts),
+            "mean_words": metrics.mean_words(texts),
+            "seconds": seconds,
+            "samples": texts[:20],
+        }
+
+    def guided(self, head: AttributeHead, scale: float) -> list[dict]:
+        """A row for every label of a head."""
+        share = max(1, self.num_samples // len(head.labels))
+        return [
+            {"attribute": head.name, "target": label, "scale": scale}
+            | self._steered({head.name: label}, [head.toward(label, scale)], share)
+            for label in head.labels
+        ]
+
+    def composed(self, heads: list[AttributeHead], scale: float) -> list[dict]:
+        """A row for every combination of one label from each of the heads."""
+        combinations = list(itertools.product(*(head.labels for head in heads)))
+        share = max(1, self.num_samples // len(combinations))
+        rows = []
+        for labels in combinations:
+            guides = [head.toward(label, scale) for head, label in zip(heads, labels, strict=True)]
+            targets = {head.name: label for head, label in zip(heads, labels, strict=True)}
+            rows.append({"targets": targets, "scale": scale} | self._steered(targets, guides, share))
+        return rows
+
+    def _steered(self, targets: dict[str, str], guides: list[Guide], n: int) -> dict:
+        texts = self._sample(n, guides, None)
+        row = {"n": n}
+        if self.has_oracle and all(name in storyworld.ATTRIBUTES for name in targets):
+            read = [storyworld.read(text).attributes for text in texts]
+            hits = [all(found.get(k) == v for k, v in targets.items()) for found in read]
+            row |= {"success": sum(hits) / n, "judge": "oracle"} | _judged(texts, **targets)
+        else:
+            hits = [all(label.lower() in text.lower() for label in targets.values()) for text in texts]
+            row |= {"success": sum(hits) / n, "judge": "the label's words stand in the text"}
+        return row | {"distinct": metrics.distinct(texts), "samples": texts[:10]}
+
+    def _sample(self, n: int, guides: list[Guide], steps: int | None) -> list[str]:
+        generator = torch.Generator().manual_seed(self.seed)
+        return self.pipe(num_samples=n, guides=guides, num_inference_steps=steps, generator=generator).texts
+
+
+def _judged(texts: list[str], **attributes: str) -> dict:
+    """The oracle's figures; coverage against the corpus given the attributes."""
+    compared = storyworld.compare(texts, **attributes).as_dict()
+    tv = compared["slot_tv"]
+    return {
+        "validity": compared["valid"],
+        "errors": compared["errors"],
+        "slot_tv": {"mean": tv["mean"], "floor": tv["floor"]},
+    }
+
+
+def mean_of(rows: list[dict], key: str) -> float:
+    """Mean of a figure over rows, weighted by their numbers of texts."""
+    return sum(row[key] * row["n"] for row in rows) / sum(row["n"] for row in rows)
+
+
+def summary(document: dict) -> str:
+    """The document's main figures, a line each, always with the figure that keeps them honest."""
+    lines = []
+    if "reconstruction" in document:
+        lines.append(reconstruction_table(document["reconstruction"]))
+    for row in document["unconditional"]:
+        quality = f"valid {row['validity']:.3f}, slot TV {row['slot_tv']['mean']:.3f} (floor " \
+                  f"{row['slot_tv']['floor']:.3f}), " if "validity" in row else ""  # fmt: skip
+        lines.append(f"{row['n']:,} samples, {row['scheduler']} {row['steps']} steps: {quality}distinct "
+                     f"{row['distinct']:.3f}, memorised {row['memorised']:.3f}, {row['seconds']:.0f} s")  # fmt: skip
+    groups = itertools.groupby(document["guided"], key=lambda row: row["attribute"])
+    groups = [(f"steered by {name}", list(rows)) for name, rows in groups]
+    if document["composed"]:
+        groups.append((f"steered by {' and '.join(document['composed'][0]['targets'])} at once", document["composed"]))
+    for title, rows in groups:
+        valid = f", valid {mean_of(rows, 'validity'):.3f}" if "validity" in rows[0] else ""
+        worst = min(row["success"] for row in rows)
+        lines.append(f"{title}: right {mean_of(rows, 'success'):.3f} (worst {worst:.3f}){valid}, "
+                     f"{sum(row['n'] for row in rows):,} samples at scale {rows[0]['scale']:g}")  # fmt: skip
+    return "\n".join(lines)
+
+
+def update_metrics(folder: Path, figures: dict) -> None:
+    """Put figures into the folder's metrics.json, leaving the others as they are."""
+    path = folder / "metrics.json"
+    document = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    write_json(path, document | figures)
+
+
+def write_json(path: Path, document: dict) -> None:
+    """Write in one move: a cut-off write leaves the older file whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(unfinished, path)

@@ -1,0 +1,212 @@
+"""Sampling: noise to latents under any diffusers scheduler and any guides, latents to text. No training code."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DiffusionPipeline,
+    DPMSolverMultistepScheduler,
+    LCMScheduler,
+    UniPCMultistepScheduler,
+)
+from diffusers.utils import BaseOutput
+from torch import Tensor
+
+from latdiff.autoencoder import LatentAutoencoder
+from latdiff.backbone import load_backbone
+from latdiff.codec import TextCodec
+from latdiff.config import SCHEDULERS, UserError, nearest
+from latdiff.diffusion import GaussianDiffusion
+from latdiff.guidance import Guide
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be sampled from, in one sentence."""
+
+
+@dataclass
+class TextPipelineOutput(BaseOutput):
+    """texts: list[str]; latents [B, L, D]; scores: per guide, the head's probability of its label, [B]."""
+
+    texts: list[str]
+    latents: Tensor
+    scores: dict[str, list[float]]
+
+
+class LatentTextDiffusionPipeline(DiffusionPipeline):
+    """Text from noise: denoise latents under guides, then let the frozen decoder write.
+
+    Args:
+        tokenizer, text_model: the frozen backbone.  autoencoder: LatentAutoencoder.
+        denoiser: LatentDenoiser of the same codec.
+        scheduler: any variance-preserving diffusers scheduler with prediction_type="sample".
+        num_inference_steps: used when a call names none.
+
+    Raises CheckpointError when the denoiser was trained on another codec's latents.
+    """
+
+    def __init__(self, tokenizer, text_model, autoencoder, denoiser, scheduler, num_inference_steps: int = 50):
+        super().__init__()
+        self.register_modules(
+            tokenizer=tokenizer, text_model=text_model, autoencoder=autoencoder, denoiser=denoiser, scheduler=scheduler
+        )
+        self.register_to_config(num_inference_steps=num_inference_steps)
+        digest = self.codec.digest()
+        if denoiser.config.codec_digest != digest:
+            raise CheckpointError(
+                f"the denoiser was trained on latents of codec {denoiser.config.codec_digest}, but tokenizer, text "
+                f"model and autoencoder here are codec {digest}; take all parts from one checkpoint, or retrain it"
+            )
+
+    @property
+    def codec(self) -> TextCodec:
+        """text <-> latents, for fitting heads and for looking at latents."""
+        return TextCodec(self.tokenizer, self.text_model, self.autoencoder)
+
+    @torch.no_grad()
+    def __call__(
+        self, num_samples: int = 1, guides: list[Guide] = (), num_inference_steps: int | None = None, cond=None,
+        generator: torch.Generator | None = None, latents: Tensor | None = None, batch_size: int = 256,
+        callback_on_step_end: Callable | None = None, decode_options: dict | None = None,
+    ) -> TextPipelineOutput:  # fmt: skip
+        """Sample texts.
+
+        Args:
+            num_samples: how many.  batch_size: how many at once; part of what a seed means.
+            guides: from `AttributeHead.toward`, or any guide(denoise, alpha2) -> denoise; they stack.
+            num_inference_steps: denoiser calls a text.
+            cond: handed to the denoiser.
+            generator: on the CPU; the same seed gives the same texts.
+            latents: starting noise [num_samples, L, D] in place of a draw.
+            callback_on_step_end: called as callback(pipe, step, timestep, {"latents": z}) after every
+                step; what it returns under "latents" replaces z.
+            decode_options: for transformers' `generate`, e.g. {"num_beams": 4}.
+
+        Raises CheckpointError for a head made for another codec or a scheduler of the wrong kind, and
+        ValueError for a number of samples or steps below one.
+        """
+        steps = num_inference_steps or self.config.num_inference_steps
+        if num_samples < 1 or steps < 1:
+            raise ValueError(f"num_samples={num_samples} and num_inference_steps={steps} must both be 1 or more")
+        self._check_guides(guides)
+        self._check_scheduler()
+        if latents is None:
+            latents = torch.randn(num_samples, *self.codec.latent_shape, generator=generator)
+        chunks = latents.to(self._execution_device).split(batch_size)
+        clean = torch.cat([self._denoise(z, guides, steps, cond, generator, callback_on_step_end) for z in chunks])
+        texts = self.codec.decode(clean, **(decode_options or {}))
+        return TextPipelineOutput(texts=texts, latents=clean, scores=scores(clean, guides))
+
+    def _denoise(self, z, guides, steps, cond, generator, callback) -> Tensor:
+        """The sampling loop: [B, L, D] of noise -> [B, L, D] of clean latents."""
+        scheduler = self.scheduler
+        alpha2 = scheduler.alphas_cumprod
+        denoise = GaussianDiffusion(self.denoiser, alpha2).denoise
+        for guide in guides:
+            denoise = guide(denoise, alpha2)
+        scheduler.set_timesteps(steps, device=z.device)
+        extra = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
+        x_prev = None
+        for step, t in enumerate(self.progress_bar(scheduler.timesteps)):
+            x_prev = denoise(z, t.long().expand(len(z)), cond, x_prev)
+            z = scheduler.step(x_prev, t, z, **extra).prev_sample
+            if callback is not None:
+                z = (callback(self, step, t, {"latents": z}) or {}).get("latents", z)
+        return z
+
+    def _check_guides(self, guides: list[Guide]) -> None:
+        digest = self.codec.digest() if guides else ""
+        for guide in guides:
+            if isinstance(guide, Guide) and guide.head.codec_digest != digest:
+                raise CheckpointError(
+                    f"head {guide.head.name!r} was fitted on latents of codec {guide.head.codec_digest}, but this "
+                    f"pipeline's codec is {digest}; fit it again with `latdiff fit-head`"
+                )
+
+    def _check_scheduler(self) -> None:
+        config = self.scheduler.config
+        if getattr(self.scheduler, "alphas_cumprod", None) is None or config.get("prediction_type") != "sample":
+            raise CheckpointError(
+                f"{type(self.scheduler).__name__} with prediction_type={config.get('prediction_type')!r} does not fit: "
+                "take a variance-preserving scheduler with prediction_type='sample', for instance "
+                "DDIMScheduler.from_config(pipe.scheduler.config)"
+            )
+
+
+def make_scheduler(name: str, trained_betas: list[float]):
+    """A diffusers scheduler by its short name, fed with x0. Raises CheckpointError for a name not in SCHEDULERS."""
+    if name not in SCHEDULERS:
+        raise CheckpointError(f"no scheduler {name!r}, only {', '.join(SCHEDULERS)}{nearest(name, SCHEDULERS)}")
+    common = {
+        "num_train_timesteps": len(trained_betas), "trained_betas": trained_betas, "prediction_type": "sample",
+        "timestep_spacing": "trailing",
+    }  # fmt: skip
+    multistep = {"final_sigmas_type": "zero", "lower_order_final": True}
+    return {
+        "ddpm": lambda: DDPMScheduler(**common, clip_sample=False, variance_type="fixed_small"),
+        "ddim": lambda: DDIMScheduler(**common, clip_sample=False, set_alpha_to_one=True),
+        "dpm++": lambda: DPMSolverMultistepScheduler(**common, **multistep),
+        "sde-dpm++": lambda: DPMSolverMultistepScheduler(**common, **multistep, algorithm_type="sde-dpmsolver++"),
+        "unipc": lambda: UniPCMultistepScheduler(**common),
+        # z <- alpha x0 + sigma eps at every step: full re-noising, which diffusers ships as LCM's scheduler
+        "renoise": lambda: LCMScheduler(**common, clip_sample=False, set_alpha_to_one=True,
+                                        original_inference_steps=len(trained_betas)),
+    }[name]()  # fmt: skip
+
+
+def load_codec(folder: str | Path) -> TextCodec:
+    """The codec of a checkpoint folder. Raises CheckpointError when parts are missing or cut short."""
+    folder = Path(folder)
+    missing = [part for part in ("tokenizer", "text_model", "autoencoder") if not (folder / part).is_dir()]
+    if missing:
+        raise CheckpointError(f"{folder} holds no {' and no '.join(missing)}; train them with `make train-ae`")
+    tokenizer, text_model = load_backbone(str(folder / "text_model"), tokenizer=str(folder / "tokenizer"))
+    try:
+        autoencoder = LatentAutoencoder.from_pretrained(folder / "autoencoder", local_files_only=True)
+    except Exception as error:  # diffusers, safetensors and json each raise kinds of their own
+        raise CheckpointError(f"{folder / 'autoencoder'} is cut short or damaged: {first_line(error)}") from error
+    return TextCodec(tokenizer, text_model, autoencoder.requires_grad_(False).eval())
+
+
+def load_pipeline(folder: str | Path) -> LatentTextDiffusionPipeline:
+    """`from_pretrained` for commands: what is missing or damaged comes as a CheckpointError, in a sentence."""
+    folder = Path(folder)
+    index = folder / "model_index.json"
+    if not index.exists():
+        beside = sorted(p.parent.name for p in folder.parent.glob("*/model_index.json"))
+        raise CheckpointError(
+            f"{folder} holds no finished pipeline (no model_index.json); finished ones beside it: "
+            f"{', '.join(beside) or 'none'}. Train one with `make train-diffusion`."
+        )
+    try:
+        parts = [k for k, v in json.loads(index.read_text(encoding="utf-8")).items() if isinstance(v, list)]
+        missing = [part for part in parts if not (folder / part).is_dir()]
+        if missing:
+            raise CheckpointError(f"{folder} is incomplete: {', '.join(missing)} missing; copy the whole folder again")
+        return LatentTextDiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    except CheckpointError:
+        raise
+    except Exception as error:  # diffusers, transformers, safetensors and json each raise kinds of their own
+        raise CheckpointError(f"{folder} is cut short or damaged: {first_line(error)}") from error
+
+
+def scores(latents: Tensor, guides: list[Guide]) -> dict[str, list[float]]:
+    """Per guide "name=label", the head's probability of the label for each of the latents [B, L, D]."""
+    return {
+        f"{g.head.name}={g.label}": g.head.log_prob(latents)[:, g.head.labels.index(g.label)].exp().tolist()
+        for g in guides
+        if isinstance(g, Guide)
+    }
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, on one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,18 @@
+"""A small world of short English stories, with an oracle that reads them back.
+
+Every story has three to five sentences: one day in some weather, somebody meets a companion at a place,
+sets about something, meets with a complication, and comes to an outcome that leaves a feeling. Stories have
+six independent attributes with uniform priors (`ATTRIBUTES`: topic, sentiment, tense, person, length and
+weather), and everything else is drawn uniformly from lists: names, places, objects, clauses and the frame of
+every sentence. `sample` draws stories from a seed. `read` takes any text and says whether it is a story of
+this world, what is wrong with it (`ERRORS`) and which attributes and choices it shows. `marginals` gives the
+exact probability of every choice, `count_stories` the number of stories, and `compare` measures a set of
+texts against them.
+"""
+
+from .compare import Comparison, compare
+from .grammar import ATTRIBUTES, Story, count_stories, marginals, sample
+from .oracle import ERRORS, Reading, read
+
+__all__ = ["ATTRIBUTES", "ERRORS", "Comparison", "Reading", "Story", "compare", "count_stories", "marginals",
+           "read", "sample"]

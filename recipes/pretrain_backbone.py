@@ -1,0 +1,135 @@
+"""Pretrain a small T5 and its vocabulary on a corpus, to be frozen ever after.
+
+    python recipes/pretrain_backbone.py storyworld backbone.path=checkpoints/my-t5
+
+Writes tokenizer and model to the recipe's `backbone.path`. The encoder reads a text with spans
+masked, the decoder writes the whole text: the job it will have when latents replace the encoder.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
+
+from latdiff.backbone import BackboneError, decoder_logits, encode_features, fast_attention
+from latdiff.config import Recipe, plain_errors, recipe_from_command_line
+from latdiff.data import load_corpus
+from latdiff.tokens import IGNORED, corrupt_spans, labels_of, pad, sentinel_ids, tokenize, train_vocabulary
+from latdiff.training import (
+    BatchOrder,
+    accelerator,
+    load_state,
+    optimizers,
+    progress_bar,
+    save_state,
+    set_learning_rate,
+    step_generator,
+)
+
+WARMUP_STEPS = 100
+
+
+def main(recipe: Recipe, quiet: bool = False) -> None:
+    folder, settings = Path(recipe.backbone.path), recipe.pretrain_backbone
+    state = folder / "train" / "backbone.safetensors"
+    if (folder / "model.safetensors").exists():
+        raise BackboneError(
+            f"{folder} already holds a finished backbone, which is not overwritten; "
+            "delete it, or set backbone.path=checkpoints/NAME"
+        )
+    corpus = load_corpus(recipe.data, recipe.seed)
+    if (folder / "tokenizer_config.json").exists():
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    else:
+        tokenizer = train_vocabulary(corpus.train, folder, settings.vocab_size)
+    ids = [row for row in tokenize(tokenizer, corpus.train) if len(row) <= recipe.data.max_tokens]
+    print(f"{len(ids):,} texts of at most {recipe.data.max_tokens} tokens, {len(tokenizer)} pieces")
+
+    torch.manual_seed(recipe.seed)
+    model = fast_attention(T5ForConditionalGeneration(model_config(recipe, len(tokenizer))))
+    print(f"T5 with {sum(p.numel() for p in model.parameters()):,} weights -> {folder}")
+    accelerate = accelerator()
+    steps, optimisers = settings.steps, optimizers(model, settings.learning_rate)
+    model, *optimisers = accelerate.prepare(model, *optimisers)
+    start = load_state(state, {"model": model}, optimisers)
+    order = BatchOrder(len(ids), settings.batch_size, recipe.seed, list(map(len, ids)))
+
+    began = time.monotonic()
+    bar = progress_bar(start, steps, "backbone", quiet)
+    for step in bar:
+        set_learning_rate(optimisers, settings.learning_rate, step, steps, WARMUP_STEPS)
+        batch = masked_batch([ids[i] for i in order[step]], tokenizer, recipe, step)
+        with accelerate.autocast():
+            loss = reconstruction_loss(model, *(x.to(accelerate.device) for x in batch))
+        accelerate.backward(loss)
+        accelerate.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimisers:
+            optimizer.step()
+            optimizer.zero_grad()
+        if step % 20 == 0:
+            bar.set_postfix(loss=f"{loss.item():.3f}")
+        if (step + 1) % 500 == 0 and step + 1 < steps:
+            save_state(state, step + 1, {"model": model}, optimisers)
+    minutes = (time.monotonic() - began) / 60
+
+    model = accelerate.unwrap_model(model).eval()
+    print(table(model, tokenizer, corpus.valid[:500], recipe))
+    model.to(torch.bfloat16).save_pretrained(folder)
+    state.unlink(missing_ok=True)
+    print(f"{steps - start} steps in {minutes:.1f} minutes -> {folder}")
+
+
+def model_config(recipe: Recipe, vocab_size: int) -> T5Config:
+    """T5 1.1's layout (gated feed-forward) with tied embeddings, without dropout: steps are few."""
+    settings = recipe.pretrain_backbone
+    return T5Config(
+        vocab_size=vocab_size, d_model=settings.width, d_kv=settings.width // settings.heads,
+        d_ff=settings.ff_width, num_layers=settings.layers, num_heads=settings.heads, dropout_rate=0.0,
+        feed_forward_proj="gated-gelu", tie_word_embeddings=True, decoder_start_token_id=0,
+    )  # fmt: skip
+
+
+def masked_batch(rows: list[list[int]], tokenizer, recipe: Recipe, step: int):
+    """Corrupted ids [B, T'], their mask, and labels [B, T] of the whole texts."""
+    rng = random.Random(f"{recipe.seed}/mask/{step}")
+    rates = recipe.pretrain_backbone.mask_rates
+    masked = [corrupt_spans(row, rng.choice(rates), sentinel_ids(tokenizer), rng) for row in rows]
+    noise = step_generator(recipe.seed, step)
+    ids, mask = pad(masked, tokenizer.pad_token_id)
+    sizes = recipe.pretrain_backbone.feature_noise * torch.rand(len(rows), 1, 1, generator=noise)
+    eps = torch.randn(*ids.shape, recipe.pretrain_backbone.width, generator=noise) * sizes
+    return ids, mask, labels_of(*pad(rows, tokenizer.pad_token_id)), eps
+
+
+def reconstruction_loss(model, ids, mask, labels, eps):
+    """Cross-entropy of the whole text, in nats a token; eps [B, T, H] is in units of the features' own size."""
+    features = encode_features(model, ids, mask)
+    features = features + eps * features.detach().pow(2).mean().sqrt()
+    logits = decoder_logits(model, features, labels, mask)
+    return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)
+
+
+@torch.no_grad()
+def table(model, tokenizer, texts: list[str], recipe: Recipe) -> str:
+    """Share of tokens right on unseen texts, teacher-forced, by mask rate."""
+    lines = ["mask rate   tokens right"]
+    ids = [row for row in tokenize(tokenizer, texts) if len(row) <= recipe.data.max_tokens]
+    labels = labels_of(*pad(ids, tokenizer.pad_token_id)).to(model.device)
+    for rate in recipe.pretrain_backbone.mask_rates:
+        rng = random.Random(f"{recipe.seed}/table")
+        masked = [corrupt_spans(row, rate, sentinel_ids(tokenizer), rng) for row in ids]
+        padded, mask = (x.to(model.device) for x in pad(masked, tokenizer.pad_token_id))
+        logits = model(input_ids=padded, attention_mask=mask.long(), labels=labels).logits
+        right = (logits.argmax(-1) == labels)[labels != IGNORED].float().mean().item()
+        lines.append(f"{rate:9.2f}   {right:.3f}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    with plain_errors():
+        main(*recipe_from_command_line(__doc__))

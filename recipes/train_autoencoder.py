@@ -1,0 +1,145 @@
+"""Train the compressor and the reconstructor around a frozen encoder-decoder.
+
+    python recipes/train_autoencoder.py storyworld train_autoencoder.steps=500
+
+Builds a missing backbone first, resumes where an earlier run stopped, writes checkpoints/NAME and
+ends with a table of how well unseen texts come back, clean and under latent noise.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pretrain_backbone
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from latdiff.autoencoder import LatentAutoencoder
+from latdiff.backbone import decoder_logits, encode_features, load_backbone
+from latdiff.codec import TextCodec
+from latdiff.config import Recipe, plain_errors, recipe_from_command_line
+from latdiff.data import load_corpus
+from latdiff.evaluation import reconstruction, reconstruction_table, update_metrics
+from latdiff.tokens import IGNORED, labels_of, pad, tokenize
+from latdiff.training import (
+    BatchOrder,
+    accelerator,
+    load_state,
+    optimizers,
+    progress_bar,
+    refuse_changes,
+    save_latents,
+    save_state,
+    set_learning_rate,
+    step_generator,
+)
+
+
+class ReconstructionLoss(nn.Module):
+    """ids [B, T], mask [B, T] -> cross-entropy of the text read back through noisy latents, nats a token."""
+
+    def __init__(self, text_model, autoencoder: LatentAutoencoder, latent_noise: float):
+        super().__init__()
+        self.autoencoder, self.latent_noise = autoencoder, latent_noise
+        self.text_model = [text_model]  # in a list: frozen, so neither trained, saved nor moved with the rest
+
+    def forward(self, ids, mask, generator):
+        with torch.no_grad():
+            features = encode_features(self.text_model[0], ids, mask)
+        latents = self.autoencoder.whiten(self.autoencoder.compress(features, mask))
+        sd = self.latent_noise * torch.rand(len(ids), 1, 1, generator=generator)
+        noisy = latents + (sd * torch.randn(latents.shape, generator=generator)).to(latents)
+        labels = labels_of(ids, mask)
+        logits = decoder_logits(self.text_model[0], self.autoencoder.reconstruct(noisy), labels)
+        return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)
+
+
+def main(recipe: Recipe, quiet: bool = False) -> None:
+    folder, settings = recipe.folder, recipe.train_autoencoder
+    refuse_changes(recipe, ("seed", "data", "backbone", "autoencoder", "train_autoencoder"))
+    if (folder / "autoencoder" / "config.json").exists():
+        print(f"{folder / 'autoencoder'} is already trained; delete {folder} or set name= to train another")
+        return
+    corpus = load_corpus(recipe.data, recipe.seed)
+    if recipe.backbone.path.startswith("checkpoints/") and not Path(recipe.backbone.path, "config.json").exists():
+        pretrain_backbone.main(recipe, quiet)
+    tokenizer, text_model = load_backbone(recipe.backbone.path)
+    ids = [row for row in tokenize(tokenizer, corpus.train) if len(row) <= recipe.data.max_tokens]
+    left_out = len(corpus.train) - len(ids)
+    print(f"{len(ids):,} texts of at most {recipe.data.max_tokens} tokens, {left_out:,} longer ones left out")
+    recipe.save(folder / "recipe.yaml")
+
+    accelerate = accelerator()
+    torch.manual_seed(recipe.seed)
+    autoencoder = build(recipe, text_model)
+    print(f"autoencoder with {sum(p.numel() for p in autoencoder.parameters()):,} weights -> {folder}")
+    objective = ReconstructionLoss(text_model.to(accelerate.device), autoencoder, settings.latent_noise)
+    steps, optimisers = settings.steps, optimizers(autoencoder, settings.learning_rate)
+    objective, *optimisers = accelerate.prepare(objective, *optimisers)
+    codec = TextCodec(tokenizer, text_model, autoencoder)
+    state = folder / "train" / "autoencoder.safetensors"
+    start = load_state(state, {"autoencoder": autoencoder}, optimisers)
+    order = BatchOrder(len(ids), settings.batch_size, recipe.seed, list(map(len, ids)))
+
+    began = time.monotonic()
+    bar = progress_bar(start, steps, "autoencoder", quiet)
+    for step in bar:
+        set_learning_rate(optimisers, settings.learning_rate, step, steps, settings.warmup_steps)
+        batch, mask = pad([ids[i] for i in order[step]], tokenizer.pad_token_id)
+        with accelerate.autocast():
+            loss = objective(
+                batch.to(accelerate.device), mask.to(accelerate.device), step_generator(recipe.seed, step)
+            )
+        accelerate.backward(loss)
+        accelerate.clip_grad_norm_(autoencoder.parameters(), 1.0)
+        for optimizer in optimisers:
+            optimizer.step()
+            optimizer.zero_grad()
+        if step % 20 == 0:
+            bar.set_postfix(loss=f"{loss.item():.3f}")
+        if (step + 1) % settings.sample_every == 0 and not quiet:
+            show(bar, codec, corpus.valid[:3])
+        if (step + 1) % settings.save_every == 0 and step + 1 < steps:
+            save_state(state, step + 1, {"autoencoder": autoencoder}, optimisers)
+    minutes = (time.monotonic() - began) / 60
+
+    finish(recipe, codec, ids, corpus.valid, minutes)
+    state.unlink(missing_ok=True)
+
+
+def build(recipe: Recipe, text_model) -> LatentAutoencoder:
+    settings = recipe.autoencoder
+    return LatentAutoencoder(
+        feature_dim=text_model.get_input_embeddings().embedding_dim, num_latents=settings.num_latents,
+        latent_dim=settings.latent_dim, width=settings.width, depth=settings.depth, heads=settings.heads,
+        max_tokens=settings.max_tokens,
+    )  # fmt: skip
+
+
+def show(bar, codec: TextCodec, texts: list[str]) -> None:
+    """A few unseen texts and what comes back, so that a person sees the words settle."""
+    codec.autoencoder.eval()
+    for text, back in zip(texts, codec.decode(codec.encode(texts)), strict=True):
+        bar.write(f"  text  {text}\n  back  {back}")
+    codec.autoencoder.train()
+
+
+def finish(recipe: Recipe, codec: TextCodec, ids: list[list[int]], valid: list[str], minutes: float) -> None:
+    """Whiten over the whole training set, cache its latents, save, and measure on unseen texts."""
+    folder, autoencoder = recipe.folder, codec.autoencoder.eval()
+    latents = codec.compress(ids)
+    autoencoder.set_whitening(latents.mean(0), latents.var(0))
+    save_latents(folder, autoencoder.whiten(latents), codec.digest())
+    for part, name in ((codec.tokenizer, "tokenizer"), (codec.text_model, "text_model"), (autoencoder, "autoencoder")):
+        part.save_pretrained(folder / name)
+    measured = reconstruction(codec, valid, seed=recipe.seed)
+    update_metrics(folder, {"reconstruction": measured | {"training_minutes": round(minutes, 2)}})
+    print(reconstruction_table(measured))
+    print(f"trained in {minutes:.1f} minutes -> {folder}")
+
+
+if __name__ == "__main__":
+    with plain_errors():
+        main(*recipe_from_command_line(__doc__))

@@ -1,0 +1,203 @@
+"""Recipes as a user meets them: a name and `section.key=value` in, settings or every problem out."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from latdiff import config
+from latdiff.config import Recipe, RecipeError, UserError, load_recipe, plain_errors, recipe_from_command_line
+
+SHIPPED = sorted((Path(__file__).parents[1] / "recipes" / "configs").glob("*.yaml"))
+
+
+@pytest.fixture
+def recipe_file(tmp_path):
+    def write(text):
+        path = tmp_path / "mine.yaml"
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+def problems(recipe, overrides=()):
+    with pytest.raises(RecipeError) as error:
+        load_recipe(recipe, list(overrides))
+    return str(error.value)
+
+
+def settings(cls):
+    for field in dataclasses.fields(cls):
+        if "doc" in field.metadata:
+            yield f"{cls.__name__}.{field.name}", field
+        else:
+            yield from settings(field.default_factory)
+
+
+# What works
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_recipe_loads_and_is_named_after_its_file(path):
+    assert load_recipe(str(path)).name == path.stem
+
+
+def test_every_setting_has_a_sentence_of_documentation():
+    assert not [name for name, field in settings(Recipe) if not field.metadata["doc"].strip()]
+
+
+def test_every_default_keeps_to_its_own_limits(recipe_file):
+    assert load_recipe(recipe_file(yaml.safe_dump(Recipe().as_dict()))) == Recipe()
+
+
+def test_a_recipe_is_the_defaults_the_file_and_the_overrides_in_this_order(recipe_file):
+    path = recipe_file("seed: 3\ntrain_autoencoder:\n  steps: 10\n  batch_size: 8\n")
+    recipe = load_recipe(
+        path, ["train_autoencoder.steps=20", "train_autoencoder.steps=30", "denoiser.depth=1"]
+    )
+    assert recipe.seed == 3 and recipe.denoiser.depth == 1
+    assert recipe.train_autoencoder == config.TrainAutoencoderConfig(steps=30, batch_size=8)
+
+
+def test_the_name_is_the_file_s_unless_set_and_names_the_folder(recipe_file):
+    path = recipe_file("")
+    assert load_recipe(path).folder == Path("checkpoints/mine")
+    assert load_recipe(path, ["name=other"]).folder == Path("checkpoints/other")
+    assert load_recipe(path, ["name=17"]).name == "17"
+
+
+def test_an_override_may_hold_an_equals_sign_or_be_no_yaml(recipe_file):
+    path = recipe_file("")
+    assert load_recipe(path, ["data.source=folder/a=b"]).data.source == "folder/a=b"
+    assert load_recipe(path, ["data.source=@here"]).data.source == "@here"
+
+
+@pytest.mark.parametrize("text", ["2e-3", "0.002", "2.0e-3"])
+def test_scientific_notation_is_a_number_in_files_and_overrides(recipe_file, text):
+    path = recipe_file(f"train_denoiser:\n  learning_rate: {text}\n")
+    assert load_recipe(path).train_denoiser.learning_rate == 0.002
+    assert load_recipe(path, [f"train_denoiser.learning_rate={text}"]).train_denoiser.learning_rate == 0.002
+
+
+def test_a_whole_number_does_for_a_number(recipe_file):
+    rate = load_recipe(recipe_file(""), ["train_denoiser.learning_rate=1"]).train_denoiser.learning_rate
+    assert rate == 1.0 and isinstance(rate, float)
+
+
+def test_lists_become_tuples(recipe_file):
+    path = recipe_file("pretrain_backbone:\n  mask_rates: [0.1, 0.2]\n")
+    assert load_recipe(path).pretrain_backbone.mask_rates == (0.1, 0.2)
+    overridden = load_recipe(path, ["pretrain_backbone.mask_rates=[0, 0.5]"])
+    assert overridden.pretrain_backbone.mask_rates == (0, 0.5)
+
+
+def test_what_is_saved_loads_as_the_same_recipe(recipe_file, tmp_path):
+    overrides = ["name=other", "train_denoiser.learning_rate=1e-4", "pretrain_backbone.mask_rates=[0.3]"]
+    recipe = load_recipe(recipe_file("seed: 5\n"), overrides)
+    recipe.save(tmp_path / "new" / "recipe.yaml")
+    assert load_recipe(str(tmp_path / "new" / "recipe.yaml")) == recipe
+
+
+def test_the_command_line_gives_the_recipe_and_whether_to_be_quiet(recipe_file, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train", recipe_file(""), "seed=4", "denoiser.depth=2", "--quiet"])
+    recipe, quiet = recipe_from_command_line("Train.")
+    assert (recipe.seed, recipe.denoiser.depth, quiet) == (4, 2, True)
+
+
+# What is refused, and how
+
+
+def test_an_unknown_recipe_lists_the_known_ones_and_the_nearest(monkeypatch, tmp_path):
+    folder = tmp_path / "recipes" / "configs"
+    folder.mkdir(parents=True)
+    for name in ("storyworld", "e2e"):
+        (folder / f"{name}.yaml").write_text("")
+    monkeypatch.chdir(tmp_path)
+    message = problems("storywrld")
+    assert "neither a file nor one of e2e, storyworld" in message and "did you mean storyworld?" in message
+    assert load_recipe("e2e").name == "e2e"
+
+
+def test_all_problems_of_file_and_overrides_come_at_once(recipe_file):
+    path = recipe_file("sed: 1\ntrain_autoencoder:\n  stepz: 5\n  batch_size: 1\n")
+    message = problems(path, ["denoiser.depth=deep", "nonsense", "diffusion.prediction=eps"])
+    assert message.startswith(f"{path}: 6 problems\n")
+    assert "  - sed: no such setting; did you mean seed?" in message
+    assert "  - train_autoencoder.stepz: no such setting; did you mean steps? (known: steps, " in message
+    assert "  - train_autoencoder.batch_size: is 1, must be at least 2 (texts a step)" in message
+    assert "  - denoiser.depth: is 'deep', must be a whole number (blocks)" in message
+    assert "  - 'nonsense': write it as section.key=value, e.g. " in message
+    assert "  - diffusion.prediction: is 'eps', must be one of v, x0" in message
+
+
+REFUSED = {
+    "seed=1.5": "seed: is 1.5, must be a whole number",
+    "seed=true": "seed: is True, must be a whole number",
+    "seed=-1": "seed: is -1, must be at least 0",
+    "seed=": "seed: is '', must be a whole number",
+    "data.source=[a]": "data.source: is ['a'], must be a text",
+    "data.source=null": "data.source: is None, must be a text",
+    "train_denoiser.learning_rate=fast": "train_denoiser.learning_rate: is 'fast', must be a number",
+    "train_denoiser.learning_rate=-1e-3": "train_denoiser.learning_rate: is -0.001, must be at least 0.0",
+    "train_denoiser.learning_rate=nan": "train_denoiser.learning_rate: is nan, must be a finite number",
+    "train_denoiser.learning_rate=.inf": "train_denoiser.learning_rate: is inf, must be a finite number",
+    "train_denoiser.ema_decay=1.5": "train_denoiser.ema_decay: is 1.5, must be at most 1.0",
+    "sampling.scheduler=dmp++": "sampling.scheduler: is 'dmp++', must be one of ",
+    "pretrain_backbone.mask_rates=0.3": "pretrain_backbone.mask_rates: is 0.3, must be a list",
+    "pretrain_backbone.mask_rates=[]": "pretrain_backbone.mask_rates: is [], must be shares",
+    "pretrain_backbone.mask_rates=[1.5]": "pretrain_backbone.mask_rates: is [1.5], must be shares",
+    "pretrain_backbone.mask_rates=[a]": "pretrain_backbone.mask_rates: is ['a'], must be shares",
+    "data=5": "data: is a section with keys of its own, but is set to 5",
+    "seed.x=5": "'seed.x=5': seed is a single value, not a section",
+    "=5": "'=5': write it as section.key=value",
+    "name=": "name: is '', must be a folder name",
+    "name=../other": "name: is '../other', must be a folder name",
+    "denoiser.width=100": "denoiser.width: 100 is not divisible by heads=",
+    "autoencoder.max_tokens=8": "data.max_tokens: 96 is more than autoencoder.max_tokens=8; raise the latter",
+    "diffusion.schedule=linear": "diffusion.schedule: is 'linear', must be cosine or tan-D",
+    "diffusion.schedule=tan-0": "diffusion.schedule: is 'tan-0', must be cosine or tan-D",
+    "diffusion.schedule=tan-0.0": "diffusion.schedule: is 'tan-0.0', must be cosine or tan-D",
+}
+
+
+@pytest.mark.parametrize("override, expected", REFUSED.items(), ids=REFUSED)
+def test_a_wrong_value_is_refused_in_one_sentence(recipe_file, override, expected):
+    message = problems(recipe_file("seed: 0\ndenoiser:\n  heads: 3\n  width: 99\n"), [override])
+    assert f"one problem\n  - {expected}" in message
+
+
+def test_the_nearest_allowed_value_is_named(recipe_file):
+    assert "did you mean dpm++?" in problems(recipe_file(""), ["sampling.scheduler=dmp++"])
+
+
+def test_a_width_that_does_not_fit_its_heads_comes_with_one_that_does(recipe_file):
+    path = recipe_file("")
+    assert "try 252" in problems(path, ["denoiser.width=255", "denoiser.heads=12"])
+    assert load_recipe(path, ["denoiser.width=252", "denoiser.heads=12"]).denoiser.width == 252
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("- a\n", "but holds a list"),
+        ("a: [\n", "is not readable YAML"),
+        ("data:\n  - a\n", "data: is a section"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_refused(recipe_file, text, expected):
+    assert expected in problems(recipe_file(text))
+
+
+def test_a_file_that_is_not_utf8_is_refused(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(b"name: caf\xe9\n")
+    assert "is not readable YAML" in problems(str(path))
+
+
+def test_commands_print_a_user_error_without_a_traceback():
+    with pytest.raises(SystemExit, match=r"^error: too bad$"), plain_errors():
+        raise UserError("too bad")
+    assert issubclass(RecipeError, UserError)

@@ -1,0 +1,401 @@
+"""Every format, every split rule and every error of latdiff.data, on files that the tests write."""
+
+import csv
+import gzip
+import io
+import json
+import time
+
+import datasets
+import pytest
+
+from latdiff import storyworld
+from latdiff.config import DataConfig, UserError
+from latdiff.data import DataError, load_corpus, load_labelled
+
+TEXTS = [f"Text number {number}." for number in range(40)]
+
+
+def corpus(source, seed=0, **settings):
+    return load_corpus(DataConfig(source=str(source), **settings), seed)
+
+
+def jsonl(path, rows):
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def texts_jsonl(path, texts):
+    return jsonl(path, [{"text": text} for text in texts])
+
+
+def separated(texts, separator):
+    buffer = io.StringIO()
+    csv.writer(buffer, delimiter=separator).writerows([["id", "text"], *enumerate(texts)])
+    return buffer.getvalue().encode()
+
+
+def encoded(texts, ending):
+    if ending == ".jsonl":
+        return "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+    if ending == ".txt":
+        return "\n".join(texts).encode()
+    return separated(texts, "," if ending == ".csv" else "\t")
+
+
+# Formats
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".tsv", ".txt"])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_reads_every_text_format_plain_and_gzipped(tmp_path, ending, compressed):
+    texts = [*TEXTS, 'A comma, a "quote" and a café.']
+    content = encoded(texts, ending)
+    path = tmp_path / f"stories{ending}{'.gz' if compressed else ''}"
+    path.write_bytes(gzip.compress(content) if compressed else content)
+    read = corpus(path)
+    assert sorted(read.train + read.valid) == sorted(texts)
+
+
+def test_reads_parquet_with_nested_columns(tmp_path):
+    path = tmp_path / "stories.parquet"
+    datasets.Dataset.from_list([{"story": {"body": text}} for text in TEXTS]).to_parquet(path)
+    read = corpus(path, text_column="story.body")
+    assert sorted(read.train + read.valid) == sorted(TEXTS)
+
+
+def test_a_column_with_a_dot_in_its_own_name_is_found_too(tmp_path):
+    path = jsonl(tmp_path / "a.jsonl", [{"story.body": text} for text in TEXTS])
+    assert len(corpus(path, text_column="story.body").train) == 36
+
+
+def test_a_byte_order_mark_and_quoted_line_breaks_are_no_trouble(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + separated([*TEXTS, "two\nlines"], ","))
+    read = corpus(path)
+    assert "two lines" in read.train + read.valid
+
+
+# Splits, cleaning, determinism
+
+
+def test_a_folder_gives_its_own_splits_and_ignores_the_test_split(tmp_path):
+    texts_jsonl(tmp_path / "train.jsonl", TEXTS[:30])
+    texts_jsonl(tmp_path / "valid.jsonl", TEXTS[30:35])
+    texts_jsonl(tmp_path / "test.jsonl", TEXTS[35:])
+    read = corpus(tmp_path)
+    assert sorted(read.train) == sorted(TEXTS[:30]) and sorted(read.valid) == sorted(TEXTS[30:35])
+
+
+@pytest.mark.parametrize("name", ["valid.txt", "validation.csv.gz", "dev.tsv"])
+def test_every_name_of_the_valid_split_and_mixed_formats(tmp_path, name):
+    texts_jsonl(tmp_path / "train.jsonl", TEXTS)
+    content = encoded(["Unseen."], "." + name.split(".")[1])
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    assert corpus(tmp_path).valid == ["Unseen."]
+
+
+def test_without_a_valid_split_a_tenth_is_held_out_at_most(tmp_path):
+    path = texts_jsonl(tmp_path / "train.jsonl", TEXTS)
+    for source in (path, tmp_path):
+        read = corpus(source)
+        assert len(read.valid) == 4 and sorted(read.train + read.valid) == sorted(TEXTS)
+    assert len(corpus(path, valid_size=2).valid) == 2
+
+
+def test_white_space_is_collapsed_and_what_is_dropped_is_counted(tmp_path):
+    texts_jsonl(tmp_path / "train.jsonl", ["  One\t text \n here. ", "", "  ", "Two.", "Seen  twice."])
+    texts_jsonl(tmp_path / "valid.jsonl", ["Seen twice.", " "])
+    read = corpus(tmp_path)
+    assert sorted(read.train) == ["One text here.", "Two."] and read.valid == ["Seen twice."]
+    assert read.dropped == {"blank": 3, "also unseen": 1}
+
+
+def test_a_null_text_counts_as_blank(tmp_path):
+    path = jsonl(tmp_path / "a.jsonl", [{"text": None}, *({"text": text} for text in TEXTS)])
+    assert corpus(path).dropped["blank"] == 1
+
+
+def test_sizes_limit_after_a_shuffle_that_the_seed_fixes(tmp_path):
+    texts_jsonl(tmp_path / "train.jsonl", TEXTS[:30])
+    texts_jsonl(tmp_path / "valid.jsonl", TEXTS[30:])
+    whole, small = corpus(tmp_path), corpus(tmp_path, train_size=7, valid_size=3)
+    assert small.train == whole.train[:7] and small.valid == whole.valid[:3]
+    assert whole.train != TEXTS[:30]
+    assert corpus(tmp_path) == whole
+    assert corpus(tmp_path, seed=1).train != whole.train
+
+
+def test_an_existing_path_is_a_path_even_if_it_looks_like_a_hub_id(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner").mkdir()
+    texts_jsonl(tmp_path / "owner" / "name", TEXTS).rename(tmp_path / "owner" / "name.jsonl")
+    assert len(corpus("owner/name.jsonl").train) == 36
+
+
+def test_forty_thousand_rows_take_less_than_a_second(tmp_path):
+    rows = [{"text": f"{n} " + "word " * 20, "nested": {"number": n}} for n in range(40_000)]
+    path = jsonl(tmp_path / "a.jsonl", rows)
+    start = time.process_time()
+    assert len(corpus(path).train) == 39_000
+    assert time.process_time() - start < 1.0
+
+
+# storyworld
+
+
+def test_storyworld_writes_its_own_unseen_stories():
+    read = corpus("storyworld", train_size=200, valid_size=50)
+    assert 190 <= len(read.train) <= 200 and len(read.valid) == 50
+    assert not set(read.train) & set(read.valid)
+    assert read == corpus("storyworld", train_size=200, valid_size=50)
+    assert read.train != corpus("storyworld", seed=1, train_size=200, valid_size=50).train
+
+
+def test_storyworld_labels_are_its_attributes_on_stories_of_their_own():
+    texts, labels = load_labelled("storyworld", label_column="sentiment")
+    assert len(texts) == len(labels) == 400
+    assert set(labels) == {story.attributes["sentiment"] for story in storyworld.sample(200, 0)}
+    assert load_labelled("storyworld", label_column="sentiment", limit=50)[0] == texts[:50]
+    assert texts != load_labelled("storyworld", label_column="sentiment", seed=1)[0]
+    assert len(set(texts) & set(corpus("storyworld", train_size=400).train)) < 40
+
+
+def test_an_unknown_attribute_of_storyworld_names_the_nearest():
+    with pytest.raises(DataError, match=r"no row has a column 'sentimnt' .*did you mean sentiment\?"):
+        load_labelled("storyworld", label_column="sentimnt")
+
+
+# Labels
+
+
+def labelled(*groups):
+    labels = [label for label, count in groups for _ in range(count)]
+    return [{"text": f"{label} {number}", "slots": {"kind": label}} for number, label in enumerate(labels)]
+
+
+def test_labels_are_texts_and_rows_without_one_are_skipped(tmp_path):
+    rows = [{"text": f"t{n}", "label": n % 2} for n in range(20)]
+    rows += [
+        {"text": "a"},
+        {"text": "b", "label": None},
+        {"text": "c", "label": ""},
+        {"text": " ", "label": 1},
+    ]
+    texts, labels = load_labelled(jsonl(tmp_path / "a.jsonl", rows).as_posix())
+    assert texts == [f"t{n}" for n in range(20)] and labels == ["0", "1"] * 10
+
+
+def test_nested_labels_may_be_absent_in_some_rows(tmp_path):
+    rows = [*labelled(("pub", 6), ("restaurant", 7)), {"text": "x", "slots": {}}, {"text": "y"}]
+    path = jsonl(tmp_path / "train.jsonl", rows)
+    for source in (path, tmp_path):
+        _, labels = load_labelled(str(source), label_column="slots.kind")
+        assert labels == ["pub"] * 6 + ["restaurant"] * 7
+
+
+def test_a_limit_takes_a_random_subset_that_the_seed_fixes(tmp_path):
+    path = str(jsonl(tmp_path / "a.jsonl", labelled(("pub", 50), ("bar", 50))))
+    first = load_labelled(path, label_column="slots.kind", limit=40)
+    assert len(first[0]) == 40 and set(first[1]) == {"pub", "bar"}
+    assert all(text.startswith(label) for text, label in zip(*first, strict=True))
+    assert first == load_labelled(path, label_column="slots.kind", limit=40)
+    assert first != load_labelled(path, label_column="slots.kind", limit=40, seed=1)
+
+
+LABEL_PROBLEMS = {
+    "absent in all rows": (
+        [{"text": "a", "slots": {"kind": "pub"}}, {"text": "b", "tone": "dry"}],
+        "slots.knd",
+        r"no row has a column 'slots.knd' \(there is text, slots.kind, tone; did you mean slots.kind\?\)",
+    ),
+    "a group of columns": (
+        labelled(("pub", 9)),
+        "slots",
+        r"line 1: slots holds several values, a label is one \(there is text, slots.kind; did you mean",
+    ),
+    "one class": (labelled(("pub", 9)), "slots.kind", r"only the class 'pub'; .*at least two classes"),
+    "no label": ([{"text": "a", "label": None}], "label", r"label holds no label at all; .*two classes"),
+    "a small class": (
+        labelled(("pub", 9), ("bar", 4)),
+        "slots.kind",
+        r"at least 5 texts of each class, but holds pub 9, bar 4",
+    ),
+}
+
+
+@pytest.mark.parametrize("rows, column, message", LABEL_PROBLEMS.values(), ids=LABEL_PROBLEMS)
+def test_labels_that_cannot_be_used_are_explained(tmp_path, rows, column, message):
+    with pytest.raises(DataError, match=message):
+        load_labelled(str(jsonl(tmp_path / "a.jsonl", rows)), label_column=column)
+
+
+# What is wrong with a file
+
+
+FILE_PROBLEMS = {
+    "empty": ("a.jsonl", b"", r"is empty"),
+    "empty txt": ("a.txt", b"", r"is empty"),
+    "header only": ("a.csv", b"text\n", r"is empty"),
+    "not UTF-8": ("a.txt", b"fine\ncaf\xe9\n", r"line 2: is not UTF-8"),
+    "broken JSON": ("a.jsonl", b'{"text": "a"}\n{"text": "b"\n', r"line 2: is not JSON: .* column \d+"),
+    "not an object": (
+        "a.jsonl",
+        b'["a"]\n',
+        r'line 1: must be an object such as {"text": "..."}, is \["a"\]',
+    ),
+    "missing column": (
+        "a.jsonl",
+        b'{"text": "a"}\n{"txt": "b", "m": {"id": 1}}\n',
+        r"line 2: no column 'text' \(there is txt, m\.id; did you mean txt\?\)",
+    ),
+    "missing csv column": ("a.csv", b"story,id\nb,1\n", r"line 2: no column 'text' \(there is story, id\)"),
+    "number for a text": ("a.jsonl", b'{"text": 5}\n', r"line 1: text is 5, must be a text"),
+    "all blank": ("a.jsonl", b'{"text": " "}\n{"text": null}\n', r"no usable row, .* blank in all 2"),
+    "too many fields": (
+        "a.csv",
+        b"text\na, b\n",
+        r"line 2: has 2 fields, the first line has 1; put .* quotes",
+    ),
+    "too few fields": ("a.tsv", b"id\ttext\n1\n", r"line 2: has 1 fields, the first line has 2"),
+    "open quote": ("a.csv", b'text\n"a\nb\n', r"line 3: unexpected end of data; put"),
+    "not gzip": ("a.txt.gz", b"plain", r"is not a whole gzip file"),
+    "cut gzip": ("a.txt.gz", gzip.compress(b"plain text")[:-9], r"is not a whole gzip file"),
+    "not parquet": ("a.parquet", b"plain", r"is not a readable parquet file"),
+    "unknown format": ("a.xlsx", b"plain", r"the format is not known \(known: \.jsonl, \.csv, \.tsv"),
+    "gzipped parquet": (
+        "a.parquet.gz",
+        b"plain",
+        r"the format is not known .*each but parquet also with \.gz",
+    ),
+    "one text": ("a.txt", b"alone", r"no training text is left beside the unseen ones"),
+}
+
+
+@pytest.mark.parametrize("name, content, message", FILE_PROBLEMS.values(), ids=FILE_PROBLEMS)
+def test_files_that_cannot_be_used_are_explained(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message) as error:
+        corpus(path)
+    assert str(error.value).startswith(str(path))
+
+
+def test_an_unreadable_file_is_explained(tmp_path, monkeypatch):
+    path = texts_jsonl(tmp_path / "a.jsonl", TEXTS)
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.read_bytes", refuse)
+    with pytest.raises(DataError, match=r"a\.jsonl: cannot be read: Permission denied"):
+        corpus(path)
+
+
+def test_a_folder_without_a_train_file_says_what_is_there(tmp_path):
+    texts_jsonl(tmp_path / "training.jsonl", TEXTS)
+    with pytest.raises(DataError, match=r"no train file .* \(there is training\.jsonl; known: \.jsonl"):
+        corpus(tmp_path)
+
+
+def test_two_files_for_one_split_are_refused(tmp_path):
+    for name in ("train.jsonl", "valid.jsonl", "dev.jsonl"):
+        texts_jsonl(tmp_path / name, TEXTS)
+    with pytest.raises(DataError, match=r"which is the valid split, dev\.jsonl, valid\.jsonl\?"):
+        corpus(tmp_path)
+
+
+def test_a_missing_file_names_the_nearest_one(tmp_path):
+    texts_jsonl(tmp_path / "train.jsonl", TEXTS)
+    with pytest.raises(DataError, match=r"has no trian\.jsonl; did you mean train\.jsonl\?"):
+        corpus(tmp_path / "trian.jsonl")
+
+
+def test_a_missing_folder_on_the_way_is_the_one_that_is_named(tmp_path):
+    (tmp_path / "stories").mkdir()
+    with pytest.raises(DataError, match=r"has no storys; did you mean stories\?"):
+        corpus(tmp_path / "storys" / "train.jsonl")
+
+
+def test_a_misspelt_storyworld_is_recognised(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"neither storyworld, nor a hub id .* did you mean storyworld\?"):
+        corpus("storywrld")
+
+
+def test_every_problem_is_a_user_error():
+    assert issubclass(DataError, UserError)
+
+
+# The hub
+
+
+def hub(monkeypatch, answer):
+    asked = []
+
+    def load_dataset(name, revision=None):
+        asked.append((name, revision))
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return asked
+
+
+def hub_data(**splits):
+    return datasets.DatasetDict(
+        {split: datasets.Dataset.from_dict({"ref": ts}) for split, ts in splits.items()}
+    )
+
+
+@pytest.mark.parametrize("source, revision", [("owner/name", None), ("owner/name@refs/pr/1", "refs/pr/1")])
+def test_a_hub_id_is_loaded_with_its_splits_and_revision(monkeypatch, source, revision):
+    asked = hub(monkeypatch, hub_data(train=TEXTS[:30], validation=TEXTS[30:], test=["x"]))
+    read = corpus(source, text_column="ref")
+    assert sorted(read.train) == sorted(TEXTS[:30]) and sorted(read.valid) == sorted(TEXTS[30:])
+    assert asked == [("owner/name", revision)]
+
+
+def test_a_hub_data_set_without_a_valid_split_gives_a_tenth_of_train(monkeypatch):
+    hub(monkeypatch, hub_data(train=TEXTS, test=["x"]))
+    read = corpus("owner/name", text_column="ref")
+    assert len(read.valid) == 4 and sorted(read.train + read.valid) == sorted(TEXTS)
+
+
+def test_a_hub_data_set_gives_labels_too(monkeypatch):
+    rows = [{"text": f"t{n}", "label": n % 2} for n in range(20)]
+    hub(monkeypatch, datasets.DatasetDict(train=datasets.Dataset.from_list(rows)))
+    assert load_labelled("owner/name")[1] == ["0", "1"] * 10
+
+
+def test_problems_inside_a_hub_data_set_are_explained(monkeypatch):
+    hub(monkeypatch, hub_data(test=TEXTS))
+    with pytest.raises(DataError, match=r"owner/name: has no split train \(there is test\)"):
+        corpus("owner/name")
+    hub(monkeypatch, hub_data(train=TEXTS))
+    with pytest.raises(DataError, match=r"owner/name, split train, row 1: no column 'text' \(there is ref\)"):
+        corpus("owner/name")
+
+
+def test_an_unreachable_hub_says_what_to_put_in_its_place(monkeypatch):
+    hub(monkeypatch, ConnectionError("a page of\ntechnical words"))
+    with pytest.raises(DataError, match=r"the hub cannot be reached; .*ARGS=\"data\.source=path") as error:
+        corpus("owner/name")
+    assert "technical" not in str(error.value)
+
+
+def test_other_hub_problems_are_quoted_with_the_same_way_out(monkeypatch):
+    hub(monkeypatch, RuntimeError("Dataset scripts are no longer supported\nmore"))
+    with pytest.raises(DataError, match=r"scripts are no longer supported; put a folder .*ARGS=") as error:
+        corpus("owner/name")
+    assert "more" not in str(error.value)
+
+
+@pytest.mark.parametrize("source", ["missing/train.jsonl", "./owner/name", "a/b/c", "name", "/owner/name"])
+def test_what_does_not_look_like_a_hub_id_never_asks_the_hub(monkeypatch, tmp_path, source):
+    monkeypatch.chdir(tmp_path)
+    asked = hub(monkeypatch, hub_data(train=TEXTS))
+    with pytest.raises(DataError, match=r"no data '"):
+        corpus(source)
+    assert not asked
