@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import platform
+import re
 import textwrap
 import time
 from pathlib import Path
@@ -97,6 +99,12 @@ def run_sample(options: argparse.Namespace) -> None:
 def run_fit_head(options: argparse.Namespace) -> None:
     from latdiff.data import load_labelled
 
+    if not re.fullmatch(r"\w[\w.-]*", options.name):
+        raise UserError(f"--name is {options.name!r}, must be a word of letters, digits, '_', '-' and '.'")
+    if options.limit is not None and options.limit < 1:
+        raise UserError(f"--limit is {options.limit}, must be 1 or more")
+    if not 0 < options.regularisation < math.inf:
+        raise UserError(f"--regularisation is {options.regularisation}, must be a number above 0")
     texts, labels = load_labelled(options.data, options.text_column, options.label_column, options.limit)
     pipe = _load(options)
     from latdiff.guidance import AttributeHead
@@ -125,7 +133,10 @@ def run_evaluate(options: argparse.Namespace) -> None:
     began = time.monotonic()
     document = {"checkpoint": folder.name, "seed": options.seed, "machine": machine()}
     if options.json.exists():  # what training measured stays
-        document = json.loads(options.json.read_text(encoding="utf-8")) | document
+        try:
+            document = json.loads(options.json.read_text(encoding="utf-8")) | document
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"--json {options.json} exists but holds no figures ({error}); name another file") from None
     document["reconstruction"] = (document.get("reconstruction") or {}) | reconstruction(
         pipe.codec, corpus.valid[: options.num_samples], options.seed
     )
@@ -185,6 +196,8 @@ def _guide_words(text: str) -> tuple[str, str, float]:
     label, _, scale = rest.rpartition(":") if ":" in rest else (rest, "", str(DEFAULT_SCALE))
     try:
         if not (name and equals and label):
+            raise ValueError
+        if not math.isfinite(float(scale)):
             raise ValueError
         return name, label, float(scale)
     except ValueError:

@@ -142,6 +142,7 @@ class Recipe:
 
     name: str = setting("unnamed", "folder under checkpoints/ that the run writes")
     seed: int = setting(0, "seeds every generator", low=0)
+    wandb_project: str = setting("", "Weights & Biases project to log the loss to; empty for none")
     data: DataConfig = field(default_factory=DataConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     pretrain_backbone: PretrainBackboneConfig = field(default_factory=PretrainBackboneConfig)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from einops import rearrange
 from torch import Tensor, nn
 
 from latdiff.layers import AdaptiveBlock, LogSnrEmbedding, RMSNorm
@@ -31,9 +32,13 @@ class LatentDenoiser(ModelMixin, ConfigMixin):
         self.latents_in = nn.Linear(2 * latent_dim, width)
         self.positions = nn.Parameter(torch.randn(num_latents, width) * 0.5)
         self.time = LogSnrEmbedding(width)
+        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
         self.blocks = nn.ModuleList(AdaptiveBlock(width, heads) for _ in range(depth))
         self.out_norm = RMSNorm(width)
         self.out = nn.Linear(width, latent_dim)
+        # Every block begins as the identity and the whole as zero.
+        nn.init.zeros_(self.modulation[1].weight)
+        nn.init.zeros_(self.modulation[1].bias)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
@@ -46,7 +51,7 @@ class LatentDenoiser(ModelMixin, ConfigMixin):
             raise ValueError("this denoiser was built without conditioning; leave cond out and steer with guides")
         x_prev = torch.zeros_like(z) if x_prev is None else x_prev
         x = self.latents_in(torch.cat([z, x_prev], dim=-1)) + self.positions
-        vector = self.time(log_snr)
+        modulation = rearrange(self.modulation(self.time(log_snr)), "b (six w) -> b six w", six=6)
         for block in self.blocks:
-            x = block(x, vector)
+            x = block(x, modulation)
         return self.out(self.out_norm(x)).float()

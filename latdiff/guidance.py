@@ -112,13 +112,14 @@ class AttributeHead:
             tensors = load_file(folder / "model.safetensors")
             return cls(config["name"], config["labels"], tensors["weight"], tensors["bias"], config["accuracy"],
                        config["codec_digest"])  # fmt: skip
-        except FileNotFoundError as error:
+        except FileNotFoundError:
+            absent = [name for name in ("config.json", "model.safetensors") if not (folder / name).exists()]
             beside = sorted(p.parent.name for p in folder.parent.glob("*/config.json"))
             raise HeadError(
-                f"no head in {folder} ({Path(error.filename).name} is missing); "
+                f"no head in {folder} ({' and '.join(absent)} missing); "
                 f"fitted heads there: {', '.join(beside) or 'none'}. Fit one with `latdiff fit-head`."
             ) from None
-        except (SafetensorError, ValueError, KeyError) as error:
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise HeadError(f"the head in {folder} is cut short or damaged ({error}); fit it again") from None
 
 

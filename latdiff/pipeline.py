@@ -50,7 +50,7 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
         scheduler: any variance-preserving diffusers scheduler with prediction_type="sample".
         num_inference_steps: used when a call names none.
 
-    Raises CheckpointError when the denoiser was trained on another codec's latents.
+    Raises CheckpointError when weights are missing or the denoiser was trained on another codec's latents.
     """
 
     def __init__(self, tokenizer, text_model, autoencoder, denoiser, scheduler, num_inference_steps: int = 50):
@@ -59,6 +59,8 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
             tokenizer=tokenizer, text_model=text_model, autoencoder=autoencoder, denoiser=denoiser, scheduler=scheduler
         )
         self.register_to_config(num_inference_steps=num_inference_steps)
+        for name, part in (("autoencoder", autoencoder), ("denoiser", denoiser)):
+            _refuse_gaps(name, part)
         digest = self.codec.digest()
         if denoiser.config.codec_digest != digest:
             raise CheckpointError(
@@ -91,13 +93,16 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
             decode_options: for transformers' `generate`, e.g. {"num_beams": 4}.
 
         Raises CheckpointError for a head made for another codec or a scheduler of the wrong kind, and
-        ValueError for a number of samples or steps below one.
+        UserError, a ValueError, for a number of samples or steps below one or more steps than the schedule has.
         """
-        steps = num_inference_steps or self.config.num_inference_steps
+        steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
         if num_samples < 1 or steps < 1:
-            raise ValueError(f"num_samples={num_samples} and num_inference_steps={steps} must both be 1 or more")
+            raise UserError(f"num_samples={num_samples} and num_inference_steps={steps} must both be 1 or more")
         self._check_guides(guides)
         self._check_scheduler()
+        most = len(self.scheduler.alphas_cumprod)
+        if steps > most:
+            raise UserError(f"num_inference_steps={steps} is more than the {most} steps of the noise schedule")
         if latents is None:
             latents = torch.randn(num_samples, *self.codec.latent_shape, generator=generator)
         chunks = latents.to(self._execution_device).split(batch_size)
@@ -173,6 +178,7 @@ def load_codec(folder: str | Path) -> TextCodec:
         autoencoder = LatentAutoencoder.from_pretrained(folder / "autoencoder", local_files_only=True)
     except Exception as error:  # diffusers, safetensors and json each raise kinds of their own
         raise CheckpointError(f"{folder / 'autoencoder'} is cut short or damaged: {first_line(error)}") from error
+    _refuse_gaps(folder / "autoencoder", autoencoder)
     return TextCodec(tokenizer, text_model, autoencoder.requires_grad_(False).eval())
 
 
@@ -196,6 +202,13 @@ def load_pipeline(folder: str | Path) -> LatentTextDiffusionPipeline:
         raise
     except Exception as error:  # diffusers, transformers, safetensors and json each raise kinds of their own
         raise CheckpointError(f"{folder} is cut short or damaged: {first_line(error)}") from error
+
+
+def _refuse_gaps(name, part) -> None:
+    # diffusers only warns of weights that a file lacks, and leaves them on the meta device
+    gaps = [key for key, value in part.state_dict().items() if value.is_meta]
+    if gaps:
+        raise CheckpointError(f"{name} lacks {len(gaps)} of its weights, the first is {gaps[0]}; copy it again")
 
 
 def scores(latents: Tensor, guides: list[Guide]) -> dict[str, list[float]]:

@@ -26,13 +26,26 @@ class ResumeError(UserError):
     """A resume state that cannot be used, in one sentence."""
 
 
-def accelerator() -> Accelerator:
-    """accelerate's, in bfloat16 where the hardware multiplies in it and float32 elsewhere."""
+def accelerator(recipe: Recipe, stage: str) -> Accelerator:
+    """accelerate's, in bfloat16 where the hardware multiplies in it, logging to wandb if the recipe asks for it."""
     if torch.cuda.is_available():
         fast = torch.cuda.is_bf16_supported()
     else:
         fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return Accelerator(mixed_precision="bf16" if fast else "no")
+    accelerate = Accelerator(
+        mixed_precision="bf16" if fast else "no", log_with="wandb" if recipe.wandb_project else None
+    )
+    if recipe.wandb_project:
+        run = {"wandb": {"name": f"{recipe.name} {stage}"}}
+        accelerate.init_trackers(recipe.wandb_project, config=recipe.as_dict(), init_kwargs=run)
+    return accelerate
+
+
+def report(bar: tqdm, accelerate: Accelerator, step: int, loss: Tensor) -> None:
+    """Every twentieth step: the loss on the bar, and in the run's log if there is one."""
+    if step % 20 == 0:
+        bar.set_postfix(loss=f"{loss.item():.3f}")
+        accelerate.log({"loss": loss.item()}, step=step)
 
 
 def optimizers(model: nn.Module, learning_rate: float, weight_decay: float = 0.01) -> list[torch.optim.Optimizer]:
@@ -70,10 +83,12 @@ class BatchOrder:
     """Which rows each step trains on, a function of (seed, step) alone, so that a resumed run replays.
 
     Every epoch is a fresh permutation. With `lengths`, rows of similar length share a batch (little
-    padding), sorted within pools of 32 batches whose order is shuffled again.
+    padding), sorted within pools of 32 batches whose order is shuffled again. Raises UserError for no rows.
     """
 
     def __init__(self, rows: int, batch_size: int, seed: int, lengths: list[int] | None = None):
+        if not rows:
+            raise UserError("there is nothing to train on: every text is longer than data.max_tokens")
         self.rows, self.batch_size = rows, min(batch_size, rows)
         self.seed, self.lengths = seed, lengths
         self.epoch, self.batches = -1, []

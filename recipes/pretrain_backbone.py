@@ -26,6 +26,7 @@ from latdiff.training import (
     load_state,
     optimizers,
     progress_bar,
+    report,
     save_state,
     set_learning_rate,
     step_generator,
@@ -53,7 +54,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     torch.manual_seed(recipe.seed)
     model = fast_attention(T5ForConditionalGeneration(model_config(recipe, len(tokenizer))))
     print(f"T5 with {sum(p.numel() for p in model.parameters()):,} weights -> {folder}")
-    accelerate = accelerator()
+    accelerate = accelerator(recipe, "backbone")
     steps, optimisers = settings.steps, optimizers(model, settings.learning_rate)
     model, *optimisers = accelerate.prepare(model, *optimisers)
     start = load_state(state, {"model": model}, optimisers)
@@ -71,11 +72,11 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
         for optimizer in optimisers:
             optimizer.step()
             optimizer.zero_grad()
-        if step % 20 == 0:
-            bar.set_postfix(loss=f"{loss.item():.3f}")
+        report(bar, accelerate, step, loss)
         if (step + 1) % 500 == 0 and step + 1 < steps:
             save_state(state, step + 1, {"model": model}, optimisers)
     minutes = (time.monotonic() - began) / 60
+    accelerate.end_training()
 
     model = accelerate.unwrap_model(model).eval()
     print(table(model, tokenizer, corpus.valid[:500], recipe))

@@ -30,6 +30,7 @@ from latdiff.training import (
     optimizers,
     progress_bar,
     refuse_changes,
+    report,
     save_latents,
     save_state,
     set_learning_rate,
@@ -71,7 +72,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     print(f"{len(ids):,} texts of at most {recipe.data.max_tokens} tokens, {left_out:,} longer ones left out")
     recipe.save(folder / "recipe.yaml")
 
-    accelerate = accelerator()
+    accelerate = accelerator(recipe, "autoencoder")
     torch.manual_seed(recipe.seed)
     autoencoder = build(recipe, text_model)
     print(f"autoencoder with {sum(p.numel() for p in autoencoder.parameters()):,} weights -> {folder}")
@@ -97,13 +98,13 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
         for optimizer in optimisers:
             optimizer.step()
             optimizer.zero_grad()
-        if step % 20 == 0:
-            bar.set_postfix(loss=f"{loss.item():.3f}")
+        report(bar, accelerate, step, loss)
         if (step + 1) % settings.sample_every == 0 and not quiet:
             show(bar, codec, corpus.valid[:3])
         if (step + 1) % settings.save_every == 0 and step + 1 < steps:
             save_state(state, step + 1, {"autoencoder": autoencoder}, optimisers)
     minutes = (time.monotonic() - began) / 60
+    accelerate.end_training()
 
     finish(recipe, codec, ids, corpus.valid, minutes)
     state.unlink(missing_ok=True)
@@ -121,7 +122,9 @@ def build(recipe: Recipe, text_model) -> LatentAutoencoder:
 def show(bar, codec: TextCodec, texts: list[str]) -> None:
     """A few unseen texts and what comes back, so that a person sees the words settle."""
     codec.autoencoder.eval()
-    for text, back in zip(texts, codec.decode(codec.encode(texts)), strict=True):
+    sizes = map(len, tokenize(codec.tokenizer, texts))
+    texts = [text for text, size in zip(texts, sizes, strict=True) if size <= codec.autoencoder.config.max_tokens]
+    for text, back in zip(texts, codec.decode(codec.encode(texts)) if texts else [], strict=True):
         bar.write(f"  text  {text}\n  back  {back}")
     codec.autoencoder.train()
 

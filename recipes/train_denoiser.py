@@ -32,6 +32,7 @@ from latdiff.training import (
     optimizers,
     progress_bar,
     refuse_changes,
+    report,
     save_latents,
     save_state,
     set_learning_rate,
@@ -43,7 +44,9 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     folder, settings = recipe.folder, recipe.train_denoiser
     if not (folder / "autoencoder" / "config.json").exists():
         train_autoencoder.main(recipe, quiet)
-    refuse_changes(recipe, ("seed", "data", "backbone", "autoencoder", "train_autoencoder"))
+    state = folder / "train" / "denoiser.safetensors"
+    begun = ("denoiser", "diffusion", "train_denoiser") if state.exists() else ()
+    refuse_changes(recipe, ("seed", "data", "backbone", "autoencoder", "train_autoencoder", *begun))
     if (folder / "model_index.json").exists():
         print(f"{folder} already holds a finished pipeline; delete {folder / 'denoiser'} and "
               f"{folder / 'model_index.json'} to train another denoiser, or set name=")  # fmt: skip
@@ -53,7 +56,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     latents = cached_latents(recipe, codec, digest)
     recipe.save(folder / "recipe.yaml")
 
-    accelerate = accelerator()
+    accelerate = accelerator(recipe, "denoiser")
     torch.manual_seed(recipe.seed)
     denoiser = build(recipe, digest)
     print(f"denoiser with {sum(p.numel() for p in denoiser.parameters()):,} weights -> {folder}")
@@ -63,7 +66,6 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     ema.to(accelerate.device)
     scheduler = DDPMScheduler(trained_betas=betas(recipe.diffusion.schedule))
     diffusion = GaussianDiffusion(denoiser, scheduler.alphas_cumprod, recipe.diffusion.self_conditioning)
-    state = folder / "train" / "denoiser.safetensors"
     start = load_state(state, {"denoiser": denoiser}, optimisers, ema)
     order = BatchOrder(len(latents), settings.batch_size, recipe.seed)
 
@@ -80,13 +82,13 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
             optimizer.step()
             optimizer.zero_grad()
         ema.step(denoiser.parameters())
-        if step % 20 == 0:
-            bar.set_postfix(loss=f"{loss.item():.3f}")
+        report(bar, accelerate, step, loss)
         if (step + 1) % settings.sample_every == 0 and step + 1 < steps and not quiet:
             show(bar, recipe, codec, denoiser, ema)
         if (step + 1) % settings.save_every == 0 and step + 1 < steps:
             save_state(state, step + 1, {"denoiser": denoiser}, optimisers, ema)
     minutes = (time.monotonic() - began) / 60
+    accelerate.end_training()
 
     denoiser = accelerate.unwrap_model(denoiser).eval()
     ema.copy_to(denoiser.parameters())

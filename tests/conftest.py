@@ -1,6 +1,92 @@
-"""Settings for all tests. Nothing may wait for a hub, so they are made before a library reads them."""
+"""Settings and fixtures for all tests. Nothing may wait for a hub: settings come before a library reads them."""
 
+import contextlib
+import hashlib
 import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models here are too small to share out
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+sys.path.insert(0, str(RECIPES))
+
+TINY = """
+name: tiny
+data: {source: storyworld, train_size: 200, valid_size: 12, max_tokens: 96}
+backbone: {path: checkpoints/tiny-t5}
+pretrain_backbone: {vocab_size: 1200, width: 16, ff_width: 32, layers: 1, heads: 2, steps: 3, batch_size: 4}
+autoencoder: {num_latents: 3, latent_dim: 4, width: 16, depth: 1, heads: 2, max_tokens: 96}
+train_autoencoder: {steps: 6, batch_size: 4, warmup_steps: 2, sample_every: 100, save_every: 3}
+denoiser: {width: 16, depth: 1, heads: 2}
+train_denoiser: {steps: 6, batch_size: 8, warmup_steps: 2, sample_every: 100, save_every: 3}
+sampling: {steps: 3}
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """A whole checkpoint from a few steps of the real recipes; to be read, never written to.
+
+    `root` is the working directory they ran in, `recipe` the recipe file, `checkpoint` the folder.
+    """
+    import pretrain_backbone
+    import train_autoencoder
+    import train_denoiser
+
+    from latdiff.config import load_recipe
+
+    root = tmp_path_factory.mktemp("tiny")
+    path = root / "tiny.yaml"
+    path.write_text(TINY, encoding="utf-8")
+    with contextlib.chdir(root):
+        recipe = load_recipe(str(path))
+        for stage in (pretrain_backbone, train_autoencoder, train_denoiser):
+            stage.main(recipe, quiet=True)
+    return SimpleNamespace(root=root, recipe=path, checkpoint=root / "checkpoints" / "tiny")
+
+
+@pytest.fixture
+def pipe(tiny):
+    """The checkpoint's pipeline, freshly loaded."""
+    from latdiff.pipeline import load_pipeline
+
+    loaded = load_pipeline(tiny.checkpoint)
+    loaded.set_progress_bar_config(disable=True)
+    return loaded
+
+
+@pytest.fixture
+def codec(tiny):
+    """The checkpoint's codec, freshly loaded."""
+    from latdiff.pipeline import load_codec
+
+    return load_codec(tiny.checkpoint)
+
+
+@pytest.fixture(scope="session")
+def stories():
+    """Labelled texts: twenty of each sentiment."""
+    from latdiff import storyworld
+
+    return [
+        (story.text, sentiment)
+        for sentiment in ("positive", "negative")
+        for story in storyworld.sample(20, 7, sentiment=sentiment)
+    ]
+
+
+@pytest.fixture
+def fingerprint():
+    """fingerprint(folder) -> {file: digest}, to show that nothing changed."""
+
+    def of(folder):
+        files = sorted(file for file in Path(folder).rglob("*") if file.is_file())
+        return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+    return of

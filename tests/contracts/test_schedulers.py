@@ -1,0 +1,208 @@
+"""One suite over every scheduler: through the pipeline's own loop, with the ideal denoiser of Gaussian data.
+
+For data ~ N(MEAN, STD²) the ideal denoiser is linear in z, so the distribution that a sampler should
+reach is known, and for the samplers that are one formula a step, so is what they reach in few steps.
+"""
+
+import itertools
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from latdiff.config import SCHEDULERS
+from latdiff.pipeline import CheckpointError, LatentTextDiffusionPipeline, make_scheduler
+from latdiff.schedule import betas
+
+MEAN, STD, N = 0.6, 0.5, 20_000
+
+
+class Ideal:
+    """E[x0 | z] of the Gaussian, in the interface of a denoiser that predicts x0 or v."""
+
+    def __init__(self, prediction="x0"):
+        self.config, self.calls = SimpleNamespace(prediction=prediction), 0
+
+    def __call__(self, z, log_snr, cond=None, x_prev=None):
+        self.calls += 1
+        alpha2 = torch.sigmoid(log_snr.double()).view(-1, 1, 1)
+        x0 = MEAN + gain(alpha2) * (z.double() - alpha2.sqrt() * MEAN)
+        v = (alpha2.sqrt() * z - x0) / (1 - alpha2).sqrt()
+        return (v if self.config.prediction == "v" else x0).to(z.dtype)
+
+
+def gain(alpha2):
+    """d E[x0 | z] / dz"""
+    return alpha2**0.5 * STD**2 / (alpha2 * STD**2 + 1 - alpha2)
+
+
+def draw(name, steps, seed=0, n=N, schedule="cosine", prediction="x0", guides=(), callback=None):
+    """Samples [n] and the scheduler and denoiser that made them."""
+    fake = SimpleNamespace(
+        scheduler=make_scheduler(name, betas(schedule)),
+        denoiser=Ideal(prediction),
+        progress_bar=lambda steps: steps,
+    )
+    generator = torch.Generator().manual_seed(seed)
+    z = torch.randn(n, 1, 1, generator=generator)
+    clean = LatentTextDiffusionPipeline._denoise(fake, z, guides, steps, None, generator, callback)
+    assert clean.shape == (n, 1, 1)
+    return clean.flatten(), fake
+
+
+def foreseen(name, steps, schedule="cosine"):
+    """Mean and standard deviation after `steps` of ddpm, ddim or renoise, from their formulas."""
+    scheduler = make_scheduler(name, betas(schedule))
+    scheduler.set_timesteps(steps)
+    alpha2 = [scheduler.alphas_cumprod[t].item() for t in scheduler.timesteps] + [1.0]
+    mean, variance = 0.0, 1.0  # of z
+    for now, after in itertools.pairwise(alpha2):
+        slope = gain(now)  # x0 = slope * z + offset
+        offset = MEAN - slope * now**0.5 * MEAN
+        if name == "renoise":  # z <- alpha' x0 + sigma' eps
+            for_x0, for_z, noise = after**0.5, 0.0, 1 - after
+        elif name == "ddim":  # z <- alpha' x0 + sigma' eps(z, x0)  (Song et al. 2021, eq. 12 with sigma = 0)
+            for_z = ((1 - after) / (1 - now)) ** 0.5
+            for_x0, noise = after**0.5 - for_z * now**0.5, 0.0
+        else:  # the posterior of z' given z and x0  (Ho et al. 2020, eq. 7)
+            kept = now / after
+            for_x0 = after**0.5 * (1 - kept) / (1 - now)
+            for_z = kept**0.5 * (1 - after) / (1 - now)
+            noise = (1 - after) / (1 - now) * (1 - kept)
+        mean = (for_x0 * slope + for_z) * mean + for_x0 * offset
+        variance = (for_x0 * slope + for_z) ** 2 * variance + noise
+    return mean, variance**0.5
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "tan-3"])
+@pytest.mark.parametrize("steps", [2, 5, 20, 50])
+@pytest.mark.parametrize("name", ["ddpm", "ddim", "renoise"])
+def test_a_sampler_gives_what_its_formula_foresees(name, steps, schedule):
+    samples, _ = draw(name, steps, schedule=schedule)
+    mean, std = foreseen(name, steps, schedule)
+    assert samples.mean().item() == pytest.approx(mean, abs=0.015)
+    assert samples.std().item() == pytest.approx(std, abs=0.015)
+
+
+# How near the data each comes in 50 steps. Samplers of the first order shrink towards the mean in few steps;
+# full re-noising stays narrow, for each step starts from an average once more.
+WITHIN = {"ddpm": 0.04, "ddim": 0.02, "dpm++": 0.015, "sde-dpm++": 0.03, "unipc": 0.015, "renoise": 0.18}
+
+
+def test_every_scheduler_has_its_tolerance():
+    assert set(WITHIN) == set(SCHEDULERS)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_samples_are_distributed_as_the_data(name):
+    samples, _ = draw(name, 50)
+    assert samples.mean().item() == pytest.approx(MEAN, abs=0.015)
+    assert samples.std().item() == pytest.approx(STD, abs=WITHIN[name])
+    # a Gaussian in, a linear map and Gaussian noise: a Gaussian out
+    standard = (samples - samples.mean()) / samples.std()
+    assert standard.pow(3).mean().abs() < 0.08
+    assert standard.pow(4).mean().item() == pytest.approx(3, abs=0.2)
+
+
+@pytest.mark.parametrize("name", ["ddpm", "ddim", "dpm++", "sde-dpm++", "unipc"])
+def test_more_steps_come_nearer(name):
+    few, many = (abs(draw(name, steps)[0].std().item() - STD) for steps in (4, 100))
+    assert many < 0.5 * few
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_what_the_network_predicts_makes_no_difference(name):
+    x0, v = (draw(name, 10, n=50, prediction=prediction)[0] for prediction in ("x0", "v"))
+    torch.testing.assert_close(x0, v, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 25])
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_steps_are_calls_of_the_denoiser(name, steps):
+    seen = []
+    _, fake = draw(name, steps, n=4, callback=lambda pipe, step, t, state: seen.append((step, int(t))))
+    assert fake.denoiser.calls == steps
+    assert [step for step, _ in seen] == list(range(steps))
+    times = [t for _, t in seen]
+    assert times == sorted(set(times), reverse=True)
+    assert times[0] == 999  # from pure noise
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_one_step_gives_the_mean(name):
+    samples, _ = draw(name, 1, n=100)
+    torch.testing.assert_close(samples, torch.full((100,), MEAN), rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_the_seed_decides(name):
+    first, again, other = (draw(name, 6, seed, n=20)[0] for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert (first - other).abs().min() > 0
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpm++", "unipc"])
+def test_deterministic_samplers_draw_no_noise_on_the_way(name):
+    fake = SimpleNamespace(
+        scheduler=make_scheduler(name, betas("cosine")), denoiser=Ideal(), progress_bar=lambda steps: steps
+    )
+    z = torch.randn(8, 1, 1, generator=torch.Generator().manual_seed(0))
+    runs = [
+        LatentTextDiffusionPipeline._denoise(fake, z, [], 6, None, torch.Generator().manual_seed(seed), None)
+        for seed in (1, 2)
+    ]
+    assert torch.equal(*runs)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_no_scheduler_clips(name):
+    """Latents are not images: an estimate outside [-1, 1] has to get through."""
+
+    def far_away(denoise, alpha2):
+        return lambda z, t, cond=None, x_prev=None: torch.full_like(z, 7.0)
+
+    samples, _ = draw(name, 10, n=20, guides=[far_away])
+    torch.testing.assert_close(samples, torch.full((20,), 7.0), rtol=1e-2, atol=0)
+
+
+def test_the_earlier_estimate_comes_back_in():
+    given = []
+
+    def watch(denoise, alpha2):
+        def watched(z, t, cond=None, x_prev=None):
+            given.append(x_prev)
+            return torch.full_like(z, float(len(given)))
+
+        return watched
+
+    draw("ddim", 4, n=2, guides=[watch])
+    assert given[0] is None
+    assert [x.unique().tolist() for x in given[1:]] == [[1.0], [2.0], [3.0]]
+
+
+def test_an_unknown_name_is_met_with_the_nearest():
+    with pytest.raises(CheckpointError, match=r"no scheduler 'ddmp', only ddpm, .*did you mean ddpm\?"):
+        make_scheduler("ddmp", betas("cosine"))
+
+
+# Steering, where log p is linear: a constant push at every step, so the mean moves and the width stays
+
+PUSH = 0.05
+
+
+def constant_push(denoise, alpha2):
+    return lambda z, t, cond=None, x_prev=None: denoise(z, t, cond, x_prev) + PUSH
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_constant_push_moves_the_mean_and_keeps_the_width(name):
+    plain, _ = draw(name, 25)
+    pushed, _ = draw(name, 25, guides=[constant_push])
+    assert pushed.mean() - plain.mean() > PUSH  # each step's push stays in z and is joined by the next
+    assert pushed.std().item() == pytest.approx(plain.std().item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_pushes_add_up(name):
+    plain, once, twice = (draw(name, 12, n=100, guides=[constant_push] * times)[0] for times in (0, 1, 2))
+    torch.testing.assert_close(twice - plain, 2 * (once - plain), rtol=1e-3, atol=1e-4)

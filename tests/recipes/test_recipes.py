@@ -1,0 +1,369 @@
+"""The training recipes for a few steps: fresh, interrupted, finished, and started with mistakes."""
+
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pretrain_backbone
+import pytest
+import torch
+import train_autoencoder
+import train_denoiser
+from safetensors.torch import load_file
+from tqdm.auto import tqdm
+
+from latdiff import storyworld
+from latdiff.backbone import BackboneError
+from latdiff.codec import TextError
+from latdiff.config import UserError, load_recipe
+from latdiff.pipeline import load_codec, load_pipeline
+from latdiff.training import ResumeError
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
+
+
+@pytest.fixture
+def workplace(tiny, tmp_path, monkeypatch):
+    """A copy of the finished runs' working directory to go on in; `recipe(*settings)` reads their recipe."""
+    folder = shutil.copytree(tiny.root, tmp_path / "work")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def recipe(workplace):
+    return lambda *settings: load_recipe("tiny.yaml", list(settings))
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """interrupt(recipe module, step): its loop breaks off before that step; interrupt(module): no longer."""
+
+    def stop(module, step=None):
+        def bar(start, steps, title, quiet):
+            def going():
+                yield from range(start, steps if step is None else step)
+                if step is not None:
+                    raise Interrupted
+
+            starts.append(start)
+            return tqdm(going(), disable=True)
+
+        monkeypatch.setattr(module, "progress_bar", bar)
+
+    starts = stop.starts = []
+    return stop
+
+
+def weights(folder):
+    (file,) = Path(folder).glob("*.safetensors")
+    return load_file(file)
+
+
+def assert_equal(found, expected):
+    assert found.keys() == expected.keys()
+    assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_recipe_loads(path):
+    assert load_recipe(str(path)).name == path.stem
+
+
+# A run that was interrupted
+
+
+@pytest.mark.parametrize("stopped_before", [1, 3, 5])
+def test_an_autoencoder_that_was_interrupted_is_the_same_in_the_end(tiny, recipe, interrupt, stopped_before):
+    folder = recipe().folder
+    shutil.rmtree(folder)
+    interrupt(train_autoencoder, stopped_before)
+    with pytest.raises(Interrupted):
+        train_autoencoder.main(recipe(), quiet=True)
+    assert not (folder / "autoencoder").exists()
+    interrupt(train_autoencoder)
+    train_autoencoder.main(recipe(), quiet=True)
+    assert interrupt.starts == [0, 3 if stopped_before >= 3 else 0]
+    assert_equal(weights(folder / "autoencoder"), weights(tiny.checkpoint / "autoencoder"))
+    assert [file.name for file in (folder / "train").iterdir()] == [
+        "latents.safetensors"
+    ]  # nothing to resume
+
+
+def undo_denoiser(folder):
+    shutil.rmtree(folder / "denoiser")
+    (folder / "model_index.json").unlink()
+
+
+@pytest.mark.parametrize("stopped_before", [2, 4])
+def test_a_denoiser_that_was_interrupted_is_the_same_in_the_end(tiny, recipe, interrupt, stopped_before):
+    folder = recipe().folder
+    undo_denoiser(folder)
+    interrupt(train_denoiser, stopped_before)
+    with pytest.raises(Interrupted):
+        train_denoiser.main(recipe(), quiet=True)
+    assert not (folder / "model_index.json").exists()
+    interrupt(train_denoiser)
+    train_denoiser.main(recipe(), quiet=True)
+    assert interrupt.starts == [0, 3 if stopped_before >= 3 else 0]
+    assert_equal(weights(folder / "denoiser"), weights(tiny.checkpoint / "denoiser"))
+    samples = [(place / "samples.txt").read_text(encoding="utf-8") for place in (folder, tiny.checkpoint)]
+    assert samples[0] == samples[1]
+
+
+def test_the_denoiser_makes_up_for_a_lost_latent_cache(tiny, recipe, capsys):
+    folder = recipe().folder
+    undo_denoiser(folder)
+    (folder / "train" / "latents.safetensors").unlink()
+    train_denoiser.main(recipe(), quiet=True)
+    assert "encoding 200 texts" in capsys.readouterr().out
+    found, expected = (
+        load_file(place / "train" / "latents.safetensors")["latents"] for place in (folder, tiny.checkpoint)
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_looking_at_samples_changes_nothing_in_what_is_trained(tiny, recipe):
+    folder = recipe().folder
+    shutil.rmtree(folder)
+    looks = (
+        "train_autoencoder.sample_every=2",
+        "train_denoiser.sample_every=2",
+        "train_denoiser.save_every=100",
+    )
+    train_autoencoder.main(recipe(*looks))
+    train_denoiser.main(recipe(*looks))
+    for part in ("autoencoder", "denoiser"):
+        assert_equal(weights(folder / part), weights(tiny.checkpoint / part))
+
+
+@pytest.mark.parametrize("stage", [train_autoencoder, train_denoiser], ids=lambda stage: stage.__name__)
+def test_a_damaged_resume_state_is_met_with_a_way_out(recipe, interrupt, stage):
+    folder = recipe().folder
+    shutil.rmtree(folder) if stage is train_autoencoder else undo_denoiser(folder)
+    interrupt(stage, 4)
+    with pytest.raises(Interrupted):
+        stage.main(recipe(), quiet=True)
+    (state,) = (file for file in (folder / "train").iterdir() if file.name != "latents.safetensors")
+    state.write_bytes(state.read_bytes()[:-10])
+    with pytest.raises(ResumeError, match="Delete it to start afresh"):
+        stage.main(recipe(), quiet=True)
+    state.unlink()
+    interrupt(stage)
+    stage.main(recipe(), quiet=True)
+    assert interrupt.starts == [0, 0]
+
+
+def test_an_autoencoder_goes_on_with_its_own_settings_only(recipe, interrupt):
+    shutil.rmtree(recipe().folder)
+    interrupt(train_autoencoder, 4)
+    with pytest.raises(Interrupted):
+        train_autoencoder.main(recipe(), quiet=True)
+    with pytest.raises(ResumeError, match=r"train_autoencoder\.steps was 6, is 8.*Set name="):
+        train_autoencoder.main(recipe("train_autoencoder.steps=8"), quiet=True)
+
+
+def test_a_denoiser_goes_on_with_its_own_settings_only(recipe, interrupt):
+    undo_denoiser(recipe().folder)
+    interrupt(train_denoiser, 4)
+    with pytest.raises(Interrupted):
+        train_denoiser.main(recipe("train_denoiser.learning_rate=0.001"), quiet=True)
+    with pytest.raises(ResumeError, match=r"train_denoiser\.learning_rate was 0\.001, is 0\.002"):
+        train_denoiser.main(recipe("train_denoiser.learning_rate=0.002"), quiet=True)
+
+
+def test_a_denoiser_not_begun_may_have_any_settings(recipe):
+    undo_denoiser(recipe().folder)
+    train_denoiser.main(
+        recipe("denoiser.depth=2", "diffusion.prediction=x0", "train_denoiser.steps=2"), quiet=True
+    )
+    config = load_pipeline(recipe().folder).denoiser.config
+    assert (config.depth, config.prediction) == (2, "x0")
+
+
+def test_a_vocabulary_that_is_there_is_kept_by_a_backbone_that_was_interrupted(tiny, recipe, interrupt):
+    folder = Path(recipe().backbone.path)
+    shutil.rmtree(folder)
+    interrupt(pretrain_backbone, 1)
+    with pytest.raises(Interrupted):
+        pretrain_backbone.main(recipe(), quiet=True)
+    assert (folder / "tokenizer.json").exists()
+    interrupt(pretrain_backbone)
+    pretrain_backbone.main(recipe(), quiet=True)
+    assert_equal(weights(folder), weights(tiny.root / folder))
+
+
+# A run that is finished
+
+
+def test_a_finished_run_says_so_and_does_nothing(recipe, fingerprint, capsys):
+    before = fingerprint("checkpoints")
+    train_autoencoder.main(recipe(), quiet=True)
+    assert "already trained" in capsys.readouterr().out
+    train_denoiser.main(recipe(), quiet=True)
+    assert "already holds a finished pipeline" in capsys.readouterr().out
+    assert fingerprint("checkpoints") == before
+
+
+def test_a_finished_backbone_is_not_overwritten(recipe, fingerprint):
+    before = fingerprint("checkpoints")
+    with pytest.raises(BackboneError, match="already holds a finished backbone"):
+        pretrain_backbone.main(recipe(), quiet=True)
+    assert fingerprint("checkpoints") == before
+
+
+def test_a_finished_autoencoder_is_not_taken_for_one_of_other_settings(recipe, fingerprint):
+    before = fingerprint("checkpoints")
+    for stage in (train_autoencoder, train_denoiser):
+        with pytest.raises(ResumeError, match=r"autoencoder\.num_latents was 3, is 5"):
+            stage.main(recipe("autoencoder.num_latents=5"), quiet=True)
+    assert fingerprint("checkpoints") == before
+
+
+def test_what_a_finished_run_leaves(tiny):
+    names = {file.name for file in tiny.checkpoint.iterdir()}
+    parts = {"tokenizer", "text_model", "autoencoder", "denoiser", "scheduler", "model_index.json"}
+    assert parts | {"recipe.yaml", "metrics.json", "samples.txt", "train"} <= names
+    figures = json.loads((tiny.checkpoint / "metrics.json").read_text(encoding="utf-8"))
+    assert figures["training"]["denoiser_steps"] == 6
+    assert {"exact_match", "under_noise", "training_minutes"} <= set(figures["reconstruction"])
+    assert len((tiny.checkpoint / "samples.txt").read_text(encoding="utf-8").splitlines()) == 20
+    assert load_recipe(str(tiny.checkpoint / "recipe.yaml")) == load_recipe(str(tiny.recipe))
+
+
+def test_the_frozen_backbone_stays_frozen(tiny):
+    assert_equal(load_codec(tiny.checkpoint).text_model.state_dict(), {
+        name: value.float() for name, value in expected_backbone(tiny).items()
+    })  # fmt: skip
+
+
+def expected_backbone(tiny):
+    from transformers import AutoModelForSeq2SeqLM
+
+    return AutoModelForSeq2SeqLM.from_pretrained(tiny.root / "checkpoints" / "tiny-t5").state_dict()
+
+
+def test_training_learns_something(recipe, monkeypatch):
+    """Not much in sixty steps, but the loss of the last is below that of the first."""
+    losses = []
+    undo_denoiser(recipe().folder)
+    monkeypatch.setattr(
+        train_denoiser, "report", lambda bar, accelerate, step, loss: losses.append(loss.item())
+    )
+    train_denoiser.main(recipe("train_denoiser.steps=60", "train_denoiser.batch_size=32"), quiet=True)
+    assert len(losses) == 60
+    assert sum(losses[-20:]) < sum(losses[:20])
+
+
+# A corpus of one's own
+
+
+@pytest.fixture
+def corpus(workplace):
+    """A folder with two splits; one training text and one unseen text are far too long."""
+    folder = workplace / "mine"
+    folder.mkdir()
+    long = "Mia met a dog. " * 60
+    for name, seed, count in (("train", 0, 40), ("valid", 1, 4)):
+        texts = [long + name, *(story.text for story in storyworld.sample(count, seed))]
+        rows = "\n".join(json.dumps({"body": text}) for text in texts)
+        (folder / f"{name}.jsonl").write_text(rows, encoding="utf-8")
+    return ("name=mine", "data.source=mine", "data.text_column=body")
+
+
+def test_texts_of_ones_own_from_scratch(recipe, corpus, capsys):
+    """The denoiser's recipe builds what is missing, backbone included; long texts are counted and left out."""
+    mine = recipe(*corpus, "backbone.path=checkpoints/mine-t5", "pretrain_backbone.vocab_size=300",
+                  "data.max_tokens=200", "autoencoder.max_tokens=200", "train_autoencoder.sample_every=2")  # fmt: skip
+    train_denoiser.main(mine)  # not quiet: it looks at unseen texts, of which one is too long
+    said = capsys.readouterr().out
+    assert "40 texts of at most 200 tokens, 1 longer ones left out" in said
+    figures = json.loads((mine.folder / "metrics.json").read_text(encoding="utf-8"))["reconstruction"]
+    assert (figures["n"], figures["too_long"]) == (4, 1)
+    assert len(load_pipeline(mine.folder)(num_samples=2).texts) == 2
+    assert Path("checkpoints/mine-t5/model.safetensors").exists()
+
+
+def test_texts_that_are_all_too_long(recipe, corpus):
+    with pytest.raises(UserError, match="nothing to train on"):
+        train_autoencoder.main(recipe(*corpus, "data.max_tokens=5"), quiet=True)
+
+
+def test_unseen_texts_that_are_all_too_long(recipe, corpus):
+    (file,) = Path("mine").glob("valid.jsonl")
+    first, *_ = file.read_text(encoding="utf-8").splitlines()
+    file.write_text(first, encoding="utf-8")
+    with pytest.raises(TextError):
+        train_autoencoder.main(recipe(*corpus), quiet=True)
+    assert (recipe(*corpus).folder / "autoencoder" / "config.json").exists()  # the work is not lost
+
+
+def test_a_missing_backbone_outside_of_checkpoints(recipe):
+    with pytest.raises(BackboneError, match="no such folder"):
+        train_autoencoder.main(recipe("name=other", "backbone.path=elsewhere"), quiet=True)
+
+
+# The command line
+
+
+def command(stage, *arguments):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, str(ROOT / "recipes" / f"{stage}.py"), *arguments],
+        capture_output=True, text=True, env=environment, check=False,
+    )  # fmt: skip
+
+
+def test_the_command_trains_and_says_where(workplace, recipe):
+    undo_denoiser(recipe().folder)
+    run = command("train_denoiser", "tiny.yaml", "train_denoiser.steps=2", "--quiet")
+    assert run.returncode == 0, run.stderr
+    assert "trained in" in run.stdout
+    assert str(Path("checkpoints/tiny")) in run.stdout
+    assert "Traceback" not in run.stderr
+    assert (recipe().folder / "model_index.json").exists()
+
+
+def test_three_mistakes_are_all_told_before_anything_begins(workplace, fingerprint):
+    before = fingerprint(".")
+    run = command(
+        "train_autoencoder", "tiny.yaml", "autoencodr.width=8", "data.max_tokens=x", "train_denoiser.steps=0"
+    )
+    assert run.returncode == 1
+    assert run.stderr.startswith("error: tiny.yaml: 3 problems")
+    for part in ("autoencodr", "did you mean autoencoder?", "data.max_tokens", "train_denoiser.steps"):
+        assert part in run.stderr
+    assert "Traceback" not in run.stderr
+    assert run.stdout == ""
+    assert fingerprint(".") == before
+
+
+@pytest.mark.parametrize(
+    "stage", [pretrain_backbone, train_autoencoder, train_denoiser], ids=lambda s: s.__name__
+)
+def test_every_stage_tells_its_usage(stage):
+    assert stage.__doc__.count(f"python recipes/{stage.__name__}.py storyworld") == 1
+
+
+def test_the_batches_of_a_backbone_depend_on_the_step_alone(tiny, recipe):
+    codec = load_codec(tiny.checkpoint)
+    rows = [list(range(10, 40)), list(range(50, 70))]
+    rows = [[*row, codec.tokenizer.eos_token_id] for row in rows]
+    once, again, other = (
+        pretrain_backbone.masked_batch(
+            rows, codec.tokenizer, recipe("pretrain_backbone.mask_rates=[0.5]"), step
+        )
+        for step in (3, 3, 4)
+    )
+    assert all(itertools.starmap(torch.equal, zip(once, again, strict=True)))
+    assert not torch.equal(once[0], other[0])
+    assert [row[row >= 0].tolist() for row in once[2]] == rows  # the labels are the whole texts

@@ -1,0 +1,373 @@
+"""The `latdiff` command: what it prints, what it writes, and a sentence for every mistake."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import yaml
+
+from latdiff import AttributeHead, cli, storyworld
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny, tmp_path_factory):
+    """The tiny checkpoint with two heads, fitted by the command itself."""
+    folder = shutil.copytree(tiny.checkpoint, tmp_path_factory.mktemp("cli") / "tiny")
+    for name in ("sentiment", "tense"):
+        cli.main(["fit-head", str(folder), "--quiet", "--data", "storyworld", "--label-column", name,
+                  "--name", name, "--limit", "80"])  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def latdiff(checkpoint, capsys):
+    """latdiff(command, *flags) -> what was printed"""
+
+    def run(command, *flags, folder=checkpoint):
+        capsys.readouterr()
+        cli.main([command, str(folder), "--quiet", *map(str, flags)])
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def refused(latdiff, checkpoint, fingerprint):
+    """refused(command, *flags) -> the sentence of the error; the checkpoint is left as it was."""
+
+    def run(command, *flags, folder=checkpoint):
+        before = fingerprint(checkpoint)
+        with pytest.raises(SystemExit) as error:
+            latdiff(command, *flags, folder=folder)
+        assert fingerprint(checkpoint) == before
+        said = error.value.code  # a text here is printed, and the exit status is 1
+        assert isinstance(said, str)
+        assert said.startswith("error: ")
+        assert "Traceback" not in said
+        return said.removeprefix("error: ")
+
+    return run
+
+
+@pytest.fixture
+def reviews(tmp_path):
+    def write(rows):
+        path = tmp_path / "reviews.jsonl"
+        path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+        return path
+
+    return write
+
+
+def rows_of(labels, each=6):
+    stories = storyworld.sample(each * len(labels), 5)
+    return [{"text": story.text, "label": labels[i % len(labels)]} for i, story in enumerate(stories)]
+
+
+# sample
+
+
+def test_sample_prints_a_text_a_line_and_the_same_for_the_same_seed(latdiff):
+    first, again, other = (latdiff("sample", "--num-samples", 3, "--seed", seed) for seed in (0, 0, 1))
+    assert first.count("\n") == 3
+    assert first == again
+    assert first != other
+
+
+def test_sample_is_the_pipelines_own(latdiff, pipe):
+    expected = pipe(num_samples=2, generator=torch.Generator().manual_seed(4)).texts
+    assert latdiff("sample", "--num-samples", 2, "--seed", 4) == "".join(f"{text}\n" for text in expected)
+
+
+def test_sample_as_json(latdiff):
+    printed = latdiff("sample", "--num-samples", 2, "--seed", 5, "--json", "--guide", "sentiment=positive:2.5",
+                      "--guide", "tense=past")  # fmt: skip
+    rows = [json.loads(line) for line in printed.splitlines()]
+    assert [row["index"] for row in rows] == [0, 1]
+    for row in rows:
+        assert set(row) == {"text", "seed", "index", "guides"}
+        assert row["seed"] == 5
+        assert set(row["guides"]) == {"sentiment", "tense"}
+        assert row["guides"]["sentiment"]["target"] == "positive"
+        assert row["guides"]["sentiment"]["scale"] == 2.5
+        assert row["guides"]["tense"]["scale"] == cli.DEFAULT_SCALE
+        assert 0 <= row["guides"]["sentiment"]["prob"] <= 1
+
+
+def test_sample_as_json_without_guides(latdiff):
+    (row,) = map(json.loads, latdiff("sample", "--num-samples", 1, "--json").splitlines())
+    assert row["guides"] == {}
+
+
+def test_compare_shows_unsteered_texts_of_the_same_seed(latdiff):
+    flags = ("--num-samples", 2, "--seed", 1, "--guide", "sentiment=negative:3")
+    plain = latdiff("sample", *flags[:4]).splitlines()
+    rows = [json.loads(line) for line in latdiff("sample", *flags, "--compare", "--json").splitlines()]
+    assert [row["unsteered"] for row in rows] == plain
+    assert [row["text"] for row in rows] == latdiff("sample", *flags).splitlines()
+    beside = latdiff("sample", *flags, "--compare")
+    assert beside.count("\n\n") == 2
+    assert all(line.count("  |  ") == 1 for line in beside.splitlines() if line)
+
+
+def test_two_columns():
+    assert cli.side_by_side("one two three", "four", width=8) == "one two   |  four\nthree     |  "
+
+
+def test_scheduler_and_steps_change_what_is_written(latdiff, pipe):
+    from latdiff.pipeline import make_scheduler
+
+    pipe.scheduler = make_scheduler("unipc", pipe.scheduler.config.trained_betas)
+    expected = pipe(num_samples=2, num_inference_steps=6, generator=torch.Generator().manual_seed(0)).texts
+    assert (
+        latdiff("sample", "--num-samples", 2, "--scheduler", "unipc", "--steps", 6).splitlines() == expected
+    )
+
+
+def test_sampling_leaves_the_checkpoint_as_it_was(latdiff, checkpoint, fingerprint):
+    before = fingerprint(checkpoint)
+    latdiff("sample", "--num-samples", 1, "--guide", "tense=past", "--scheduler", "ddim")
+    assert fingerprint(checkpoint) == before
+
+
+# fit-head
+
+
+def test_fit_head_writes_a_head_and_says_how_good_it_is(latdiff, checkpoint, reviews):
+    labels = ["calm", "wild", "dull"]
+    printed = latdiff("fit-head", "--data", reviews(rows_of(labels)), "--name", "mood")
+    try:
+        head = AttributeHead.load(checkpoint / "heads" / "mood")
+        assert head.labels == sorted(labels)
+        for part in ("mood", "18 texts", "calm, dull, wild", f"{head.accuracy_:.3f}", str(checkpoint)):
+            assert part in printed
+        assert len(latdiff("sample", "--num-samples", 1, "--guide", "mood=wild").splitlines()) == 1
+    finally:
+        shutil.rmtree(checkpoint / "heads" / "mood")
+
+
+def test_columns_have_names_of_their_own(latdiff, checkpoint, reviews):
+    data = reviews([{"body": row["text"], "meta": {"tone": row["label"]}} for row in rows_of(["up", "down"])])
+    latdiff(
+        "fit-head", "--data", data, "--name", "tone", "--text-column", "body", "--label-column", "meta.tone"
+    )
+    assert AttributeHead.load(checkpoint / "heads" / "tone").labels == ["down", "up"]
+    shutil.rmtree(checkpoint / "heads" / "tone")
+
+
+# evaluate
+
+
+def test_evaluate_writes_every_figure(latdiff, checkpoint, tmp_path, fingerprint):
+    before = fingerprint(checkpoint)
+    file = tmp_path / "figures" / "metrics.json"
+    printed = latdiff("evaluate", "--json", file, "--num-samples", 4, "--scale", 2, "--seed", 1,
+                      "--samplers", "ddim:2", "renoise:3")  # fmt: skip
+    document = json.loads(file.read_text(encoding="utf-8"))
+    assert {"checkpoint", "seed", "machine", "reconstruction", "unconditional", "guided", "composed"} <= set(
+        document
+    )
+    assert document["checkpoint"] == "tiny"
+    assert 0 <= document["reconstruction"]["exact_match"] <= 1
+    assert set(document["reconstruction"]["under_noise"]) == {"0.25", "0.5", "1.0"}
+    assert [(row["scheduler"], row["steps"]) for row in document["unconditional"]] == [
+        ("ddim", 2),
+        ("renoise", 3),
+    ]
+    for row in document["unconditional"]:
+        assert {"n", "validity", "errors", "distinct", "memorised", "seconds"} <= set(row)
+        assert set(row["slot_tv"]) == {"mean", "floor"}
+    targets = [(row["attribute"], row["target"], row["scale"], row["n"]) for row in document["guided"]]
+    assert targets == [
+        ("sentiment", "negative", 2, 2), ("sentiment", "positive", 2, 2), ("tense", "past", 2, 2),
+        ("tense", "present", 2, 2),
+    ]  # fmt: skip
+    assert all({"success", "validity", "slot_tv"} <= set(row) for row in document["guided"])
+    assert len(document["composed"]) == 4
+    for row in document["composed"]:
+        assert set(row["targets"]) == {"sentiment", "tense"}
+        assert {"n", "success", "validity"} <= set(row)
+    assert str(file) in printed
+    assert "steered by sentiment" in printed
+    assert fingerprint(checkpoint) == before
+
+
+def test_evaluate_keeps_what_training_measured(latdiff, checkpoint, tmp_path):
+    file = tmp_path / "metrics.json"
+    trained = {
+        "training": {"denoiser_steps": 6},
+        "reconstruction": {"training_minutes": 1.5, "exact_match": 7},
+    }
+    file.write_text(json.dumps(trained), encoding="utf-8")
+    plain = shutil.copytree(checkpoint, tmp_path / "plain")
+    shutil.rmtree(plain / "heads")
+    latdiff("evaluate", "--json", file, "--num-samples", 2, "--samplers", "ddim:1", folder=plain)
+    document = json.loads(file.read_text(encoding="utf-8"))
+    assert document["training"] == trained["training"]
+    assert document["reconstruction"]["training_minutes"] == 1.5
+    assert document["reconstruction"]["exact_match"] <= 1
+    assert document["guided"] == document["composed"] == []
+
+
+# check-config
+
+
+def test_check_config_prints_the_whole_recipe(tiny, capsys):
+    cli.main(["check-config", str(tiny.recipe), "seed=3"])
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["seed"] == 3
+    assert printed["autoencoder"]["num_latents"] == 3
+    assert "diffusion" in printed  # defaults too
+
+
+def test_check_config_prints_every_problem(tiny):
+    with pytest.raises(SystemExit) as error:
+        cli.main(["check-config", str(tiny.recipe), "sed=3", "denoiser.heads=5", "data.max_tokens=x"])
+    assert str(error.value).startswith("error: ")
+    assert str(error.value).count("\n  - ") == 2  # what belongs together is checked once each part is right
+
+
+# Mistakes
+
+
+def test_an_unknown_head(refused):
+    said = refused("sample", "--guide", "sentimnt=positive")
+    assert "sentimnt" in said
+    assert "sentiment, tense" in said
+
+
+def test_an_unknown_label(refused):
+    assert "did you mean positive?" in refused("sample", "--guide", "sentiment=positiv:2")
+
+
+@pytest.mark.parametrize(
+    "guide", ["sentiment", "sentiment=", "=positive", "sentiment=positive:", "sentiment=positive:x", "",
+              "sentiment=positive:nan", "sentiment=positive:inf"],
+)  # fmt: skip
+def test_a_malformed_guide(refused, guide):
+    said = refused("sample", "--guide", guide)
+    assert repr(guide) in said
+    assert "HEAD=LABEL" in said
+
+
+def test_an_unknown_scheduler(refused):
+    assert "did you mean ddim?" in refused("sample", "--scheduler", "ddimm")
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddim:", "ddim:0", "ddim:x", "dim:5"])
+def test_a_malformed_sampler(refused, tmp_path, sampler):
+    assert repr(sampler) in refused("evaluate", "--json", tmp_path / "m.json", "--samplers", sampler)
+    assert not (tmp_path / "m.json").exists()
+
+
+@pytest.mark.parametrize(
+    "flags", [("--num-samples", 0), ("--num-samples", -2), ("--steps", 0), ("--steps", -1)]
+)
+def test_numbers_below_one(refused, flags):
+    assert "must both be 1 or more" in refused("sample", *flags)
+
+
+def test_more_steps_than_there_are(refused):
+    assert "num_inference_steps=5000 is more than the 1000" in refused("sample", "--steps", 5000)
+
+
+@pytest.mark.parametrize("command", [("sample",), ("evaluate", "--json", "m.json")])
+def test_a_checkpoint_that_is_not_there(refused, tmp_path, command):
+    said = refused(*command, folder=tmp_path / "none")
+    assert "no model_index.json" in said
+    assert "make train-diffusion" in said
+
+
+@pytest.mark.parametrize("part", ["text_model", "autoencoder", "denoiser"])
+def test_a_checkpoint_cut_short(refused, checkpoint, tmp_path, part):
+    damaged = shutil.copytree(checkpoint, tmp_path / "damaged")
+    (weights,) = (damaged / part).glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-30])
+    assert "cut short or damaged" in refused("sample", folder=damaged)
+
+
+def test_a_head_cut_short(refused, checkpoint, tmp_path):
+    damaged = shutil.copytree(checkpoint, tmp_path / "damaged")
+    weights = damaged / "heads" / "tense" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    assert "cut short or damaged" in refused("sample", "--guide", "tense=past", folder=damaged)
+
+
+def test_a_head_of_another_checkpoint(refused, checkpoint, tmp_path):
+    other = shutil.copytree(checkpoint, tmp_path / "other")
+    config = other / "heads" / "tense" / "config.json"
+    digest = json.loads(config.read_text(encoding="utf-8"))["codec_digest"]
+    config.write_text(
+        config.read_text(encoding="utf-8").replace(digest, "0123456789abcdef"), encoding="utf-8"
+    )
+    said = refused("sample", "--guide", "tense=past", folder=other)
+    assert digest in said
+    assert "0123456789abcdef" in said
+
+
+def test_data_that_are_not_there(refused, tmp_path):
+    assert "none.jsonl" in refused("fit-head", "--data", tmp_path / "none.jsonl", "--name", "x")
+
+
+def test_data_of_one_class(refused, reviews):
+    assert "'good'" in refused("fit-head", "--data", reviews(rows_of(["good"])), "--name", "x")
+
+
+def test_data_of_too_few_texts(refused, reviews):
+    assert "at least 5" in refused(
+        "fit-head", "--data", reviews(rows_of(["good", "bad"], each=3)), "--name", "x"
+    )
+
+
+def test_data_without_the_column(refused, reviews):
+    said = refused(
+        "fit-head", "--data", reviews(rows_of(["a", "b"])), "--name", "x", "--label-column", "labl"
+    )
+    assert "did you mean label?" in said
+
+
+def test_data_that_are_no_json(refused, tmp_path):
+    (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{oops', encoding="utf-8")
+    assert "line 2" in refused("fit-head", "--data", tmp_path / "bad.jsonl", "--name", "x")
+
+
+def test_data_too_long_for_the_autoencoder(refused, reviews):
+    rows = rows_of(["a", "b"])
+    rows[3]["text"] = "harbor " * 300
+    said = refused("fit-head", "--data", reviews(rows), "--name", "x")
+    assert "1 of 12 texts are longer than the 96 tokens" in said
+
+
+@pytest.mark.parametrize("flag", ["--limit=0", "--limit=-5", "--regularisation=0", "--regularisation=nan"])
+def test_settings_of_the_fit_that_cannot_be(refused, reviews, flag):
+    said = refused("fit-head", "--data", reviews(rows_of(["a", "b"])), "--name", "x", flag)
+    assert flag.partition("=")[0] in said
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a/b", "a=b"])
+def test_a_name_that_no_guide_could_call(refused, reviews, name):
+    assert repr(name) in refused("fit-head", "--data", reviews(rows_of(["a", "b"])), "--name", name)
+
+
+@pytest.mark.parametrize("content", ["{oops", "[]"])
+def test_figures_that_cannot_be_added_to(refused, tmp_path, content):
+    file = tmp_path / "metrics.json"
+    file.write_text(content, encoding="utf-8")
+    assert "metrics.json exists but holds no figures" in refused(
+        "evaluate", "--json", file, "--num-samples", 1
+    )
+    assert file.read_text(encoding="utf-8") == content
+
+
+def test_evaluating_without_the_recipe(refused, checkpoint, tmp_path):
+    bare = shutil.copytree(checkpoint, tmp_path / "bare")
+    (bare / "recipe.yaml").unlink()
+    assert "recipe.yaml" in refused("evaluate", "--json", tmp_path / "m.json", folder=bare)
+
+
+def test_no_command_at_all(capsys):
+    with pytest.raises(SystemExit) as error:
+        cli.main([])
+    assert error.value.code == 2
+    assert "usage: latdiff" in capsys.readouterr().err

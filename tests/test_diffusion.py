@@ -1,0 +1,170 @@
+"""The loss and the denoise function, against denoisers whose answers are known."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+from latdiff.denoiser import LatentDenoiser
+from latdiff.diffusion import GaussianDiffusion
+from latdiff.schedule import add_noise, betas
+
+ALPHA2 = DDPMScheduler(trained_betas=betas("cosine")).alphas_cumprod
+
+
+@pytest.fixture
+def x0():
+    return torch.randn(16, 3, 4, generator=torch.Generator().manual_seed(1))
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+class Knowing(torch.nn.Module):
+    """Knows x0: with it and z, v follows from the noise level."""
+
+    def __init__(self, x0, prediction):
+        super().__init__()
+        self.config = SimpleNamespace(prediction=prediction)
+        self.x0, self.calls = x0, []
+
+    def forward(self, z, log_snr, cond=None, x_prev=None):
+        self.calls.append(SimpleNamespace(
+            z=z, log_snr=log_snr, cond=cond, x_prev=None if x_prev is None else x_prev.clone(),
+            gradient=torch.is_grad_enabled(),
+        ))  # fmt: skip
+        x0 = self.x0 if len(z) == len(self.x0) else self.x0[: len(z)]
+        if self.config.prediction == "x0":
+            return x0
+        alpha2 = torch.sigmoid(log_snr.double()).view(-1, 1, 1)
+        return ((alpha2.sqrt() * z - x0) / (1 - alpha2).sqrt()).float()
+
+
+@pytest.fixture(params=["v", "x0"])
+def prediction(request):
+    return request.param
+
+
+@pytest.fixture
+def network(prediction):
+    torch.manual_seed(0)
+    model = LatentDenoiser(3, 4, width=16, depth=1, heads=2, prediction=prediction)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.2)
+    return model
+
+
+def test_whoever_knows_x0_has_no_loss(x0, prediction):
+    diffusion = GaussianDiffusion(Knowing(x0, prediction), ALPHA2, self_conditioning=0)
+    assert diffusion.loss(x0, seeded()) < 1e-3
+    assert diffusion.loss(x0 + 1, seeded()) > 0.5  # the one that knows another x0 has
+
+
+def test_who_says_zero_pays_the_targets_variance(x0, prediction):
+    new = LatentDenoiser(3, 4, width=16, depth=1, heads=2, prediction=prediction)
+    large = torch.randn(4000, 3, 4, generator=seeded(2))
+    # unit variance of data and noise: both targets have unit variance
+    assert GaussianDiffusion(new, ALPHA2).loss(large, seeded()).item() == pytest.approx(1, abs=0.03)
+
+
+def test_denoise_finds_the_x0_that_was_known(x0, prediction):
+    diffusion = GaussianDiffusion(Knowing(x0, prediction), ALPHA2)
+    t = torch.linspace(0, 990, len(x0)).long()
+    z = add_noise(x0, torch.randn(x0.shape, generator=seeded()), ALPHA2[t])
+    torch.testing.assert_close(diffusion.denoise(z, t), x0, rtol=1e-3, atol=1e-3)
+
+
+def test_every_weight_gets_a_gradient(x0, network):
+    GaussianDiffusion(network, ALPHA2, self_conditioning=0.5).loss(x0, seeded()).backward()
+    assert [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+def test_a_few_steps_lower_the_loss(x0, network):
+    diffusion = GaussianDiffusion(network, ALPHA2)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
+    before = diffusion.loss(x0, seeded()).item()
+    for step in range(30):
+        optimizer.zero_grad()
+        diffusion.loss(x0, seeded(step)).backward()
+        optimizer.step()
+    assert diffusion.loss(x0, seeded()).item() < 0.9 * before
+
+
+@torch.no_grad()
+def test_the_loss_depends_on_the_generators_seed_alone(x0, network):
+    diffusion = GaussianDiffusion(network, ALPHA2)
+    torch.manual_seed(1)
+    first = diffusion.loss(x0, seeded(5))
+    torch.manual_seed(2)
+    assert torch.equal(diffusion.loss(x0, seeded(5)), first)
+    assert not torch.equal(diffusion.loss(x0, seeded(6)), first)
+
+
+@torch.no_grad()
+def test_arguments_are_left_as_they_were(x0, network):
+    diffusion = GaussianDiffusion(network, ALPHA2, self_conditioning=1)
+    t, alpha2 = torch.full((16,), 300), ALPHA2.clone()
+    arguments = [x0, 2 * x0, t, x0.flip(0)]
+    before = [argument.clone() for argument in arguments]
+    diffusion.loss(arguments[0], seeded())
+    diffusion.denoise(arguments[1], arguments[2], None, arguments[3])
+    assert all(map(torch.equal, arguments, before))
+    assert torch.equal(diffusion.alpha2, alpha2)
+
+
+def test_timesteps_cover_all_noise_levels_evenly(x0, prediction):
+    knowing = Knowing(x0, prediction)
+    GaussianDiffusion(knowing, ALPHA2, self_conditioning=0).loss(x0, seeded())
+    (call,) = knowing.calls
+    steps = [(ALPHA2 - torch.sigmoid(snr)).abs().argmin().item() for snr in call.log_snr]
+    # one in each sixteenth of the schedule; the ends are clamped, so they are left out
+    assert [step * 16 // 1000 for step in steps][1:-1] == list(range(1, 15))
+
+
+# Self-conditioning
+
+
+def test_estimates_come_in_without_gradient(x0, prediction):
+    knowing = Knowing(x0, prediction)
+    GaussianDiffusion(knowing, ALPHA2, self_conditioning=1).loss(x0, seeded())
+    estimate, final = knowing.calls
+    assert not estimate.gradient
+    assert final.gradient
+    assert estimate.x_prev is None or not estimate.x_prev.any()
+    torch.testing.assert_close(final.x_prev, x0, rtol=1e-2, atol=1e-2)
+
+
+def test_without_self_conditioning_nothing_comes_in(x0, prediction):
+    knowing = Knowing(x0, prediction)
+    GaussianDiffusion(knowing, ALPHA2, self_conditioning=0).loss(x0, seeded())
+    (call,) = knowing.calls
+    assert not call.x_prev.any()
+
+
+def test_estimates_come_in_as_often_as_asked(prediction):
+    x0 = torch.ones(400, 1, 1)
+    knowing = Knowing(x0, prediction)
+    GaussianDiffusion(knowing, ALPHA2, self_conditioning=0.25).loss(x0, seeded())
+    estimate, final = knowing.calls
+    assert (final.x_prev != 0).sum() == len(estimate.z)
+    assert len(estimate.z) / 400 == pytest.approx(0.25, abs=0.06)
+
+
+def test_conditions_follow_their_rows(x0, prediction):
+    knowing = Knowing(x0, prediction)
+    cond = torch.arange(16)
+    GaussianDiffusion(knowing, ALPHA2, self_conditioning=0.5).loss(x0, seeded(), cond)
+    estimate, final = knowing.calls
+    assert torch.equal(final.cond, cond)
+    torch.testing.assert_close(estimate.z, final.z[estimate.cond])
+
+
+def test_denoise_hands_on_what_it_is_given(x0, prediction):
+    knowing = Knowing(x0, prediction)
+    GaussianDiffusion(knowing, ALPHA2).denoise(x0, torch.full((16,), 5), "words", x0 + 2)
+    (call,) = knowing.calls
+    assert call.cond == "words"
+    assert torch.equal(call.x_prev, x0 + 2)

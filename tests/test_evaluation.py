@@ -1,0 +1,226 @@
+"""A checkpoint measured: figures that can be known beforehand, and the shape of every row."""
+
+import json
+
+import pytest
+import torch
+
+from latdiff import evaluation, storyworld
+from latdiff.config import Recipe, load_recipe
+from latdiff.data import Corpus
+from latdiff.evaluation import (
+    Evaluation,
+    reconstruction,
+    reconstruction_table,
+    token_accuracy,
+    update_metrics,
+)
+from latdiff.guidance import AttributeHead
+from latdiff.tokens import tokenize
+
+TEXTS = [story.text for story in storyworld.sample(6, 11)]
+
+
+# Reconstruction
+
+
+def test_a_codec_that_gives_texts_back_is_perfect(codec, monkeypatch):
+    """Decoding made perfect: whoever has the clean latents knows the text."""
+    latents = codec.encode(TEXTS)
+
+    def lookup(given, **options):
+        return [TEXTS[i] if d < 1e-3 else "?" for d, i in zip(*torch.cdist(
+            given.flatten(1), latents.flatten(1)).min(1), strict=True)]  # fmt: skip
+
+    monkeypatch.setattr(codec, "decode", lookup)
+    measured = reconstruction(codec, TEXTS)
+    assert measured["exact_match"] == 1
+    assert measured["under_noise"] == {"0.25": 0, "0.5": 0, "1.0": 0}
+    assert measured["n"] == 6
+
+
+def test_texts_too_long_are_counted_and_left_out(codec):
+    measured = reconstruction(codec, [*TEXTS, "harbor " * 300])
+    assert (measured["n"], measured["too_long"]) == (6, 1)
+
+
+def test_noise_depends_on_the_seed(codec, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        codec, "decode", lambda latents, **options: seen.append(latents) or [""] * len(latents)
+    )
+    for seed in (0, 0, 1):
+        reconstruction(codec, TEXTS, seed)
+    first, again, other = seen[:4], seen[4:8], seen[8:]
+    assert all(map(torch.equal, first, again))
+    noises = [latents - codec.encode(TEXTS) for latents in first]
+    spread = [noise.std().item() for noise in noises]
+    assert spread[:3] == pytest.approx([0.25, 0.5, 1.0], rel=0.3)
+    assert spread[3] == 0
+    assert not torch.equal(first[0], other[0])
+
+
+def test_token_accuracy_counts_what_the_decoder_ranks_first(codec, monkeypatch):
+    ids = tokenize(codec.tokenizer, TEXTS)
+    latents = codec.encode(TEXTS)
+    right = iter(range(1000))
+
+    def logits(model, features, labels, mask=None):
+        # every third token right, whatever the padding
+        flat = torch.tensor([next(right) % 3 == 0 for _ in range(labels.numel())]).view_as(labels)
+        guess = torch.where(flat, labels, labels + 1).clamp(min=0)
+        return torch.nn.functional.one_hot(guess, codec.text_model.config.vocab_size + 1).float()
+
+    monkeypatch.setattr(evaluation, "decoder_logits", logits)
+    assert token_accuracy(codec, latents, ids) == pytest.approx(1 / 3, abs=0.03)
+
+
+def test_the_table_names_every_figure():
+    table = reconstruction_table(
+        {"n": 1200, "token_accuracy": 0.91, "exact_match": 0.5, "under_noise": {"0.25": 0.4, "0.5": 0.125}}
+    )
+    for part in ("1,200", "0.910", "0.500", "0.25 sd", "0.400", "0.125"):
+        assert part in table
+
+
+# Sampling
+
+
+class Fixed:
+    """A pipeline that writes the texts it was told to."""
+
+    def __init__(self, pipe, write):
+        self.scheduler, self.write, self.calls = pipe.scheduler, write, []
+
+    def __call__(self, num_samples, guides, num_inference_steps, generator):
+        self.calls.append(
+            (num_samples, guides, num_inference_steps, generator.initial_seed(), self.scheduler)
+        )
+        return type("Out", (), {"texts": self.write(num_samples, guides)})
+
+
+def evaluate(pipe, write, recipe=None, train=()):
+    """An Evaluation of eight samples a figure."""
+    corpus = Corpus(list(train), TEXTS)
+    fixed = Fixed(pipe, write)
+    return Evaluation(fixed, recipe or Recipe(), corpus, num_samples=8, seed=3), fixed
+
+
+def stories(seed=0, **attributes):
+    return lambda n, guides=(): [story.text for story in storyworld.sample(n, seed, **attributes)]
+
+
+def head(name, labels, pipe):
+    return AttributeHead(
+        name, list(labels), torch.zeros(len(labels), 3, 4), torch.zeros(len(labels)), 0.5, "abc"
+    )
+
+
+def test_true_stories_are_valid_and_the_row_has_every_figure(pipe):
+    measured, fixed = evaluate(pipe, stories(), train=stories()(2))
+    row = measured.unconditional("ddim", 7)
+    assert (row["scheduler"], row["steps"], row["n"]) == ("ddim", 7, 8)
+    assert row["validity"] == 1
+    assert row["errors"] == {}
+    assert row["distinct"] == 1
+    assert row["memorised"] == 0.25
+    assert 0 < row["slot_tv"]["floor"] < 1
+    assert row["slot_tv"]["mean"] == pytest.approx(row["slot_tv"]["floor"], abs=0.25)
+    assert row["seconds"] >= 0
+    assert row["samples"] == stories()(8)
+    ((n, guides, steps, seed, scheduler),) = fixed.calls
+    assert (n, list(guides), steps, seed) == (8, [], 7, 3)
+    assert type(scheduler).__name__ == "DDIMScheduler"
+    json.dumps(row)
+
+
+def test_the_pipelines_own_scheduler_is_put_back(pipe):
+    own = pipe.scheduler
+    measured, fixed = evaluate(pipe, stories())
+    measured.unconditional("unipc", 2)
+    assert fixed.scheduler is own
+
+
+def test_broken_texts_are_not_valid_and_their_errors_are_named(pipe):
+    measured, _ = evaluate(pipe, lambda n, guides: ["harbor harbor"] * n)
+    row = measured.unconditional("ddpm", 2)
+    assert row["validity"] == 0
+    assert set(row["errors"]) <= set(storyworld.ERRORS)
+    assert max(row["errors"].values()) == 1
+    assert row["distinct"] == 1 / 8
+
+
+def test_the_oracle_judges_what_was_steered(pipe):
+    """The pipeline writes positive stories whatever was asked for."""
+    measured, fixed = evaluate(pipe, stories(sentiment="positive"))
+    rows = measured.guided(head("sentiment", ("negative", "positive"), pipe), scale=2.0)
+    assert [(row["attribute"], row["target"], row["scale"], row["n"]) for row in rows] == [
+        ("sentiment", "negative", 2.0, 4), ("sentiment", "positive", 2.0, 4),
+    ]  # fmt: skip
+    assert [row["success"] for row in rows] == [0, 1]
+    assert all(row["validity"] == 1 and row["judge"] == "oracle" for row in rows)
+    assert all({"mean", "floor"} <= set(row["slot_tv"]) for row in rows)
+    assert [(g.label, g.scale) for call in fixed.calls for g in call[1]] == [
+        ("negative", 2.0),
+        ("positive", 2.0),
+    ]
+
+
+def test_a_composition_succeeds_only_with_all_its_targets(pipe):
+    measured, fixed = evaluate(pipe, stories(sentiment="positive", tense="past"))
+    heads = [head("sentiment", ("negative", "positive"), pipe), head("tense", ("past", "present"), pipe)]
+    rows = measured.composed(heads, scale=4.0)
+    success = {tuple(row["targets"].values()): row["success"] for row in rows}
+    assert success == {
+        ("negative", "past"): 0, ("negative", "present"): 0, ("positive", "past"): 1, ("positive", "present"): 0,
+    }  # fmt: skip
+    assert [row["n"] for row in rows] == [2] * 4
+    assert all(len(call[1]) == 2 for call in fixed.calls)
+
+
+def test_without_an_oracle_the_labels_own_words_count(pipe, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("data: {source: mine.txt}", encoding="utf-8")
+    words = ["A cheap PUB", "a pub", "an inn", "none"]
+    measured, _ = evaluate(pipe, lambda n, guides: words[:n], load_recipe(str(path)))
+    rows = {row["target"]: row for row in measured.guided(head("place", ("inn", "pub"), pipe), 1.0)}
+    assert rows["pub"]["success"] == 0.5
+    assert rows["inn"]["success"] == 0.25
+    assert "words" in rows["pub"]["judge"]
+    assert "validity" not in rows["pub"]
+    assert "validity" not in measured.unconditional("ddpm", 2)
+
+
+def test_an_attribute_that_the_oracle_does_not_know_is_judged_by_its_words(pipe):
+    measured, _ = evaluate(pipe, lambda n, guides: ["so gloomy", "bright"] * (n // 2))
+    rows = measured.guided(head("light", ("bright", "gloomy"), pipe), 1.0)
+    assert [row["success"] for row in rows] == [0.5, 0.5]
+
+
+def test_the_summary_carries_every_row(pipe):
+    measured, _ = evaluate(pipe, stories(sentiment="positive"))
+    heads = [head("sentiment", ("negative", "positive"), pipe), head("tense", ("past", "present"), pipe)]
+    document = {
+        "unconditional": [measured.unconditional("ddim", 7)],
+        "guided": [row for h in heads for row in measured.guided(h, 2.0)],
+        "composed": measured.composed(heads, 2.0),
+    }
+    said = evaluation.summary(document)
+    assert "ddim 7 steps: valid 1.000" in said
+    assert "steered by sentiment: right 0.500 (worst 0.000), valid 1.000, 8 samples at scale 2" in said
+    assert "steered by tense:" in said
+    assert "steered by sentiment and tense at once" in said
+
+
+def test_means_are_weighted_by_numbers_of_texts():
+    assert evaluation.mean_of([{"n": 1, "x": 1.0}, {"n": 3, "x": 0.0}], "x") == 0.25
+
+
+# The document on disk
+
+
+def test_figures_join_those_already_there(tmp_path):
+    update_metrics(tmp_path, {"a": 1, "b": {"c": 2}})
+    update_metrics(tmp_path, {"b": 3})
+    assert json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8")) == {"a": 1, "b": 3}
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.json"]

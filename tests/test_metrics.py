@@ -1,0 +1,46 @@
+"""Figures about lists of texts, on lists whose figures are known."""
+
+import pytest
+
+from latdiff import metrics
+
+
+def test_exact_match_counts_equal_pairs():
+    assert metrics.exact_match(["a", "b", "c ", "d"], ["a", "b", "c", "D"]) == 0.5
+
+
+def test_exact_match_refuses_lists_of_unequal_length():
+    with pytest.raises(ValueError):
+        metrics.exact_match(["a"], ["a", "b"])
+
+
+def test_distinct_counts_every_text_once():
+    assert metrics.distinct(["a", "a", "b", "c"]) == 0.75
+    assert metrics.distinct(["a"] * 4) == 0.25
+
+
+def test_memorised_is_the_share_found_word_for_word():
+    assert metrics.memorised(["a b", "a c", "a b", "x"], iter(["a b", "q"])) == 0.5
+
+
+def test_ngrams_are_of_lower_case_words():
+    assert metrics.ngrams("The cat  sat", 2) == [("the", "cat"), ("cat", "sat")]
+    assert metrics.ngrams("one two", 3) == []
+
+
+def test_four_gram_memorisation():
+    training = ["a b c d e"]  # abcd, bcde
+    assert metrics.four_gram_memorisation(["a b c d x"], training) == 0.5  # abcd of abcd, bcdx
+    assert metrics.four_gram_memorisation(["A B C D"], training) == 1
+    assert metrics.four_gram_memorisation(["too short"], training) == 0
+
+
+def test_diversity_is_the_product_of_unique_shares():
+    assert metrics.diversity(["a b c d e"]) == 1
+    # twice the same text: half of the n-grams of each order are unique
+    assert metrics.diversity(["a b c d e"] * 2) == pytest.approx(0.5**3)
+    assert metrics.diversity(["a a a a a"]) == pytest.approx(1 / 4 * 1 / 3 * 1 / 2)
+
+
+def test_mean_words():
+    assert metrics.mean_words(["a b c", "a", ""]) == pytest.approx(4 / 3)

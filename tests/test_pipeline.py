@@ -1,0 +1,314 @@
+"""The pipeline on the tiny checkpoint: seeds, guides, schedulers, disk, and what it refuses."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+from safetensors.torch import load_file, save_file
+
+from latdiff import AttributeHead, LatentTextDiffusionPipeline
+from latdiff.pipeline import CheckpointError, load_codec, load_pipeline
+
+L, D = 3, 4
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def random_head(digest, labels=("a", "b", "c")):
+    weight, bias = torch.randn(len(labels), L, D, generator=seeded()), torch.zeros(len(labels))
+    return AttributeHead("mood", list(labels), weight, bias, 0.9, digest)
+
+
+@pytest.fixture
+def head(pipe):
+    return random_head(pipe.codec.digest())
+
+
+@pytest.fixture
+def copy(tiny, tmp_path):
+    """A copy of the checkpoint, to damage."""
+    return shutil.copytree(tiny.checkpoint, tmp_path / "copy")
+
+
+# Sampling
+
+
+def test_the_seed_decides(pipe):
+    first, again, other = (pipe(num_samples=6, generator=seeded(seed)) for seed in (0, 0, 1))
+    assert torch.equal(first.latents, again.latents)
+    assert first.texts == again.texts
+    assert not torch.allclose(first.latents, other.latents)
+    assert first.texts != other.texts
+
+
+def test_as_many_texts_as_asked_for_and_the_latents_they_came_from(pipe):
+    out = pipe(num_samples=5, generator=seeded())
+    assert len(out.texts) == 5
+    assert out.latents.shape == (5, L, D)
+    assert out.texts == pipe.codec.decode(out.latents)
+    assert out.scores == {}
+
+
+def test_the_default_steps_are_the_checkpoints(pipe):
+    calls = []
+    pipe(callback_on_step_end=lambda *arguments: calls.append(arguments))
+    assert len(calls) == 3  # sampling.steps of the recipe
+    calls.clear()
+    pipe(num_inference_steps=5, callback_on_step_end=lambda *arguments: calls.append(arguments))
+    assert len(calls) == 5
+
+
+def test_starting_noise_can_be_given(pipe):
+    noise = torch.randn(4, L, D, generator=seeded(5))
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    given = pipe(num_samples=4, latents=noise)
+    assert torch.equal(given.latents, pipe(num_samples=4, generator=seeded(5)).latents)
+
+
+def test_batches_leave_a_deterministic_samplers_results_alone(pipe):
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    whole, parts = (pipe(num_samples=5, generator=seeded(), batch_size=size).latents for size in (256, 2))
+    torch.testing.assert_close(whole, parts, rtol=1e-4, atol=1e-5)
+
+
+def test_a_callback_sees_each_step_and_can_replace_the_latents(pipe):
+    seen = []
+
+    def callback(own, step, timestep, state):
+        assert own is pipe
+        seen.append((step, int(timestep), state["latents"].shape))
+        return {"latents": torch.full_like(state["latents"], 0.5)} if step == 3 else None
+
+    out = pipe(num_samples=2, num_inference_steps=4, generator=seeded(), callback_on_step_end=callback)
+    assert [step for step, *_ in seen] == [0, 1, 2, 3]
+    assert [t for _, t, _ in seen] == [999, 749, 499, 249]
+    assert {shape for *_, shape in seen} == {(2, L, D)}
+    assert (out.latents == 0.5).all()
+
+
+def test_decode_options_reach_generate(pipe):
+    plain = pipe(num_samples=2, generator=seeded())
+    short = pipe(num_samples=2, generator=seeded(), decode_options={"forced_eos_token_id": 1, "min_new_tokens": 3,
+                                                                    "repetition_penalty": 5.0})  # fmt: skip
+    assert torch.equal(plain.latents, short.latents)
+    assert plain.texts != short.texts
+
+
+@pytest.mark.parametrize("numbers", [{"num_samples": 0}, {"num_samples": -3}, {"num_inference_steps": 0}])
+def test_nothing_to_do_is_refused(pipe, numbers):
+    with pytest.raises(ValueError, match="must both be 1 or more"):
+        pipe(**numbers)
+
+
+def test_more_steps_than_the_schedule_has_are_refused(pipe):
+    with pytest.raises(ValueError, match="num_inference_steps=1001 is more than the 1000"):
+        pipe(num_inference_steps=1001)
+
+
+# Steering
+
+
+def test_a_guide_steers_and_its_score_says_how_far(pipe, head):
+    plain = pipe(num_samples=16, generator=seeded())
+    before = head.log_prob(plain.latents)[:, 1].exp().mean().item()
+    out = pipe(num_samples=16, guides=[head.toward("b", scale=2.0)], generator=seeded())
+    assert list(out.scores) == ["mood=b"]
+    assert out.scores["mood=b"] == pytest.approx(head.predict_proba(out.latents)[:, 1].tolist(), rel=1e-4)
+    assert sum(out.scores["mood=b"]) / 16 > before + 0.1
+
+
+def test_two_guides_have_two_scores(pipe, head):
+    other = random_head(pipe.codec.digest(), labels=("x", "y"))
+    other.name = "tone"
+    out = pipe(num_samples=3, guides=[head.toward("a"), other.toward("y")], generator=seeded())
+    assert set(out.scores) == {"mood=a", "tone=y"}
+    assert all(len(values) == 3 for values in out.scores.values())
+
+
+def test_a_lambda_can_guide(pipe):
+    def toward_one(denoise, alpha2):
+        return lambda z, t, cond=None, x_prev=None: torch.ones_like(z)
+
+    out = pipe(num_samples=2, guides=[toward_one], generator=seeded())
+    torch.testing.assert_close(out.latents, torch.ones(2, L, D))
+    assert out.scores == {}
+
+
+def test_a_head_fits_and_steers_on_the_pipelines_own_latents(pipe, stories):
+    texts, labels = zip(*stories, strict=True)
+    head = AttributeHead.fit(pipe, list(texts), list(labels), name="tone")
+    out = pipe(
+        num_samples=2, guides=[head.toward("positive", scale=4.0)], num_inference_steps=5, generator=seeded()
+    )
+    assert len(out.scores["tone=positive"]) == 2
+
+
+def test_a_head_of_another_codec_is_refused_with_both_digests(pipe):
+    with pytest.raises(CheckpointError) as error:
+        pipe(guides=[random_head("0123456789abcdef").toward("a")])
+    assert "0123456789abcdef" in str(error.value)
+    assert pipe.codec.digest() in str(error.value)
+    assert "mood" in str(error.value)
+
+
+# Schedulers
+
+
+def test_the_scheduler_can_be_swapped_as_in_diffusers(pipe):
+    before = pipe(num_samples=3, generator=seeded(), num_inference_steps=5)
+    pipe.scheduler = DPMSolverMultistepScheduler.from_config(
+        pipe.scheduler.config, algorithm_type="sde-dpmsolver++"
+    )
+    first, again = (pipe(num_samples=3, generator=seeded(), num_inference_steps=5) for _ in range(2))
+    assert torch.equal(first.latents, again.latents)
+    assert not torch.allclose(first.latents, before.latents)
+    assert pipe.scheduler.config.prediction_type == "sample"
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [DDIMScheduler(), DDIMScheduler(prediction_type="v_prediction"), EulerDiscreteScheduler()],
+    ids=["epsilon", "v", "euler"],
+)
+def test_a_scheduler_of_the_wrong_kind_is_refused(pipe, scheduler):
+    pipe.scheduler = scheduler
+    with pytest.raises(
+        CheckpointError, match=f"{type(scheduler).__name__} with prediction_type=.*does not fit"
+    ):
+        pipe()
+
+
+# On disk
+
+
+def test_a_saved_pipeline_writes_the_same_texts(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    again = LatentTextDiffusionPipeline.from_pretrained(tmp_path)
+    expected, found = (p(num_samples=4, generator=seeded()) for p in (pipe, again))
+    assert torch.equal(expected.latents, found.latents)
+    assert expected.texts == found.texts
+    assert again.config.num_inference_steps == 3
+
+
+def test_nothing_in_a_checkpoint_can_run_code(tiny):
+    kinds = {file.suffix for file in tiny.checkpoint.rglob("*") if file.is_file()}
+    assert kinds <= {".safetensors", ".json", ".yaml", ".txt", ".md"}
+
+
+def test_a_denoiser_of_another_codec_is_refused_with_both_digests(copy, pipe):
+    config = copy / "denoiser" / "config.json"
+    config.write_text(
+        config.read_text(encoding="utf-8").replace(pipe.codec.digest(), "0123456789abcdef"), "utf-8"
+    )
+    for load in (load_pipeline, LatentTextDiffusionPipeline.from_pretrained):
+        with pytest.raises(CheckpointError) as error:
+            load(copy)
+        assert "0123456789abcdef" in str(error.value)
+        assert pipe.codec.digest() in str(error.value)
+
+
+def refusal(load, folder):
+    with pytest.raises(CheckpointError) as error:
+        load(folder)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+PARTS = ("tokenizer", "text_model", "autoencoder", "denoiser", "scheduler")
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_missing_part_is_named(copy, part):
+    shutil.rmtree(copy / part)
+    said = refusal(load_pipeline, copy)
+    assert part in said
+    assert "incomplete" in said
+
+
+@pytest.mark.parametrize("part", ["text_model", "autoencoder", "denoiser"])
+def test_weights_cut_short(copy, part):
+    (weights,) = (copy / part).glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-50])
+    assert "cut short or damaged" in refusal(load_pipeline, copy)
+
+
+@pytest.mark.parametrize("part", ["text_model", "autoencoder", "denoiser"])
+def test_weights_that_are_missing(copy, part):
+    (weights,) = (copy / part).glob("*.safetensors")
+    weights.unlink()
+    assert "cut short or damaged" in refusal(load_pipeline, copy)
+
+
+def drop_one_weight(folder):
+    (file,) = folder.glob("*.safetensors")
+    tensors = load_file(file)
+    name = sorted(name for name, value in tensors.items() if value.dim() == 2)[0]
+    del tensors[name]
+    save_file(tensors, file, metadata={"format": "pt"})
+    return name
+
+
+@pytest.mark.parametrize("part", ["autoencoder", "denoiser"])
+def test_a_single_weight_that_is_missing_is_named(copy, part):
+    name = drop_one_weight(copy / part)
+    for load in (load_pipeline, LatentTextDiffusionPipeline.from_pretrained):
+        said = refusal(load, copy)
+        assert f"{part} lacks 1 of its weights, the first is {name}" in said
+
+
+def test_a_codec_lacking_a_weight(copy):
+    name = drop_one_weight(copy / "autoencoder")
+    assert f"autoencoder lacks 1 of its weights, the first is {name}" in refusal(load_codec, copy)
+
+
+def test_a_text_model_lacking_a_weight_is_another_codec(copy):
+    drop_one_weight(copy / "text_model")
+    assert "codec" in refusal(load_pipeline, copy)
+
+
+@pytest.mark.parametrize("part", ["autoencoder", "denoiser"])
+def test_weights_of_another_shape(copy, part):
+    config = copy / part / "config.json"
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    config.write_text(json.dumps(settings | {"width": 32}), encoding="utf-8")
+    refusal(load_pipeline, copy)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"_class_name": 5}'])
+def test_a_damaged_index(copy, content):
+    (copy / "model_index.json").write_text(content, encoding="utf-8")
+    refusal(load_pipeline, copy)
+
+
+def test_no_pipeline_there_names_those_beside(copy):
+    said = refusal(load_pipeline, copy.parent / "cpoy")
+    assert "no model_index.json" in said
+    assert "finished ones beside it: copy" in said
+    assert "make train-diffusion" in said
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "text_model", "autoencoder"])
+def test_a_codec_with_a_part_missing(copy, part):
+    shutil.rmtree(copy / part)
+    said = refusal(load_codec, copy)
+    assert part in said
+    assert "make train-ae" in said
+
+
+def test_a_codec_cut_short(copy):
+    (weights,) = (copy / "autoencoder").glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-50])
+    assert "cut short or damaged" in refusal(load_codec, copy)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_pipeline_on_the_gpu_writes_what_it_writes_on_the_cpu(pipe, head):
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    here = pipe(num_samples=4, guides=[head.toward("a", 1.0)], generator=seeded())
+    there = pipe.to("cuda")(num_samples=4, guides=[head.toward("a", 1.0)], generator=seeded())
+    torch.testing.assert_close(there.latents.cpu(), here.latents, rtol=1e-2, atol=1e-2)

@@ -1,0 +1,141 @@
+"""A vocabulary of one's own, padded batches, and span corruption."""
+
+import random
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from latdiff.tokens import (
+    IGNORED,
+    NUM_SENTINELS,
+    corrupt_spans,
+    labels_of,
+    pad,
+    sentinel_ids,
+    tokenize,
+    train_vocabulary,
+)
+
+TEXTS = [
+    f"{name} walked to the {place} and felt {mood}."
+    for name in ("Ann", "Ben", "Zoë")
+    for place in ("lake", "market", "old bridge")
+    for mood in ("glad", "tired, but proud", "lost")
+]
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vocabulary")
+    return folder, train_vocabulary(TEXTS, folder, 80)
+
+
+def test_texts_come_back_from_their_ids(vocabulary):
+    _, tokenizer = vocabulary
+    ids = tokenize(tokenizer, TEXTS)
+    assert tokenizer.batch_decode(ids, skip_special_tokens=True) == TEXTS
+    assert all(row[-1] == tokenizer.eos_token_id and row.count(tokenizer.eos_token_id) == 1 for row in ids)
+
+
+def test_nothing_is_cut(vocabulary):
+    _, tokenizer = vocabulary
+    text = " ".join(TEXTS * 40)
+    (row,) = tokenize(tokenizer, [text])
+    assert tokenizer.decode(row, skip_special_tokens=True) == text
+
+
+def test_a_saved_vocabulary_reads_the_same(vocabulary):
+    folder, tokenizer = vocabulary
+    again = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    unseen = ["Zoë felt proud of the bridge", "the the the"]
+    assert tokenize(again, unseen) == tokenize(tokenizer, unseen)
+
+
+def test_the_layout_is_t5s(vocabulary):
+    _, tokenizer = vocabulary
+    assert (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id) == (0, 1, 2)
+    assert len(tokenizer) == 80 + NUM_SENTINELS
+    sentinels = sentinel_ids(tokenizer)
+    assert len(set(sentinels)) == NUM_SENTINELS
+    assert tokenizer.unk_token_id not in sentinels
+    assert not {token for row in tokenize(tokenizer, TEXTS) for token in row} & set(sentinels)
+
+
+def test_a_vocabulary_too_large_for_the_texts_becomes_as_large_as_they_allow(tmp_path):
+    tokenizer = train_vocabulary(TEXTS, tmp_path, 100_000)
+    assert 80 < len(tokenizer) < 1000
+    assert tokenizer.batch_decode(tokenize(tokenizer, TEXTS), skip_special_tokens=True) == TEXTS
+
+
+def test_frequent_words_are_one_piece(tmp_path):
+    tokenizer = train_vocabulary(TEXTS, tmp_path, 150)
+    assert "▁walked" in tokenizer.tokenize("Ann walked")
+
+
+def test_pad_fills_on_the_right():
+    ids, mask = pad([[5, 6, 1], [7, 1]], 0)
+    assert ids.tolist() == [[5, 6, 1], [7, 1, 0]]
+    assert mask.tolist() == [[True, True, True], [True, True, False]]
+    assert mask.dtype == torch.bool
+
+
+def test_labels_pass_over_padding_and_nothing_else():
+    ids, mask = pad([[5, 0, 1], [7, 1]], 0)
+    assert labels_of(ids, mask).tolist() == [[5, 0, 1], [7, 1, IGNORED]]
+    assert ids.tolist() == [[5, 0, 1], [7, 1, 0]]
+
+
+# Span corruption: body tokens are 10, 11, ..., sentinels 900, 901, ...
+
+BODY = list(range(10, 110))
+SENTINELS = list(range(900, 900 + NUM_SENTINELS))
+
+
+def corrupted(rate, seed=0, sentinels=SENTINELS):
+    return corrupt_spans([*BODY, 1], rate, sentinels, random.Random(seed))
+
+
+def test_nothing_is_masked_at_rate_zero():
+    assert corrupted(0.0) == [*BODY, 1]
+
+
+@pytest.mark.parametrize("rate", [0.15, 0.3, 0.5, 0.7])
+def test_about_the_rate_is_masked_and_never_more(rate):
+    shares = [1 - sum(token in BODY for token in corrupted(rate, seed)) / len(BODY) for seed in range(50)]
+    assert max(shares) <= rate + 1e-9
+    assert sum(shares) / len(shares) > 0.6 * rate  # spans may fall upon one another
+
+
+@pytest.mark.parametrize("rate", [0.15, 0.5])
+def test_a_sentinel_stands_for_each_gap_in_order(rate):
+    row = corrupted(rate)
+    used = [token for token in row if token in SENTINELS]
+    assert used == SENTINELS[: len(used)]
+    assert len(used) >= 2
+    kept = [token for token in row if token in BODY]
+    assert kept == sorted(kept)
+    # a sentinel where, and only where, something is missing
+    bodies = [9, *(token if token in BODY else None for token in row[:-1]), 110]
+    for before, token, after in zip(bodies, bodies[1:], bodies[2:], strict=False):
+        if token is None:
+            assert before is not None
+            assert after - before > 1
+        elif before is not None:
+            assert token == before + 1
+
+
+def test_the_end_stays():
+    assert all(corrupted(0.9, seed)[-1] == 1 for seed in range(20))
+    assert corrupt_spans([1], 0.5, SENTINELS, random.Random(0)) == [1]
+
+
+def test_corruption_depends_on_the_random_numbers_alone():
+    assert corrupted(0.3, seed=1) == corrupted(0.3, seed=1)
+    assert corrupted(0.3, seed=1) != corrupted(0.3, seed=2)
+
+
+def test_more_spans_than_sentinels_still_end_well():
+    row = corrupted(0.5, sentinels=SENTINELS[:3])
+    assert [token for token in row if token >= 900] == SENTINELS[:3]
+    assert row[-1] == 1
