@@ -120,6 +120,13 @@ def test_a_denoiser_that_was_interrupted_is_the_same_in_the_end(tiny, recipe, in
     assert samples[0] == samples[1]
 
 
+def test_the_averaged_weights_are_the_ones_saved(tiny, recipe):
+    undo_denoiser(recipe().folder)
+    train_denoiser.main(recipe("train_denoiser.ema_decay=0"), quiet=True)  # the last weights as they are
+    last, averaged = weights(recipe().folder / "denoiser"), weights(tiny.checkpoint / "denoiser")
+    assert any(not torch.equal(last[name], averaged[name]) for name in last)
+
+
 def test_the_denoiser_makes_up_for_a_lost_latent_cache(tiny, recipe, capsys):
     folder = recipe().folder
     undo_denoiser(folder)
