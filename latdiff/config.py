@@ -92,6 +92,7 @@ class TrainAutoencoderConfig:
     batch_size: int = setting(64, "texts a step", low=2)
     learning_rate: float = setting(2e-3, "Muon's peak rate for the matrices", low=0.0)
     warmup_steps: int = setting(100, "steps of linear warm-up", low=0)
+    mask_rates: tuple = setting((0.0,), "share of tokens hidden from the encoder, drawn anew for each text")
     latent_noise: float = setting(0.7, "latents get noise of sd ~ U(0, this) in training", low=0.0)
     sample_every: int = setting(500, "steps between looks at reconstructed texts", low=1)
     save_every: int = setting(500, "steps between resume states", low=1)
@@ -316,9 +317,10 @@ def _check_together(recipe: Recipe, problems: list[str]) -> None:
     schedule = re.fullmatch(r"cosine|tan-(\d+(\.\d+)?)", recipe.diffusion.schedule)
     if not schedule or float(schedule[1] or 1) == 0:
         problems.append(f"diffusion.schedule: is {recipe.diffusion.schedule!r}, must be cosine or tan-D, e.g. tan-5")
-    rates = recipe.pretrain_backbone.mask_rates
-    if not rates or not all(isinstance(rate, (int, float)) and 0 <= rate < 1 for rate in rates):
-        problems.append(f"pretrain_backbone.mask_rates: is {list(rates)}, must be shares of at least 0 and below 1")
+    for name in ("pretrain_backbone", "train_autoencoder"):
+        rates = getattr(recipe, name).mask_rates
+        if not rates or not all(isinstance(rate, (int, float)) and 0 <= rate < 1 for rate in rates):
+            problems.append(f"{name}.mask_rates: is {list(rates)}, must be shares of at least 0 and below 1")
 
 
 def _plain(value):

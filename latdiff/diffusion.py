@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from latdiff.denoiser import LatentDenoiser
+from latdiff.precision import fast_autocast
 from latdiff.schedule import add_noise, log_snr, v_target, x0_from_v
 
 
@@ -42,5 +43,6 @@ class GaussianDiffusion:
     def denoise(self, z: Tensor, t: Tensor, cond=None, x_prev: Tensor | None = None) -> Tensor:
         """Estimate of x0 [B, L, D] for z [B, L, D] at integer timesteps t [B]; x_prev is an earlier estimate."""
         alpha2 = self.alpha2.to(z.device)[t]
-        prediction = self.denoiser(z, log_snr(alpha2), cond, x_prev)
+        with fast_autocast(z.device.type):
+            prediction = self.denoiser(z, log_snr(alpha2), cond, x_prev).float()
         return x0_from_v(z, prediction, alpha2) if self.predicts_v else prediction

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from latdiff.config import Recipe, UserError, load_recipe
+from latdiff.precision import has_fast_bfloat16
 
 LATENTS = Path("train/latents.safetensors")
 FREE = ("sample_every", "save_every")  # settings that change nothing in what is trained
@@ -28,10 +29,7 @@ class ResumeError(UserError):
 
 def accelerator(recipe: Recipe, stage: str) -> Accelerator:
     """accelerate's, in bfloat16 where the hardware multiplies in it, logging to wandb if the recipe asks for it."""
-    if torch.cuda.is_available():
-        fast = torch.cuda.is_bf16_supported()
-    else:
-        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    fast = has_fast_bfloat16("cuda" if torch.cuda.is_available() else "cpu")
     accelerate = Accelerator(
         mixed_precision="bf16" if fast else "no", log_with="wandb" if recipe.wandb_project else None
     )

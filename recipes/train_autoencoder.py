@@ -8,6 +8,7 @@ ends with a table of how well unseen texts come back, clean and under latent noi
 
 from __future__ import annotations
 
+import random
 import time
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from latdiff.codec import TextCodec
 from latdiff.config import Recipe, plain_errors, recipe_from_command_line
 from latdiff.data import load_corpus
 from latdiff.evaluation import reconstruction, reconstruction_table, update_metrics
-from latdiff.tokens import IGNORED, labels_of, pad, tokenize
+from latdiff.precision import fast_autocast
+from latdiff.tokens import IGNORED, corrupt_spans, labels_of, pad, sentinel_ids, tokenize
 from latdiff.training import (
     BatchOrder,
     accelerator,
@@ -39,20 +41,23 @@ from latdiff.training import (
 
 
 class ReconstructionLoss(nn.Module):
-    """ids [B, T], mask [B, T] -> cross-entropy of the text read back through noisy latents, nats a token."""
+    """Cross-entropy of a text read back through noisy latents, nats a token.
+
+    forward(ids [B, T'], mask [B, T'], labels [B, T], generator); the ids may be those of a corrupted text,
+    the labels are always the whole one.
+    """
 
     def __init__(self, text_model, autoencoder: LatentAutoencoder, latent_noise: float):
         super().__init__()
         self.autoencoder, self.latent_noise = autoencoder, latent_noise
         self.text_model = [text_model]  # in a list: frozen, so neither trained, saved nor moved with the rest
 
-    def forward(self, ids, mask, generator):
+    def forward(self, ids, mask, labels, generator):
         with torch.no_grad():
             features = encode_features(self.text_model[0], ids, mask)
         latents = self.autoencoder.whiten(self.autoencoder.compress(features, mask))
         sd = self.latent_noise * torch.rand(len(ids), 1, 1, generator=generator)
         noisy = latents + (sd * torch.randn(latents.shape, generator=generator)).to(latents)
-        labels = labels_of(ids, mask)
         logits = decoder_logits(self.text_model[0], self.autoencoder.reconstruct(noisy), labels)
         return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)
 
@@ -88,11 +93,9 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     bar = progress_bar(start, steps, "autoencoder", quiet)
     for step in bar:
         set_learning_rate(optimisers, settings.learning_rate, step, steps, settings.warmup_steps)
-        batch, mask = pad([ids[i] for i in order[step]], tokenizer.pad_token_id)
+        batch = corrupted_batch([ids[i] for i in order[step]], tokenizer, recipe, step)
         with accelerate.autocast():
-            loss = objective(
-                batch.to(accelerate.device), mask.to(accelerate.device), step_generator(recipe.seed, step)
-            )
+            loss = objective(*(x.to(accelerate.device) for x in batch), step_generator(recipe.seed, step))
         accelerate.backward(loss)
         accelerate.clip_grad_norm_(autoencoder.parameters(), 1.0)
         for optimizer in optimisers:
@@ -108,6 +111,16 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
 
     finish(recipe, codec, ids, corpus.valid, minutes)
     state.unlink(missing_ok=True)
+
+
+def corrupted_batch(rows: list[list[int]], tokenizer, recipe: Recipe, step: int):
+    """ids [B, T'], mask [B, T'] of texts with spans masked, and labels [B, T] of the whole ones."""
+    rng = random.Random(f"{recipe.seed}/mask/{step}")
+    masked = [
+        corrupt_spans(row, rate, sentinel_ids(tokenizer), rng) if rate else row
+        for row, rate in ((row, rng.choice(recipe.train_autoencoder.mask_rates)) for row in rows)
+    ]
+    return *pad(masked, tokenizer.pad_token_id), labels_of(*pad(rows, tokenizer.pad_token_id))
 
 
 def build(recipe: Recipe, text_model) -> LatentAutoencoder:
@@ -132,7 +145,8 @@ def show(bar, codec: TextCodec, texts: list[str]) -> None:
 def finish(recipe: Recipe, codec: TextCodec, ids: list[list[int]], valid: list[str], minutes: float) -> None:
     """Whiten over the whole training set, cache its latents, save, and measure on unseen texts."""
     folder, autoencoder = recipe.folder, codec.autoencoder.eval()
-    latents = codec.compress(ids)
+    with fast_autocast(codec.autoencoder.device.type):
+        latents = codec.compress(ids)
     autoencoder.set_whitening(latents.mean(0), latents.var(0))
     save_latents(folder, autoencoder.whiten(latents), codec.digest())
     for part, name in ((codec.tokenizer, "tokenizer"), (codec.text_model, "text_model"), (autoencoder, "autoencoder")):

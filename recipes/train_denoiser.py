@@ -22,6 +22,7 @@ from latdiff.denoiser import LatentDenoiser
 from latdiff.diffusion import GaussianDiffusion
 from latdiff.evaluation import update_metrics
 from latdiff.pipeline import LatentTextDiffusionPipeline, load_codec, make_scheduler
+from latdiff.precision import fast_autocast
 from latdiff.schedule import betas
 from latdiff.tokens import tokenize
 from latdiff.training import (
@@ -108,7 +109,8 @@ def cached_latents(recipe: Recipe, codec: TextCodec, digest: str) -> torch.Tenso
         texts = load_corpus(recipe.data, recipe.seed).train
         ids = [row for row in tokenize(codec.tokenizer, texts) if len(row) <= recipe.data.max_tokens]
         print(f"encoding {len(ids):,} texts once, for all steps to come")
-        latents = codec.autoencoder.whiten(codec.compress(ids))
+        with fast_autocast(codec.autoencoder.device.type):
+            latents = codec.autoencoder.whiten(codec.compress(ids))
         save_latents(recipe.folder, latents, digest)
     return latents
 

@@ -13,6 +13,7 @@ RANKS = {
     "storyworld": 0,
     "schedule": 0,
     "config": 0,
+    "precision": 0,
     "layers": 1,
     "data": 1,
     "tokens": 1,
