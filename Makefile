@@ -36,7 +36,7 @@ $(PY) recipes/train_denoiser.py storyworld $(2) $(ARGS); \
 for attribute in sentiment topic; do \
 	$(LATDIFF) fit-head $(1) --data storyworld --label-column $$attribute --name $$attribute; \
 done; \
-$(LATDIFF) sample $(1) --num-samples 4 --seed 0 --compare --guide sentiment=positive:4 --guide topic=music:4; \
+$(LATDIFF) sample $(1) --num-samples 4 --seed 0 --compare --guide sentiment=positive --guide topic=music; \
 $(LATDIFF) evaluate $(1) --json $(1)/metrics.json $(3); \
 seconds=$$(($$(date +%s) - start)); echo "$@: $$((seconds / 60)) min $$((seconds % 60)) s -> $(1)"
 endef
@@ -67,7 +67,7 @@ head: install ## a guidance head NAME for CHECKPOINT from the labelled texts DAT
 	$(if $(and $(DATA),$(NAME)),,$(error head needs both, e.g. make head DATA=reviews.jsonl NAME=tone))
 	$(LATDIFF) fit-head $(CHECKPOINT) --data $(DATA) --name $(NAME) $(ARGS)
 
-sample: install ## texts from CHECKPOINT, e.g. ARGS="--guide sentiment=positive:4 --num-samples 8"
+sample: install ## texts from CHECKPOINT, e.g. ARGS="--guide sentiment=positive:8 --num-samples 8"
 	$(LATDIFF) sample $(CHECKPOINT) $(ARGS)
 
 evaluate: install ## measure CHECKPOINT into its metrics.json

@@ -39,7 +39,14 @@ def load_backbone(path: str, tokenizer: str | None = None) -> tuple[object, PreT
                 "take a T5, mT5 or BART, e.g. google/flan-t5-base."
             )
         read = AutoTokenizer.from_pretrained(tokenizer or path, local_files_only=local)
-        model = AutoModelForSeq2SeqLM.from_pretrained(path, local_files_only=local, dtype=torch.float32)
+        model, loading = AutoModelForSeq2SeqLM.from_pretrained(
+            path, local_files_only=local, dtype=torch.float32, output_loading_info=True
+        )
+        if loading["missing_keys"]:  # transformers only warns, and leaves them random
+            lost = sorted(loading["missing_keys"])
+            raise BackboneError(
+                f"backbone.path is {path!r}, whose file lacks {len(lost)} weights, the first is {lost[0]}"
+            )
     except BackboneError:
         raise
     except Exception as error:  # transformers, hub and safetensors each raise kinds of their own

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from latdiff.config import SCHEDULERS, UserError, load_recipe, plain_errors
 
-DEFAULT_SCALE = 4.0
+DEFAULT_SCALE = 8.0
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -202,7 +202,7 @@ def _guide_words(text: str) -> tuple[str, str, float]:
         return name, label, float(scale)
     except ValueError:
         raise UserError(
-            f"--guide is {text!r}, must be HEAD=LABEL or HEAD=LABEL:SCALE, e.g. sentiment=positive:4"
+            f"--guide is {text!r}, must be HEAD=LABEL or HEAD=LABEL:SCALE, e.g. sentiment=positive:8"
         ) from None
 
 

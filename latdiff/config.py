@@ -201,7 +201,7 @@ def recipe_from_command_line(description: str) -> tuple[Recipe, bool]:
     parser.add_argument("recipe", help="a name under recipes/configs/ or a path to a YAML file")
     parser.add_argument("settings", nargs="*", metavar="section.key=value", help="settings that replace the recipe's")
     parser.add_argument("--quiet", action="store_true", help="no progress bar, no samples: results only")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()  # so that --quiet may stand among the settings
     return load_recipe(arguments.recipe, arguments.settings), arguments.quiet
 
 

@@ -50,6 +50,7 @@ class AttributeHead:
         Raises HeadError for unequal lengths, fewer than two classes or a class with fewer than five
         texts, and codec.TextError for empty or too long texts.
         """
+        texts, labels = list(texts), [str(label) for label in labels]
         if len(texts) != len(labels):
             raise HeadError(f"head {name!r}: {len(texts)} texts but {len(labels)} labels; give one label a text")
         counts = {label: labels.count(label) for label in sorted(set(labels))}
@@ -83,7 +84,7 @@ class AttributeHead:
         """Accuracy on latents [B, L, D] with their labels."""
         return float(np.mean([a == b for a, b in zip(self.predict(x0), labels, strict=True)]))
 
-    def toward(self, label: str, scale: float = 4.0) -> Guide:
+    def toward(self, label: str, scale: float = 8.0) -> Guide:
         """A guide towards one of the labels. Raises HeadError for a label that the head does not know."""
         if label not in self.labels:
             raise HeadError(

@@ -21,7 +21,7 @@ from latdiff.autoencoder import LatentAutoencoder
 from latdiff.backbone import decoder_logits, encode_features, load_backbone
 from latdiff.codec import TextCodec
 from latdiff.config import Recipe, plain_errors, recipe_from_command_line
-from latdiff.data import load_corpus
+from latdiff.data import DataError, load_corpus
 from latdiff.evaluation import reconstruction, reconstruction_table, update_metrics
 from latdiff.precision import fast_autocast
 from latdiff.tokens import IGNORED, corrupt_spans, labels_of, pad, sentinel_ids, tokenize
@@ -73,8 +73,16 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
         pretrain_backbone.main(recipe, quiet)
     tokenizer, text_model = load_backbone(recipe.backbone.path)
     ids = [row for row in tokenize(tokenizer, corpus.train) if len(row) <= recipe.data.max_tokens]
-    left_out = len(corpus.train) - len(ids)
-    print(f"{len(ids):,} texts of at most {recipe.data.max_tokens} tokens, {left_out:,} longer ones left out")
+    left_out = {"too long": len(corpus.train) - len(ids)} | corpus.dropped
+    counts = ", ".join(f"{count:,} {why}" for why, count in left_out.items())
+    print(f"{len(ids):,} texts of at most {recipe.data.max_tokens} tokens; left out: {counts}")
+    unseen = sum(len(row) <= recipe.autoencoder.max_tokens for row in tokenize(tokenizer, corpus.valid))
+    if len(ids) < 2 or not unseen:
+        raise DataError(
+            f"{recipe.data.source}: {len(ids)} training texts and {unseen} unseen ones are short enough, two and one "
+            f"are the least; raise data.max_tokens ({recipe.data.max_tokens}) and autoencoder.max_tokens "
+            f"({recipe.autoencoder.max_tokens}), or give more texts"
+        )
     recipe.save(folder / "recipe.yaml")
 
     accelerate = accelerator(recipe, "autoencoder")

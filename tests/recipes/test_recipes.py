@@ -293,7 +293,7 @@ def test_texts_of_ones_own_from_scratch(recipe, corpus, capsys):
                   "data.max_tokens=200", "autoencoder.max_tokens=200", "train_autoencoder.sample_every=2")  # fmt: skip
     train_denoiser.main(mine)  # not quiet: it looks at unseen texts, of which one is too long
     said = capsys.readouterr().out
-    assert "40 texts of at most 200 tokens, 1 longer ones left out" in said
+    assert "40 texts of at most 200 tokens; left out: 1 too long" in said
     figures = json.loads((mine.folder / "metrics.json").read_text(encoding="utf-8"))["reconstruction"]
     assert (figures["n"], figures["too_long"]) == (4, 1)
     assert len(load_pipeline(mine.folder)(num_samples=2).texts) == 2
@@ -374,3 +374,15 @@ def test_the_batches_of_a_backbone_depend_on_the_step_alone(tiny, recipe):
     assert all(itertools.starmap(torch.equal, zip(once, again, strict=True)))
     assert not torch.equal(once[0], other[0])
     assert [row[row >= 0].tolist() for row in once[2]] == rows  # the labels are the whole texts
+
+
+@pytest.mark.parametrize("lengths", [(1, 400), (400, 1)])
+def test_texts_that_are_all_too_long_are_told_before_training(workplace, recipe, lengths):
+    folder = workplace / "long"
+    folder.mkdir()
+    for name, words in zip(("train", "valid"), lengths, strict=True):
+        texts = [" ".join([f"word{i}"] * words) for i in range(8)]
+        (folder / f"{name}.txt").write_text("\n".join(texts), encoding="utf-8")
+    with pytest.raises(UserError, match=r"data\.max_tokens"):
+        train_autoencoder.main(recipe("name=long", f"data.source={folder}"), quiet=True)
+    assert not (workplace / "checkpoints" / "long").exists()

@@ -1,0 +1,40 @@
+"""The README is run as written: its Python, and the commands and files that it names."""
+
+import re
+import shutil
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_python_snippets_run_as_written(tiny, tmp_path, monkeypatch):
+    shutil.copytree(tiny.checkpoint, tmp_path / "checkpoints" / "storyworld")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for snippet in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        exec(snippet, names)
+    out, tone = names["out"], names["tone"]
+    assert len(out.texts) == 8 and out.latents.shape == (8, *names["pipe"].codec.latent_shape)
+    assert list(out.scores) == ["tone=positive"] and len(out.scores["tone=positive"]) == 8
+    assert tone.labels == ["negative", "positive"]
+    assert names["pipe"].scheduler.config.algorithm_type == "sde-dpmsolver++"
+
+
+def test_every_make_target_of_the_readme_exists():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", README, re.MULTILINE))
+    assert len(named) >= 7
+    assert named <= targets
+
+
+def test_the_module_table_names_every_module():
+    modules = {path.name if path.is_file() else f"{path.name}/" for path in (ROOT / "latdiff").iterdir()}
+    modules -= {"__init__.py", "__pycache__/"}
+    assert set(re.findall(r"^\| `([\w/.]+)` \|", README, re.MULTILINE)) - {"recipes/"} == modules
+
+
+def test_links_within_the_project_lead_somewhere():
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
