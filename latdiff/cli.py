@@ -191,7 +191,7 @@ def _load(options: argparse.Namespace):
 
 
 def _guide_words(text: str) -> tuple[str, str, float]:
-    """'sentiment=positive:4' -> ('sentiment', 'positive', 4.0)."""
+    """'sentiment=positive:8' -> ('sentiment', 'positive', 8.0)."""
     name, equals, rest = text.partition("=")
     label, _, scale = rest.rpartition(":") if ":" in rest else (rest, "", str(DEFAULT_SCALE))
     try:
