@@ -15,7 +15,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from latdiff.layers import Attention, Block, FeedForward, RMSNorm
+from latdiff.layers import Attention, Block, FeedForward, Norm
 
 
 class PerceiverBlock(nn.Module):
@@ -23,9 +23,9 @@ class PerceiverBlock(nn.Module):
 
     def __init__(self, width: int, heads: int):
         super().__init__()
-        self.context_norm, self.cross_norm = RMSNorm(width), RMSNorm(width)
+        self.context_norm, self.cross_norm = Norm(width), Norm(width)
         self.cross = Attention(width, heads)
-        self.feed_forward_norm, self.feed_forward = RMSNorm(width), FeedForward(width)
+        self.feed_forward_norm, self.feed_forward = Norm(width), FeedForward(width)
         self.block = Block(width, heads)
 
     def forward(self, latents: Tensor, features: Tensor, mask: Tensor) -> Tensor:
@@ -55,12 +55,12 @@ class LatentAutoencoder(ModelMixin, ConfigMixin):
         self.token_positions = nn.Parameter(torch.randn(max_tokens, width) * 0.02)
         self.queries = nn.Parameter(torch.randn(num_latents, width) * 0.5)
         self.compressor = nn.ModuleList(PerceiverBlock(width, heads) for _ in range(depth))
-        self.latents_out = nn.Sequential(RMSNorm(width), nn.Linear(width, latent_dim, bias=False))
+        self.latents_out = nn.Sequential(Norm(width), nn.Linear(width, latent_dim, bias=False))
         self.whitening = nn.BatchNorm1d(num_latents * latent_dim, affine=False, momentum=0.02)
         self.latents_in = nn.Linear(latent_dim, width)
         self.latent_positions = nn.Parameter(torch.randn(num_latents, width) * 0.5)
         self.reconstructor = nn.ModuleList(Block(width, heads) for _ in range(depth))
-        self.features_out = nn.Sequential(RMSNorm(width), nn.Linear(width, feature_dim))
+        self.features_out = nn.Sequential(Norm(width), nn.Linear(width, feature_dim))
 
     def compress(self, features: Tensor, mask: Tensor) -> Tensor:
         """features [B, T, H], mask [B, T] (True on real tokens) -> latents [B, L, D], not yet whitened."""

@@ -8,7 +8,7 @@ from diffusers.configuration_utils import register_to_config
 from einops import rearrange
 from torch import Tensor, nn
 
-from latdiff.layers import AdaptiveBlock, LogSnrEmbedding, RMSNorm
+from latdiff.layers import AdaptiveBlock, LogSnrEmbedding, Norm
 
 
 class LatentDenoiser(ModelMixin, ConfigMixin):
@@ -34,7 +34,7 @@ class LatentDenoiser(ModelMixin, ConfigMixin):
         self.time = LogSnrEmbedding(width)
         self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
         self.blocks = nn.ModuleList(AdaptiveBlock(width, heads) for _ in range(depth))
-        self.out_norm = RMSNorm(width)
+        self.out_norm = Norm(width)
         self.out = nn.Linear(width, latent_dim)
         # Every block begins as the identity and the whole as zero.
         nn.init.zeros_(self.modulation[1].weight)

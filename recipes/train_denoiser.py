@@ -61,7 +61,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     torch.manual_seed(recipe.seed)
     denoiser = build(recipe, digest)
     print(f"denoiser with {sum(p.numel() for p in denoiser.parameters()):,} weights -> {folder}")
-    ema = EMAModel(denoiser.parameters(), decay=settings.ema_decay, use_ema_warmup=True, power=0.75)
+    ema = EMAModel(denoiser.parameters(), decay=settings.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
     steps, optimisers = settings.steps, optimizers(denoiser, settings.learning_rate)
     denoiser, *optimisers = accelerate.prepare(denoiser, *optimisers)
     ema.to(accelerate.device)

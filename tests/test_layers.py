@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from latdiff.layers import Attention, Block, FeedForward, LogSnrEmbedding, RMSNorm, attend
+from latdiff.layers import Attention, Block, FeedForward, LogSnrEmbedding, Norm, attend
 
 
 @pytest.fixture
@@ -47,10 +47,11 @@ def test_the_feed_forward_looks_at_one_position_at_a_time(noise):
 
 
 def test_the_norm_gives_unit_size_and_keeps_low_precision(noise):
-    norm, x = RMSNorm(64), 7 * noise(3, 64)
+    norm, x = Norm(64), 7 * noise(3, 64) + 1
+    torch.testing.assert_close(norm(x).mean(-1), torch.zeros(3), rtol=0, atol=1e-5)
     torch.testing.assert_close(norm(x).pow(2).mean(-1), torch.ones(3), rtol=1e-3, atol=1e-3)
     assert norm(x.bfloat16()).dtype == torch.bfloat16
-    assert RMSNorm(64, elementwise_affine=False)(x).shape == x.shape
+    assert Norm(64, elementwise_affine=False)(x).shape == x.shape
 
 
 def test_noise_levels_are_told_apart(noise):
