@@ -14,7 +14,7 @@ from pathlib import Path
 
 from latdiff.config import SCHEDULERS, UserError, load_recipe, plain_errors
 
-DEFAULT_SCALE = 8.0
+DEFAULT_SCALE = 14.0
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -120,7 +120,7 @@ def run_fit_head(options: argparse.Namespace) -> None:
 def run_evaluate(options: argparse.Namespace) -> None:
     pipe = _load(options)
     from latdiff.data import load_corpus
-    from latdiff.evaluation import Evaluation, reconstruction, summary, write_json
+    from latdiff.evaluation import Evaluation, reconstruction, summary, write_card, write_json
     from latdiff.guidance import AttributeHead
 
     folder = Path(options.checkpoint)
@@ -146,6 +146,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
     document["composed"] = [row for pair in pairs for row in evaluation.composed(list(pair), options.scale)]
     document["evaluation_minutes"] = round((time.monotonic() - began) / 60, 2)
     write_json(options.json, document)
+    if options.json.resolve() == (folder / "metrics.json").resolve():
+        write_card(folder)
     print(summary(document), f"-> {options.json}", sep="\n")
 
 
@@ -191,7 +193,7 @@ def _load(options: argparse.Namespace):
 
 
 def _guide_words(text: str) -> tuple[str, str, float]:
-    """'sentiment=positive:8' -> ('sentiment', 'positive', 8.0)."""
+    """'sentiment=positive:14' -> ('sentiment', 'positive', 14.0)."""
     name, equals, rest = text.partition("=")
     label, _, scale = rest.rpartition(":") if ":" in rest else (rest, "", str(DEFAULT_SCALE))
     try:
@@ -202,7 +204,7 @@ def _guide_words(text: str) -> tuple[str, str, float]:
         return name, label, float(scale)
     except ValueError:
         raise UserError(
-            f"--guide is {text!r}, must be HEAD=LABEL or HEAD=LABEL:SCALE, e.g. sentiment=positive:8"
+            f"--guide is {text!r}, must be HEAD=LABEL or HEAD=LABEL:SCALE, e.g. sentiment=positive:14"
         ) from None
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from latdiff import metrics, storyworld
 from latdiff.backbone import decoder_logits
 from latdiff.codec import TextCodec
-from latdiff.config import Recipe
+from latdiff.config import Recipe, load_recipe
 from latdiff.data import Corpus
 from latdiff.guidance import AttributeHead, Guide
 from latdiff.pipeline import LatentTextDiffusionPipeline, make_scheduler
@@ -168,14 +168,14 @@ def summary(document: dict) -> str:
     lines = []
     if "reconstruction" in document:
         lines.append(reconstruction_table(document["reconstruction"]))
-    for row in document["unconditional"]:
+    for row in document.get("unconditional", []):
         quality = f"valid {row['validity']:.3f}, slot TV {row['slot_tv']['mean']:.3f} (floor " \
                   f"{row['slot_tv']['floor']:.3f}), " if "validity" in row else ""  # fmt: skip
         lines.append(f"{row['n']:,} samples, {row['scheduler']} {row['steps']} steps: {quality}distinct "
                      f"{row['distinct']:.3f}, memorised {row['memorised']:.3f}, {row['seconds']:.0f} s")  # fmt: skip
-    groups = itertools.groupby(document["guided"], key=lambda row: row["attribute"])
+    groups = itertools.groupby(document.get("guided", []), key=lambda row: row["attribute"])
     groups = [(f"steered by {name}", list(rows)) for name, rows in groups]
-    if document["composed"]:
+    if document.get("composed"):
         groups.append((f"steered by {' and '.join(document['composed'][0]['targets'])} at once", document["composed"]))
     for title, rows in groups:
         valid = f", valid {mean_of(rows, 'validity'):.3f}" if "validity" in rows[0] else ""
@@ -183,6 +183,33 @@ def summary(document: dict) -> str:
         lines.append(f"{title}: right {mean_of(rows, 'success'):.3f} (worst {worst:.3f}){valid}, "
                      f"{sum(row['n'] for row in rows):,} samples at scale {rows[0]['scale']:g}")  # fmt: skip
     return "\n".join(lines)
+
+
+def write_card(folder: Path) -> None:
+    """The checkpoint's README.md: what it is, how to sample from it, and what was measured."""
+    figures = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    recipe = load_recipe(str(folder / "recipe.yaml"))
+    shown = [row["samples"][:5] for row in figures.get("unconditional", [])[:1]]
+    samples = "".join(f"- {text}\n" for texts in shown for text in texts)
+    (folder / "README.md").write_text(
+        f"""# {recipe.name}
+
+A latent text diffusion pipeline, trained by latdiff on {recipe.data.source} (`recipe.yaml`, seed {recipe.seed}).
+
+    latdiff sample {folder} --num-samples 8 --seed 0
+
+Measured by `latdiff evaluate`, seed {figures.get("seed", "not yet")}, {figures.get("machine", "not yet")}; all of it in
+`metrics.json`:
+
+```
+{summary(figures)}
+```
+
+{"Unsteered samples, the first five:" if samples else ""}
+
+{samples}""",
+        encoding="utf-8",
+    )
 
 
 def update_metrics(folder: Path, figures: dict) -> None:

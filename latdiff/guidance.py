@@ -84,7 +84,7 @@ class AttributeHead:
         """Accuracy on latents [B, L, D] with their labels."""
         return float(np.mean([a == b for a, b in zip(self.predict(x0), labels, strict=True)]))
 
-    def toward(self, label: str, scale: float = 8.0) -> Guide:
+    def toward(self, label: str, scale: float = 14.0) -> Guide:
         """A guide towards one of the labels. Raises HeadError for a label that the head does not know."""
         if label not in self.labels:
             raise HeadError(

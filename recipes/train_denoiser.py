@@ -20,7 +20,7 @@ from latdiff.config import Recipe, plain_errors, recipe_from_command_line
 from latdiff.data import load_corpus
 from latdiff.denoiser import LatentDenoiser
 from latdiff.diffusion import GaussianDiffusion
-from latdiff.evaluation import update_metrics
+from latdiff.evaluation import update_metrics, write_card
 from latdiff.pipeline import LatentTextDiffusionPipeline, load_codec, make_scheduler
 from latdiff.precision import fast_autocast
 from latdiff.schedule import betas
@@ -98,6 +98,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     (folder / "samples.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
     pipe.save_pretrained(folder)
     update_metrics(folder, {"training": {"denoiser_minutes": round(minutes, 2), "denoiser_steps": steps}})
+    write_card(folder)
     state.unlink(missing_ok=True)
     print("\n".join(texts[:5]) if not quiet else "", f"trained in {minutes:.1f} minutes -> {folder}", sep="\n")
 

@@ -224,3 +224,10 @@ def test_figures_join_those_already_there(tmp_path):
     update_metrics(tmp_path, {"b": 3})
     assert json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8")) == {"a": 1, "b": 3}
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.json"]
+
+
+def test_the_card_says_how_to_sample_and_what_was_measured(tiny):
+    card = (tiny.checkpoint / "README.md").read_text(encoding="utf-8")
+    assert "latdiff sample checkpoints/tiny" in card
+    measured = json.loads((tiny.checkpoint / "metrics.json").read_text(encoding="utf-8"))["reconstruction"]
+    assert f"reconstruction of {measured['n']} unseen texts" in card
