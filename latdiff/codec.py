@@ -23,6 +23,12 @@ class TextCodec:
     def __init__(self, tokenizer, text_model, autoencoder: LatentAutoencoder):
         self.tokenizer, self.text_model, self.autoencoder = tokenizer, text_model, autoencoder
 
+    def to(self, device: torch.device | str) -> TextCodec:
+        """Move both models; returns the codec."""
+        self.text_model.to(device)
+        self.autoencoder.to(device)
+        return self
+
     @property
     def latent_shape(self) -> tuple[int, int]:
         """(L, D)."""

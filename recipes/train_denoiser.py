@@ -52,12 +52,12 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
         print(f"{folder} already holds a finished pipeline; delete {folder / 'denoiser'} and "
               f"{folder / 'model_index.json'} to train another denoiser, or set name=")  # fmt: skip
         return
-    codec = load_codec(folder)
+    accelerate = accelerator(recipe, "denoiser")
+    codec = load_codec(folder).to(accelerate.device)
     digest = codec.digest()
     latents = cached_latents(recipe, codec, digest)
     recipe.save(folder / "recipe.yaml")
 
-    accelerate = accelerator(recipe, "denoiser")
     torch.manual_seed(recipe.seed)
     denoiser = build(recipe, digest)
     print(f"denoiser with {sum(p.numel() for p in denoiser.parameters()):,} weights -> {folder}")
@@ -111,7 +111,7 @@ def cached_latents(recipe: Recipe, codec: TextCodec, digest: str) -> torch.Tenso
         ids = [row for row in tokenize(codec.tokenizer, texts) if len(row) <= recipe.data.max_tokens]
         print(f"encoding {len(ids):,} texts once, for all steps to come")
         with fast_autocast(codec.autoencoder.device.type):
-            latents = codec.autoencoder.whiten(codec.compress(ids))
+            latents = codec.autoencoder.whiten(codec.compress(ids)).cpu()
         save_latents(recipe.folder, latents, digest)
     return latents
 

@@ -52,6 +52,16 @@ def tiny(tmp_path_factory):
 
 
 @pytest.fixture
+def talkative(pipe):
+    """A pipeline whose texts differ: after so few steps the decoder hardly looks at the latents."""
+    import torch
+
+    with torch.no_grad():
+        pipe.autoencoder.features_out[-1].weight.mul_(100)
+    return pipe
+
+
+@pytest.fixture
 def pipe(tiny):
     """The checkpoint's pipeline, freshly loaded."""
     from latdiff.pipeline import load_pipeline

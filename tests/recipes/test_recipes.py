@@ -18,7 +18,6 @@ from tqdm.auto import tqdm
 
 from latdiff import storyworld
 from latdiff.backbone import BackboneError
-from latdiff.codec import TextError
 from latdiff.config import UserError, load_recipe
 from latdiff.pipeline import load_codec, load_pipeline
 from latdiff.training import ResumeError
@@ -300,20 +299,6 @@ def test_texts_of_ones_own_from_scratch(recipe, corpus, capsys):
     assert Path("checkpoints/mine-t5/model.safetensors").exists()
 
 
-def test_texts_that_are_all_too_long(recipe, corpus):
-    with pytest.raises(UserError, match="nothing to train on"):
-        train_autoencoder.main(recipe(*corpus, "data.max_tokens=5"), quiet=True)
-
-
-def test_unseen_texts_that_are_all_too_long(recipe, corpus):
-    (file,) = Path("mine").glob("valid.jsonl")
-    first, *_ = file.read_text(encoding="utf-8").splitlines()
-    file.write_text(first, encoding="utf-8")
-    with pytest.raises(TextError):
-        train_autoencoder.main(recipe(*corpus), quiet=True)
-    assert (recipe(*corpus).folder / "autoencoder" / "config.json").exists()  # the work is not lost
-
-
 def test_a_missing_backbone_outside_of_checkpoints(recipe):
     with pytest.raises(BackboneError, match="no such folder"):
         train_autoencoder.main(recipe("name=other", "backbone.path=elsewhere"), quiet=True)
@@ -386,3 +371,15 @@ def test_texts_that_are_all_too_long_are_told_before_training(workplace, recipe,
     with pytest.raises(UserError, match=r"data\.max_tokens"):
         train_autoencoder.main(recipe("name=long", f"data.source={folder}"), quiet=True)
     assert not (workplace / "checkpoints" / "long").exists()
+
+
+@pytest.mark.parametrize("project", ["", "stories"])
+def test_a_run_logs_to_wandb_only_when_asked(workplace, recipe, monkeypatch, project):
+    import wandb
+
+    begun, init = [], wandb.init
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setattr(wandb, "init", lambda **settings: begun.append(settings) or init(**settings))
+    undo_denoiser(recipe().folder)
+    train_denoiser.main(recipe(f"wandb_project={project}"), quiet=True)
+    assert [(run["project"], run["name"]) for run in begun] == ([(project, "tiny denoiser")] if project else [])
