@@ -133,7 +133,7 @@ class Evaluation:
     def _steered(self, targets: dict[str, str], guides: list[Guide], n: int) -> dict:
         texts = self._sample(n, guides, None)
         row = {"n": n}
-        if self.has_oracle and all(name in storyworld.ATTRIBUTES for name in targets):
+        if self.has_oracle and all(label in storyworld.ATTRIBUTES.get(name, ()) for name, label in targets.items()):
             read = [storyworld.read(text).attributes for text in texts]
             hits = [all(found.get(k) == v for k, v in targets.items()) for found in read]
             row |= {"success": sum(hits) / n, "judge": "oracle"} | _judged(texts, **targets)

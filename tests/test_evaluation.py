@@ -7,7 +7,7 @@ import torch
 
 from latdiff import evaluation, storyworld
 from latdiff.config import Recipe, load_recipe
-from latdiff.data import Corpus
+from latdiff.data import Corpus, load_corpus
 from latdiff.evaluation import (
     Evaluation,
     reconstruction,
@@ -231,3 +231,13 @@ def test_the_card_says_how_to_sample_and_what_was_measured(tiny):
     assert "latdiff sample checkpoints/tiny" in card
     measured = json.loads((tiny.checkpoint / "metrics.json").read_text(encoding="utf-8"))["reconstruction"]
     assert f"reconstruction of {measured['n']} unseen texts" in card
+
+
+def test_a_head_with_labels_of_its_own_is_not_the_oracles_business(pipe, tiny):
+    recipe = load_recipe(str(tiny.recipe))
+    evaluation = Evaluation(pipe, recipe, load_corpus(recipe.data, recipe.seed), num_samples=2, seed=0)
+    weight = torch.zeros(2, *pipe.codec.latent_shape)
+    head = AttributeHead("sentiment", ["grim", "merry"], weight, torch.zeros(2), 0.5, pipe.codec.digest())
+    rows = evaluation.guided(head, 1.0)
+    assert [row["judge"] for row in rows] == ["the label's words stand in the text"] * 2
+    assert all("validity" not in row for row in rows)
