@@ -109,11 +109,14 @@ def run_fit_head(options: argparse.Namespace) -> None:
     pipe = _load(options)
     from latdiff.guidance import AttributeHead
 
+    fits = pipe.codec.fits(texts)
+    texts, labels = list(itertools.compress(texts, fits)), list(itertools.compress(labels, fits))
     began = time.monotonic()
     head = AttributeHead.fit(pipe, texts, labels, name=options.name, C=options.regularisation)
     folder = Path(options.checkpoint) / "heads" / options.name
     head.save(folder)
-    print(f"{options.name}: {len(texts)} texts, labels {', '.join(head.labels)}, cross-validated accuracy "
+    print(f"{options.name}: {len(texts)} texts ({fits.count(False)} too long, left out), "
+          f"labels {', '.join(head.labels)}, cross-validated accuracy "
           f"{head.accuracy_:.3f}, fitted in {time.monotonic() - began:.1f} s -> {folder}")  # fmt: skip
 
 

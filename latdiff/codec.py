@@ -34,6 +34,10 @@ class TextCodec:
         """(L, D)."""
         return self.autoencoder.config.num_latents, self.autoencoder.config.latent_dim
 
+    def fits(self, texts: list[str]) -> list[bool]:
+        """Whether each text is short enough for `encode`."""
+        return [len(row) <= self.autoencoder.config.max_tokens for row in tokenize(self.tokenizer, texts)]
+
     @torch.no_grad()
     def encode(self, texts: list[str], batch_size: int = 256) -> Tensor:
         """Whitened latents [B, L, D] in float32, on the autoencoder's device.
