@@ -12,9 +12,7 @@ import textwrap
 import time
 from pathlib import Path
 
-from latdiff.config import SCHEDULERS, UserError, load_recipe, plain_errors
-
-DEFAULT_SCALE = 14.0
+from latdiff.config import DEFAULT_SCALE, SCHEDULERS, UserError, load_recipe, plain_errors
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 import yaml
 
 SCHEDULERS = ("ddpm", "ddim", "dpm++", "sde-dpm++", "unipc", "renoise")
+DEFAULT_SCALE = 14.0  # of a guide; chosen on storyworld, see docs/results.md
 CONFIG_FOLDER = Path("recipes/configs")
 
 

@@ -19,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 from torch import Tensor
 
-from latdiff.config import UserError, nearest
+from latdiff.config import DEFAULT_SCALE, UserError, nearest
 
 Denoise = Callable[..., Tensor]  # denoise(z [B, L, D], t [B], cond=None, x_prev=None) -> x0 [B, L, D]
 MAX_RAMP = 3.0
@@ -84,7 +84,7 @@ class AttributeHead:
         """Accuracy on latents [B, L, D] with their labels."""
         return float(np.mean([a == b for a, b in zip(self.predict(x0), labels, strict=True)]))
 
-    def toward(self, label: str, scale: float = 14.0) -> Guide:
+    def toward(self, label: str, scale: float = DEFAULT_SCALE) -> Guide:
         """A guide towards one of the labels. Raises HeadError for a label that the head does not know."""
         if label not in self.labels:
             raise HeadError(

@@ -8,6 +8,7 @@ ends with a table of how well unseen texts come back, clean and under latent noi
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from pathlib import Path
@@ -143,8 +144,7 @@ def build(recipe: Recipe, text_model) -> LatentAutoencoder:
 def show(bar, codec: TextCodec, texts: list[str]) -> None:
     """A few unseen texts and what comes back, so that a person sees the words settle."""
     codec.autoencoder.eval()
-    sizes = map(len, tokenize(codec.tokenizer, texts))
-    texts = [text for text, size in zip(texts, sizes, strict=True) if size <= codec.autoencoder.config.max_tokens]
+    texts = list(itertools.compress(texts, codec.fits(texts)))
     for text, back in zip(texts, codec.decode(codec.encode(texts)) if texts else [], strict=True):
         bar.write(f"  text  {text}\n  back  {back}")
     codec.autoencoder.train()
