@@ -12,7 +12,7 @@ import textwrap
 import time
 from pathlib import Path
 
-from latdiff.config import DEFAULT_SCALE, SCHEDULERS, UserError, load_recipe, plain_errors
+from latdiff.config import DEFAULT_C, DEFAULT_SCALE, SCHEDULERS, UserError, load_recipe, plain_errors
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -42,7 +42,8 @@ def parser() -> argparse.ArgumentParser:
     fit.add_argument("--text-column", default="text", help="column of the texts (default text)")
     fit.add_argument("--label-column", default="label", help="column of the labels; dots reach into nested columns")
     fit.add_argument("--limit", type=int, help="use at most so many texts (storyworld: 400)")
-    fit.add_argument("--regularisation", type=float, default=0.1, help="scikit-learn's C, inverse strength (0.1)")
+    fit.add_argument("--regularisation", type=float, default=DEFAULT_C,
+                     help=f"scikit-learn's C, inverse strength (default {DEFAULT_C:g})")  # fmt: skip
 
     evaluate = _command(commands, "evaluate", run_evaluate, "measure a checkpoint and write every figure as JSON")
     evaluate.add_argument("--json", type=Path, required=True, metavar="FILE", help="where the figures go")

@@ -22,7 +22,8 @@ from pathlib import Path
 import yaml
 
 SCHEDULERS = ("ddpm", "ddim", "dpm++", "sde-dpm++", "unipc", "renoise")
-DEFAULT_SCALE = 14.0  # of a guide; chosen on storyworld, see docs/results.md
+DEFAULT_SCALE = 14.0  # of a guide. This and C were chosen on storyworld: docs/experiments.md
+DEFAULT_C = 0.01  # of a head: its regularisation is strong, for a direction to push in more than for a verdict
 CONFIG_FOLDER = Path("recipes/configs")
 
 

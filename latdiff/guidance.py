@@ -19,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 from torch import Tensor
 
-from latdiff.config import DEFAULT_SCALE, UserError, nearest
+from latdiff.config import DEFAULT_C, DEFAULT_SCALE, UserError, nearest
 
 Denoise = Callable[..., Tensor]  # denoise(z [B, L, D], t [B], cond=None, x_prev=None) -> x0 [B, L, D]
 MAX_RAMP = 3.0
@@ -44,7 +44,9 @@ class AttributeHead:
         self.accuracy_, self.codec_digest = accuracy, codec_digest
 
     @classmethod
-    def fit(cls, pipe, texts: list[str], labels: list[str], name: str = "attribute", C: float = 0.1) -> AttributeHead:
+    def fit(
+        cls, pipe, texts: list[str], labels: list[str], name: str = "attribute", C: float = DEFAULT_C
+    ) -> AttributeHead:
         """Fit scikit-learn's LogisticRegression (inverse regularisation C) on the latents of labelled texts.
 
         Raises HeadError for unequal lengths, fewer than two classes or a class with fewer than five
