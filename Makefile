@@ -67,7 +67,7 @@ head: install ## a guidance head NAME for CHECKPOINT from the labelled texts DAT
 	$(if $(and $(DATA),$(NAME)),,$(error head needs both, e.g. make head DATA=reviews.jsonl NAME=tone))
 	$(LATDIFF) fit-head $(CHECKPOINT) --data $(DATA) --name $(NAME) $(ARGS)
 
-sample: install ## texts from CHECKPOINT, e.g. ARGS="--guide sentiment=positive:14 --num-samples 8"
+sample: install ## texts from CHECKPOINT, e.g. ARGS="--guide sentiment=positive:18 --num-samples 8"
 	$(LATDIFF) sample $(CHECKPOINT) $(ARGS)
 
 evaluate: install ## measure CHECKPOINT into its metrics.json

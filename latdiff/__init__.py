@@ -7,13 +7,16 @@ import importlib
 __version__ = "0.1.0"
 
 _HOMES = {
-    "AttributeHead": "guidance",
+    "AttributeHead": "heads",
+    "CallableHead": "heads",
     "GaussianDiffusion": "diffusion",
     "Guide": "guidance",
     "LatentAutoencoder": "autoencoder",
     "LatentDenoiser": "denoiser",
     "LatentTextDiffusionPipeline": "pipeline",
+    "NumberHead": "heads",
     "TextCodec": "codec",
+    "load_head": "heads",
     "load_recipe": "config",
 }
 __all__ = sorted(_HOMES)

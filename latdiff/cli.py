@@ -12,7 +12,17 @@ import textwrap
 import time
 from pathlib import Path
 
-from latdiff.config import DEFAULT_C, DEFAULT_SCALE, SCHEDULERS, UserError, load_recipe, plain_errors
+from latdiff.config import (
+    DEFAULT_ALPHA,
+    DEFAULT_C,
+    DEFAULT_STRENGTH,
+    FEATURES,
+    MODES,
+    SCHEDULERS,
+    UserError,
+    load_recipe,
+    plain_errors,
+)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -28,13 +38,24 @@ def parser() -> argparse.ArgumentParser:
 
     sample = _command(commands, "sample", run_sample, "write texts, steered by guides or not")
     sample.add_argument("--num-samples", type=int, default=8, help="how many texts (default 8)")
-    sample.add_argument("--guide", action="append", default=[], metavar="HEAD=LABEL[:SCALE]",
-                        help=f"steer by a fitted head; may be repeated (default scale {DEFAULT_SCALE:g})")  # fmt: skip
+    _guide_options(sample)
     sample.add_argument("--steps", type=int, help="denoiser calls a text (default: the checkpoint's)")
     sample.add_argument("--scheduler", help=f"one of {', '.join(SCHEDULERS)} (default: the checkpoint's)")
     sample.add_argument("--seed", type=int, default=0, help="the same seed gives the same texts (default 0)")
     sample.add_argument("--compare", action="store_true", help="print unsteered texts of the same seed beside them")
     sample.add_argument("--json", action="store_true", help="one JSON object a text")
+
+    edit = _command(commands, "edit", run_edit, "change texts towards guides and keep the rest")
+    edit.add_argument("--text", action="append", default=[], help="a text to edit; may be repeated")
+    edit.add_argument("--data", help="or a file of them: .txt, .jsonl, .csv, .tsv or .parquet")
+    edit.add_argument("--text-column", default="text", help="column of the texts (default text)")
+    edit.add_argument("--limit", type=int, help="edit at most so many texts of the file")
+    edit.add_argument("--strength", type=float, default=DEFAULT_STRENGTH,
+                      help=f"from 0, nothing changes, to 1, nothing is kept ({DEFAULT_STRENGTH:g})")  # fmt: skip
+    _guide_options(edit)
+    edit.add_argument("--steps", type=int, help="denoiser calls from pure noise (default: the checkpoint's)")
+    edit.add_argument("--seed", type=int, default=0, help="the same seed gives the same texts (default 0)")
+    edit.add_argument("--json", action="store_true", help="one JSON object a text")
 
     fit = _command(commands, "fit-head", run_fit_head, "fit a head on labelled texts")
     fit.add_argument("--data", required=True, help="labelled .jsonl, .csv, .tsv or .parquet, or storyworld")
@@ -42,13 +63,20 @@ def parser() -> argparse.ArgumentParser:
     fit.add_argument("--text-column", default="text", help="column of the texts (default text)")
     fit.add_argument("--label-column", default="label", help="column of the labels; dots reach into nested columns")
     fit.add_argument("--limit", type=int, help="use at most so many texts (storyworld: 400)")
-    fit.add_argument("--regularisation", type=float, default=DEFAULT_C,
-                     help=f"scikit-learn's C, inverse strength (default {DEFAULT_C:g})")  # fmt: skip
+    fit.add_argument("--number", action="store_true", help="the labels are numbers: fit a ridge regression")
+    fit.add_argument("--regularisation", default=None, metavar="C",
+                     help=f"scikit-learn's C, inverse strength (default {DEFAULT_C:g}), or cv to choose it by cross-"
+                     f"validation; with --number its alpha, strength (default {DEFAULT_ALPHA:g})")  # fmt: skip
+    fit.add_argument("--features", choices=FEATURES, default="flat", help="of the latents (default flat)")
+    fit.add_argument("--noise-aware", action="store_true", help="also fit on noised latents, for --mode noisy")
 
     evaluate = _command(commands, "evaluate", run_evaluate, "measure a checkpoint and write every figure as JSON")
     evaluate.add_argument("--json", type=Path, required=True, metavar="FILE", help="where the figures go")
     evaluate.add_argument("--num-samples", type=int, default=1000, help="texts a figure (default 1000)")
-    evaluate.add_argument("--scale", type=float, default=DEFAULT_SCALE, help="scale of every guide")
+    evaluate.add_argument("--scale", type=float, help="scale of every guide (default: what is usual for the mode)")
+    evaluate.add_argument("--sweep-scale", nargs="*", type=float, metavar="SCALE",
+                          help="also draw control against fluency into control-HEAD.png, for every mode of every head "
+                          "(default scales: 1/4 to 4 times the usual one)")  # fmt: skip
     evaluate.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
     evaluate.add_argument("--samplers", nargs="+", metavar="NAME:STEPS",
                           help="unconditional rows (default: the checkpoint's own, and renoise:25)")  # fmt: skip
@@ -61,15 +89,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run_sample(options: argparse.Namespace) -> None:
-    heads_wanted = [_guide_words(text) for text in options.guide]
+    wanted = _guide_words_of(options)
     pipe = _load(options)
     import torch
 
-    from latdiff.guidance import AttributeHead
     from latdiff.pipeline import make_scheduler
 
-    folder = Path(options.checkpoint) / "heads"
-    guides = [AttributeHead.load(folder / name).toward(label, scale) for name, label, scale in heads_wanted]
+    guides = _guides(options, wanted)
     if options.scheduler:
         pipe.scheduler = make_scheduler(options.scheduler, pipe.scheduler.config.trained_betas)
 
@@ -80,11 +106,7 @@ def run_sample(options: argparse.Namespace) -> None:
     out = draw(guides)
     plain = draw([]).texts if options.compare else [None] * len(out.texts)
     for index, (text, unsteered) in enumerate(zip(out.texts, plain, strict=True)):
-        steering = {
-            guide.head.name: {"target": guide.label, "scale": guide.scale,
-                              "prob": round(out.scores[f"{guide.head.name}={guide.label}"][index], 4)}
-            for guide in guides
-        }  # fmt: skip
+        steering = _steering(guides, out.scores, index)
         if options.json:
             row = {"text": text, "seed": options.seed, "index": index, "guides": steering}
             row |= {"unsteered": unsteered} if options.compare else {}
@@ -95,6 +117,29 @@ def run_sample(options: argparse.Namespace) -> None:
             print(text)
 
 
+def run_edit(options: argparse.Namespace) -> None:
+    wanted = _guide_words_of(options)
+    if bool(options.text) == bool(options.data):
+        raise UserError("edit needs texts: give --text once or more, or --data FILE")
+    if not wanted:
+        raise UserError("edit needs a direction: give --guide HEAD=LABEL once or more")
+    from latdiff.data import load_texts
+
+    texts = options.text or load_texts(options.data, options.text_column)[: options.limit]
+    pipe = _load(options)
+    import torch
+
+    guides = _guides(options, wanted)
+    out = pipe.edit(texts, guides, strength=options.strength, num_inference_steps=options.steps,
+                    generator=torch.Generator().manual_seed(options.seed))  # fmt: skip
+    for index, (before, after) in enumerate(zip(texts, out.texts, strict=True)):
+        if options.json:
+            row = {"text": after, "before": before, "seed": options.seed, "index": index}
+            print(json.dumps(row | {"guides": _steering(guides, out.scores, index)}, ensure_ascii=False))
+        else:
+            print(side_by_side(before, after), end="\n\n")
+
+
 def run_fit_head(options: argparse.Namespace) -> None:
     from latdiff.data import load_labelled
 
@@ -102,32 +147,43 @@ def run_fit_head(options: argparse.Namespace) -> None:
         raise UserError(f"--name is {options.name!r}, must be a word of letters, digits, '_', '-' and '.'")
     if options.limit is not None and options.limit < 1:
         raise UserError(f"--limit is {options.limit}, must be 1 or more")
-    if not 0 < options.regularisation < math.inf:
-        raise UserError(f"--regularisation is {options.regularisation}, must be a number above 0")
-    texts, labels = load_labelled(options.data, options.text_column, options.label_column, options.limit)
+    strength = _regularisation(options)
+    texts, labels = load_labelled(options.data, options.text_column, options.label_column, options.limit,
+                                  classes=not options.number)  # fmt: skip
     pipe = _load(options)
-    from latdiff.guidance import AttributeHead
+    from latdiff.heads import AttributeHead, NumberHead
 
     fits = pipe.codec.fits(texts)
     texts, labels = list(itertools.compress(texts, fits)), list(itertools.compress(labels, fits))
     began = time.monotonic()
-    head = AttributeHead.fit(pipe, texts, labels, name=options.name, C=options.regularisation)
+    if options.number:
+        head = NumberHead.fit(pipe, texts, labels, name=options.name, alpha=strength)
+        quality = f"cross-validated R2 {head.r2_:.3f}, typical error {head.sd:.3g}"
+    else:
+        head = AttributeHead.fit(pipe, texts, labels, name=options.name, C=strength, features=options.features,
+                                 noise_aware=options.noise_aware)  # fmt: skip
+        quality = (f"labels {', '.join(head.labels)}, cross-validated accuracy {head.accuracy_:.3f}, calibration "
+                   f"error {head.report['calibration_error']:.3f}, C {head.report['C']:g}")  # fmt: skip
     folder = Path(options.checkpoint) / "heads" / options.name
     head.save(folder)
-    print(f"{options.name}: {len(texts)} texts ({fits.count(False)} too long, left out), "
-          f"labels {', '.join(head.labels)}, cross-validated accuracy "
-          f"{head.accuracy_:.3f}, fitted in {time.monotonic() - began:.1f} s -> {folder}")  # fmt: skip
+    print(f"{options.name}: {len(texts)} texts ({fits.count(False)} too long, left out), {quality}, "
+          f"fitted in {time.monotonic() - began:.1f} s -> {folder}")  # fmt: skip
+    if "accuracy_by_noise" in head.report:
+        read = "at z_t" if head.noise_aware else "at the denoiser's estimate"
+        levels = "  ".join(f"{sigma}: {value:.2f}" for sigma, value in head.report["accuracy_by_noise"].items())
+        print(f"accuracy by noise level sigma, {read}:  {levels}")
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
     pipe = _load(options)
     from latdiff.data import load_corpus
     from latdiff.evaluation import Evaluation, reconstruction, summary, write_card, write_json
-    from latdiff.guidance import AttributeHead
+    from latdiff.heads import AttributeHead, load_head
 
     folder = Path(options.checkpoint)
     recipe = load_recipe(str(folder / "recipe.yaml"))
-    heads = [AttributeHead.load(path.parent) for path in sorted(folder.glob("heads/*/config.json"))]
+    heads = [load_head(path.parent) for path in sorted(folder.glob("heads/*/config.json"))]
+    heads = [head for head in heads if isinstance(head, AttributeHead)]
     samplers = options.samplers or [f"{recipe.sampling.scheduler}:{pipe.config.num_inference_steps}", "renoise:25"]
     samplers = [_sampler_words(text) for text in samplers]
     corpus = load_corpus(recipe.data, recipe.seed)
@@ -144,6 +200,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
     )
     document["unconditional"] = [evaluation.unconditional(name, steps) for name, steps in samplers]
     document["guided"] = [row for head in heads for row in evaluation.guided(head, options.scale)]
+    if options.sweep_scale is not None:
+        document["sweep"] = _sweep(evaluation, heads, options.sweep_scale, options.json.parent)
     pairs = itertools.combinations(heads, 2)
     document["composed"] = [row for pair in pairs for row in evaluation.composed(list(pair), options.scale)]
     document["evaluation_minutes"] = round((time.monotonic() - began) / 60, 2)
@@ -151,6 +209,25 @@ def run_evaluate(options: argparse.Namespace) -> None:
     if options.json.resolve() == (folder / "metrics.json").resolve():
         write_card(folder)
     print(summary(document), f"-> {options.json}", sep="\n")
+
+
+def _sweep(evaluation, heads: list, scales: list[float], folder: Path) -> list[dict]:
+    """Rows of every mode of every head, and a picture a head."""
+    from latdiff.heads import DEFAULT_SCALES
+    from latdiff.plots import plot_control
+
+    rows = []
+    folder.mkdir(parents=True, exist_ok=True)
+    for head in heads:
+        modes = [mode for mode in MODES if mode != "noisy" or head.noise_aware]
+        own = [
+            row
+            for mode in modes
+            for row in evaluation.sweep(head, mode, scales or [DEFAULT_SCALES[mode] * f for f in (0.25, 0.5, 1, 2, 4)])
+        ]
+        plot_control(own, folder / f"control-{head.name}.png")
+        rows += own
+    return rows
 
 
 def run_check_config(options: argparse.Namespace) -> None:
@@ -181,6 +258,60 @@ def _command(commands, name: str, run, help: str) -> argparse.ArgumentParser:
     return command
 
 
+def _guide_options(command) -> None:
+    command.add_argument("--guide", action="append", default=[], metavar="HEAD=LABEL[:SCALE]",
+                         help="steer by a fitted head; may be repeated. LABEL may be A+B, either of two, or a number "
+                         "for a head of numbers (default scale: what is usual for the mode)")  # fmt: skip
+    command.add_argument("--avoid", action="append", default=[], metavar="HEAD=LABEL[:SCALE]",
+                         help="steer away from a label, to any other")  # fmt: skip
+    command.add_argument("--mode", choices=MODES, help="where gradients are taken (default: the head's usual)")
+
+
+def _guide_words_of(options: argparse.Namespace) -> list[tuple[str, str, str, float | None]]:
+    """('toward' or 'away', head, label, scale) of every --guide and --avoid; before anything loads."""
+    toward = [("toward", *_guide_words(text, "--guide")) for text in options.guide]
+    return toward + [("away", *_guide_words(text, "--avoid")) for text in options.avoid]
+
+
+def _guides(options: argparse.Namespace, wanted: list[tuple[str, str, str, float | None]]) -> list:
+    from latdiff.heads import AttributeHead, HeadError, load_head
+
+    guides = []
+    for way, name, label, scale in wanted:
+        head = load_head(Path(options.checkpoint) / "heads" / name)
+        target = label
+        if way == "away" and not isinstance(head, AttributeHead):
+            raise HeadError(f"head {name!r} is of numbers and has no label to avoid; name a number with --guide")
+        if way == "toward" and isinstance(head, AttributeHead) and label not in head.labels and "+" in label:
+            target = dict.fromkeys(label.split("+"), 1.0)
+        guides.append(getattr(head, way)(target, scale, options.mode))
+    return guides
+
+
+def _steering(guides: list, scores: dict, index: int) -> dict:
+    """Per head what was asked of one text, and the head's own probability of it."""
+    return {
+        guide.head.name: {"target": guide.head.describe(guide.target), "scale": guide.scale, "mode": guide.mode,
+                          "prob": round(scores[guide.title][index], 4)}
+        for guide in guides
+    }  # fmt: skip
+
+
+def _regularisation(options: argparse.Namespace) -> float | str:
+    """scikit-learn's C, or its alpha with --number."""
+    given = options.regularisation
+    if given is None:
+        return DEFAULT_ALPHA if options.number else DEFAULT_C
+    if given == "cv" and not options.number:
+        return "cv"
+    try:
+        if 0 < float(given) < math.inf:
+            return float(given)
+    except ValueError:
+        pass
+    raise UserError(f"--regularisation is {given!r}, must be a number above 0{'' if options.number else ', or cv'}")
+
+
 def _load(options: argparse.Namespace):
     """The pipeline, on the GPU where there is one."""
     import torch
@@ -194,19 +325,19 @@ def _load(options: argparse.Namespace):
     return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _guide_words(text: str) -> tuple[str, str, float]:
-    """'sentiment=positive:14' -> ('sentiment', 'positive', 14.0)."""
+def _guide_words(text: str, flag: str) -> tuple[str, str, float | None]:
+    """'sentiment=positive:18' -> ('sentiment', 'positive', 18.0); no scale is None."""
     name, equals, rest = text.partition("=")
-    label, _, scale = rest.rpartition(":") if ":" in rest else (rest, "", str(DEFAULT_SCALE))
+    label, colon, scale = rest.rpartition(":") if ":" in rest else (rest, "", "")
     try:
         if not (name and equals and label):
             raise ValueError
-        if not math.isfinite(float(scale)):
+        if colon and not math.isfinite(float(scale)):
             raise ValueError
-        return name, label, float(scale)
+        return name, label, float(scale) if colon else None
     except ValueError:
         raise UserError(
-            f"--guide is {text!r}, must be HEAD=LABEL or HEAD=LABEL:SCALE, e.g. sentiment=positive:14"
+            f"{flag} is {text!r}, must be HEAD=LABEL or HEAD=LABEL:SCALE, e.g. sentiment=positive:18"
         ) from None
 
 

@@ -92,12 +92,13 @@ def load_labelled(
     label_column: str = "label",
     limit: int | None = None,
     seed: int = 0,
+    classes: bool = True,
 ) -> tuple[list[str], list[str]]:
     """Read texts and their labels: a file, a folder's or a hub data set's train split, or `storyworld`.
 
     Rows without a text or without that label are skipped. `limit` takes a random subset that `seed`
     fixes; storyworld writes 400 stories by default, none from the seed that wrote the corpus.
-    Raises DataError, also for fewer than two classes or a class of fewer than five texts.
+    Raises DataError, with `classes` also for fewer than two classes or a class of fewer than five texts.
     """
     if source == "storyworld":
         table = _labelled_stories(limit or LABELLED_STORIES, f"{seed}/labelled")
@@ -106,9 +107,16 @@ def load_labelled(
     pairs = list(_pairs(table, _texts(table, text_column), label_column))
     if limit and limit < len(pairs):
         pairs = random.Random(f"{seed}/labelled").sample(pairs, limit)
-    _check_classes(table.place, label_column, Counter(label for _, label in pairs))
+    if classes:
+        _check_classes(table.place, label_column, Counter(label for _, label in pairs))
     texts, labels = zip(*pairs, strict=True)
     return list(texts), list(labels)
+
+
+def load_texts(source: str, text_column: str = "text") -> list[str]:
+    """Read texts in their order: a file, or a folder's or a hub data set's train split; blank ones are left out."""
+    table = _open(source, ("train",))["train"]
+    return [text for text in _texts(table, text_column) if text]
 
 
 def _stream(name: str) -> int:

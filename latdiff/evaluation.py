@@ -21,7 +21,8 @@ from latdiff.backbone import decoder_logits
 from latdiff.codec import TextCodec
 from latdiff.config import Recipe, load_recipe
 from latdiff.data import Corpus
-from latdiff.guidance import AttributeHead, Guide
+from latdiff.guidance import Guide
+from latdiff.heads import AttributeHead
 from latdiff.pipeline import LatentTextDiffusionPipeline, make_scheduler
 from latdiff.tokens import IGNORED, labels_of, pad, tokenize
 
@@ -110,24 +111,60 @@ class Evaluation:
             "samples": texts[:20],
         }
 
-    def guided(self, head: AttributeHead, scale: float) -> list[dict]:
-        """A row for every label of a head."""
+    def guided(self, head: AttributeHead, scale: float | None = None, mode: str | None = None) -> list[dict]:
+        """A row for every label of a head; scale and mode None are the head's usual ones."""
         share = max(1, self.num_samples // len(head.labels))
-        return [
-            {"attribute": head.name, "target": label, "scale": scale}
-            | self._steered({head.name: label}, [head.toward(label, scale)], share)
-            for label in head.labels
-        ]
+        rows = []
+        for label in head.labels:
+            guide = head.toward(label, scale, mode)
+            row = {"attribute": head.name, "target": label, "scale": guide.scale, "mode": guide.mode}
+            rows.append(row | self._steered({head.name: label}, [guide], share))
+        return rows
 
-    def composed(self, heads: list[AttributeHead], scale: float) -> list[dict]:
+    def sweep(self, head: AttributeHead, mode: str, scales: list[float]) -> list[dict]:
+        """Control against fluency: a row for every scale, the means over the head's labels."""
+        rows = []
+        for scale in scales:
+            of_labels = self.guided(head, scale, mode)
+            row = {"attribute": head.name, "mode": mode, "scale": scale, "n": sum(row["n"] for row in of_labels)}
+            row |= {"success": mean_of(of_labels, "success"), "worst": min(row["success"] for row in of_labels),
+                    "distinct": mean_of(of_labels, "distinct")}  # fmt: skip
+            if "validity" in of_labels[0]:
+                row["validity"] = mean_of(of_labels, "validity")
+                row["slot_tv_floors"] = sum(r["slot_tv"]["mean"] / r["slot_tv"]["floor"] for r in of_labels) / len(
+                    of_labels
+                )
+            rows.append(row)
+        return rows
+
+    def edited(self, head: AttributeHead, strength: float, scale: float | None = None, mode: str | None = None) -> dict:
+        """Stories of the oracle's world, each with its label changed to the next one of the head.
+
+        `kept` is the mean share of a story's slots that are the same afterwards; of a changed sentiment, all
+        but outcome and feeling, which have to change with it.
+        """
+        bound = {"sentiment": ("outcome", "feeling")}.get(head.name, ())
+        share, rows = max(1, self.num_samples // len(head.labels)), []
+        for index, label in enumerate(head.labels):
+            guide = head.toward(head.labels[(index + 1) % len(head.labels)], scale, mode)
+            stories = storyworld.sample(share, self.seed + 1000, **{head.name: label})
+            generator = torch.Generator().manual_seed(self.seed)
+            texts = self.pipe.edit([s.text for s in stories], [guide], strength, generator=generator).texts
+            rows += [_edited(before, text, guide, bound) for before, text in zip(stories, texts, strict=True)]
+        means = {key: sum(row[key] for row in rows) / len(rows) for key in ("success", "validity", "kept")}
+        return {"attribute": head.name, "strength": strength, "scale": guide.scale, "mode": guide.mode,
+                "n": len(rows), **means, "samples": [[row["before"], row["after"]] for row in rows[:5]]}  # fmt: skip
+
+    def composed(self, heads: list[AttributeHead], scale: float | None = None, mode: str | None = None) -> list[dict]:
         """A row for every combination of one label from each of the heads."""
         combinations = list(itertools.product(*(head.labels for head in heads)))
         share = max(1, self.num_samples // len(combinations))
         rows = []
         for labels in combinations:
-            guides = [head.toward(label, scale) for head, label in zip(heads, labels, strict=True)]
+            guides = [head.toward(label, scale, mode) for head, label in zip(heads, labels, strict=True)]
             targets = {head.name: label for head, label in zip(heads, labels, strict=True)}
-            rows.append({"targets": targets, "scale": scale} | self._steered(targets, guides, share))
+            row = {"targets": targets, "scale": guides[0].scale, "mode": guides[0].mode}
+            rows.append(row | self._steered(targets, guides, share))
         return rows
 
     def _steered(self, targets: dict[str, str], guides: list[Guide], n: int) -> dict:
@@ -145,6 +182,16 @@ class Evaluation:
     def _sample(self, n: int, guides: list[Guide], steps: int | None) -> list[str]:
         generator = torch.Generator().manual_seed(self.seed)
         return self.pipe(num_samples=n, guides=guides, num_inference_steps=steps, generator=generator).texts
+
+
+def _edited(before: storyworld.Story, after: str, guide: Guide, bound: tuple[str, ...]) -> dict:
+    reading = storyworld.read(after)
+    slots = [name for name in before.slots if name not in bound]
+    return {
+        "before": before.text, "after": after, "validity": reading.valid,
+        "success": reading.attributes.get(guide.head.name) == guide.head.describe(guide.target),
+        "kept": sum(reading.slots.get(name) == before.slots[name] for name in slots) / len(slots),
+    }  # fmt: skip
 
 
 def _judged(texts: list[str], **attributes: str) -> dict:
@@ -191,6 +238,7 @@ def write_card(folder: Path) -> None:
     recipe = load_recipe(str(folder / "recipe.yaml"))
     shown = [row["samples"][:5] for row in figures.get("unconditional", [])[:1]]
     samples = "".join(f"- {text}\n" for texts in shown for text in texts)
+    sweep = sweep_tables(figures.get("sweep", []))
     (folder / "README.md").write_text(
         f"""# {recipe.name}
 
@@ -207,9 +255,24 @@ Measured by `latdiff evaluate`, seed {figures.get("seed", "not yet")}, {figures.
 
 {"Unsteered samples, the first five:" if samples else ""}
 
-{samples}""",
+{samples}{sweep}""",
         encoding="utf-8",
     )
+
+
+def sweep_tables(rows: list[dict]) -> str:
+    """Control against fluency as Markdown: a table and a picture for every head."""
+    parts = []
+    for name, of_head in itertools.groupby(rows, key=lambda row: row["attribute"]):
+        of_head = list(of_head)
+        keys = [key for key in ("mode", "scale", "success", "worst", "validity", "slot_tv_floors", "distinct")
+                if key in of_head[0]]  # fmt: skip
+        cells = [[f"{row[key]:.3f}" if key not in ("mode", "scale") else f"{row[key]}" for key in keys]
+                 for row in of_head]  # fmt: skip
+        lines = [" | ".join(row) for row in (keys, ["---"] * len(keys), *cells)]
+        parts.append(f"\nControl against fluency, head {name}, n = {of_head[0]['n']} a row:\n\n"
+                     + "\n".join(f"| {line} |" for line in lines) + f"\n\n![](control-{name}.png)\n")  # fmt: skip
+    return "".join(parts)
 
 
 def update_metrics(folder: Path, figures: dict) -> None:

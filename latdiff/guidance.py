@@ -1,165 +1,216 @@
-"""Plug-in heads, and guides that turn a denoise function into a steered one.
+"""How a head steers: where its gradient is taken, how far it may push, how several of them add up.
 
-A head is a logistic regression on clean latents, fitted in seconds. Its guide follows
-`guide(denoise, alpha2) -> denoise`, so guides stack and a lambda can test one.
+Contract: `guide(denoise, alpha2) -> denoise`, so that guides stack and a lambda can test one. `steer` is
+the same for several guides of heads at once. All four modes move the denoiser's estimate,
+x0 <- x0 + scale * push, and differ in the push (sigma/alpha is the noise-to-signal ratio of z_t):
+
+    x0           min(sigma/alpha, 3) * grad of log p(y | x0) by x0. No gradient through the denoiser. The ramp
+                 makes a push large where the estimate is still a guess, and gives the data the last word.
+    denoiser     sigma^2/alpha * grad of log p(y | x0(z_t)) by z_t, through the denoiser: classifier guidance
+                 (Dhariwal & Nichol 2021, algorithm 2, written for x0 instead of eps) by a classifier of x0.
+    monte-carlo  the same of log mean_i p(y | x0(z_t) + sigma eps_i): loss-guided diffusion (Song et al. 2023),
+                 which DGLM (Lovelace et al. 2024) uses. sigma is the spread of x0 given z_t where latents are
+                 whitened, exactly so for a standard Gaussian.
+    noisy        sigma^2/alpha * grad of log p_t(y | z_t) by z_t, for a head fitted on noised latents, as
+                 STAR-LDM does. No gradient through the denoiser; with an exact head, exact at scale 1.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+import math
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any, Protocol
 
-import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import cross_val_score
 from torch import Tensor
 
-from latdiff.config import DEFAULT_C, DEFAULT_SCALE, UserError, nearest
+from latdiff.config import MODES, UserError
+from latdiff.schedule import log_snr
 
 Denoise = Callable[..., Tensor]  # denoise(z [B, L, D], t [B], cond=None, x_prev=None) -> x0 [B, L, D]
-MAX_RAMP = 3.0
+THROUGH = ("denoiser", "monte-carlo")  # the modes that differentiate through the denoiser
+MAX_RAMP = 3.0  # of sigma/alpha in mode x0
+MAX_RATIO = 30.0  # of sigma/alpha elsewhere: where there is no signal, the gradient is numerical noise
 
 
-class HeadError(UserError):
-    """A head that cannot be fitted, loaded or used, in one sentence."""
+class GuidanceError(UserError):
+    """A guide that cannot be made or has gone wrong, in one sentence."""
 
 
-class AttributeHead:
-    """Multinomial logistic regression on flattened clean latents.
+class Head(Protocol):
+    """What a guide needs of a head; `latdiff.heads` has three kinds."""
 
-    Attributes:
-        name: of the attribute, e.g. "sentiment".  labels: the C classes, sorted.
-        weight [C, L, D], bias [C]: logits are <weight, x> + bias.
-        accuracy_: five-fold cross-validated accuracy on the texts it was fitted on.
-        codec_digest: of the codec whose latents it reads; a pipeline refuses any other.
-    """
+    name: str
+    codec_digest: str | None
 
-    def __init__(self, name: str, labels: list[str], weight: Tensor, bias: Tensor, accuracy: float, codec_digest: str):
-        self.name, self.labels, self.weight, self.bias = name, list(labels), weight, bias
-        self.accuracy_, self.codec_digest = accuracy, codec_digest
+    def log_prob_of(self, target: Any, x: Tensor, log_snr: Tensor | None = None) -> Tensor:
+        """log p(target | x) [B], differentiable in x [B, L, D]: clean latents, or z_t with its log-SNR [B]."""
 
-    @classmethod
-    def fit(
-        cls, pipe, texts: list[str], labels: list[str], name: str = "attribute", C: float = DEFAULT_C
-    ) -> AttributeHead:
-        """Fit scikit-learn's LogisticRegression (inverse regularisation C) on the latents of labelled texts.
-
-        Raises HeadError for unequal lengths, fewer than two classes or a class with fewer than five
-        texts, and codec.TextError for empty or too long texts.
-        """
-        texts, labels = list(texts), [str(label) for label in labels]
-        if len(texts) != len(labels):
-            raise HeadError(f"head {name!r}: {len(texts)} texts but {len(labels)} labels; give one label a text")
-        counts = {label: labels.count(label) for label in sorted(set(labels))}
-        if len(counts) < 2:
-            found = ", ".join(map(repr, counts)) or "none at all"
-            raise HeadError(f"head {name!r}: all labels are of one class ({found}); a head needs two or more")
-        if min(counts.values()) < 5:
-            raise HeadError(f"head {name!r}: every class needs five texts or more, found {counts}")
-        features = pipe.codec.encode(texts).flatten(1).cpu().numpy()
-        regression = LogisticRegression(C=C, max_iter=1000)
-        accuracy = float(cross_val_score(regression, features, labels, cv=5).mean())
-        regression.fit(features, labels)
-        weight, bias = _softmax_form(regression)
-        shape = (len(weight), *pipe.codec.latent_shape)
-        return cls(name, regression.classes_.tolist(), weight.view(shape), bias, accuracy, pipe.codec.digest())
-
-    def log_prob(self, x0: Tensor) -> Tensor:
-        """Log-probability of every class [B, C] for clean latents [B, L, D]."""
-        weight, bias = self.weight.to(x0), self.bias.to(x0)
-        return torch.log_softmax(x0.flatten(1) @ weight.flatten(1).T + bias, dim=-1)
-
-    def predict_proba(self, x0: Tensor) -> np.ndarray:
-        """Probabilities [B, C], columns in the order of `labels`."""
-        return self.log_prob(x0).exp().cpu().numpy()
-
-    def predict(self, x0: Tensor) -> list[str]:
-        """The likeliest label of each of the latents [B, L, D]."""
-        return [self.labels[i] for i in self.log_prob(x0).argmax(dim=-1).tolist()]
-
-    def score(self, x0: Tensor, labels: list[str]) -> float:
-        """Accuracy on latents [B, L, D] with their labels."""
-        return float(np.mean([a == b for a, b in zip(self.predict(x0), labels, strict=True)]))
-
-    def toward(self, label: str, scale: float = DEFAULT_SCALE) -> Guide:
-        """A guide towards one of the labels. Raises HeadError for a label that the head does not know."""
-        if label not in self.labels:
-            raise HeadError(
-                f"head {self.name!r} knows no label {label!r}, only {', '.join(self.labels)}"
-                f"{nearest(str(label), self.labels)}"
-            )
-        return Guide(self, label, scale)
-
-    def save(self, folder: str | Path) -> None:
-        """Write config.json and model.safetensors into the folder."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({"weight": self.weight.contiguous(), "bias": self.bias.contiguous()}, folder / "model.safetensors")
-        config = {
-            "name": self.name, "labels": self.labels, "features": "flattened clean latents",
-            "accuracy": self.accuracy_, "codec_digest": self.codec_digest,
-        }  # fmt: skip
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, folder: str | Path) -> AttributeHead:
-        """Read a saved head. Raises HeadError when the folder is missing, incomplete or cut short."""
-        folder = Path(folder)
-        try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            tensors = load_file(folder / "model.safetensors")
-            return cls(config["name"], config["labels"], tensors["weight"], tensors["bias"], config["accuracy"],
-                       config["codec_digest"])  # fmt: skip
-        except FileNotFoundError:
-            absent = [name for name in ("config.json", "model.safetensors") if not (folder / name).exists()]
-            beside = sorted(p.parent.name for p in folder.parent.glob("*/config.json"))
-            raise HeadError(
-                f"no head in {folder} ({' and '.join(absent)} missing); "
-                f"fitted heads there: {', '.join(beside) or 'none'}. Fit one with `latdiff fit-head`."
-            ) from None
-        except (SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise HeadError(f"the head in {folder} is cut short or damaged ({error}); fit it again") from None
+    def describe(self, target: Any) -> str:
+        """The target in a few words, such as "positive"."""
 
 
 @dataclass(frozen=True)
 class Guide:
-    """Steers a denoise function towards one label of a head: x0 <- x0 + scale * ramp(t) * grad log p(label | x0).
+    """Steers a denoise function towards one target of a head. Made by `head.toward(...)`.
 
-    The gradient is taken on the estimate of x0, not through the denoiser, in closed form. The ramp is
-    sigma/alpha, at most 3: where the estimate is still a guess a push is cheap, and towards the end of
-    sampling the data have the last word.
+    Args:
+        scale: how far; what is usual depends on the mode.
+        mode: one of MODES, see above.
+        interval: the noise levels sigma, from 0 to 1, at which it acts.
+        normalise: divide the gradient by its root mean square over a text's L x D, so that scale counts
+            latent standard deviations and a confident head pushes as hard as an unsure one.
+        clamp: the largest root mean square of one push, in latent standard deviations.
+        draws: of mode monte-carlo; they are seeded by the timestep, so a seed still gives the same texts.
+
+    Raises GuidanceError for settings out of their range.
     """
 
-    head: AttributeHead
-    label: str
+    head: Head
+    target: Any
     scale: float
+    mode: str = "x0"
+    interval: tuple[float, float] = (0.0, 1.0)
+    normalise: bool = False
+    clamp: float | None = None
+    draws: int = 16
+
+    def __post_init__(self):
+        wrong = []
+        if self.mode not in MODES:
+            wrong.append(f"mode is {self.mode!r}, must be one of {', '.join(MODES)}")
+        if not math.isfinite(self.scale):
+            wrong.append(f"scale is {self.scale}, must be a finite number")
+        if not 0 <= self.interval[0] < self.interval[1] <= 1:
+            wrong.append(f"interval is {self.interval}, must be (low, high) with 0 <= low < high <= 1")
+        if self.clamp is not None and not self.clamp > 0:
+            wrong.append(f"clamp is {self.clamp}, must be above 0")
+        if self.draws < 1:
+            wrong.append(f"draws is {self.draws}, must be 1 or more")
+        if wrong:
+            raise GuidanceError(f"guide of head {self.head.name!r}: {'; '.join(wrong)}")
+
+    @property
+    def title(self) -> str:
+        """Such as "sentiment=positive"."""
+        return f"{self.head.name}={self.head.describe(self.target)}"
 
     def __call__(self, denoise: Denoise, alpha2: Tensor) -> Denoise:
-        """Wrap `denoise`; alpha2 [T] is the signal variance of every timestep."""
+        """Wrap `denoise`; alpha2 [timesteps] is the signal variance of every timestep."""
+        return steer(denoise, alpha2, [self])
 
-        def guided(z: Tensor, t: Tensor, cond=None, x_prev: Tensor | None = None) -> Tensor:
-            x0 = denoise(z, t, cond, x_prev)
-            signal = alpha2.to(z.device)[t]
-            ramp = ((1 - signal) / signal.clamp(min=1e-9)).sqrt().clamp(max=MAX_RAMP)
-            return x0 + self.scale * ramp.view(-1, 1, 1) * self.gradient(x0)
+    def log_prob(self, x: Tensor, log_snr: Tensor | None = None) -> Tensor:
+        """log p(target | x) [B] of latents [B, L, D], with their log-SNR [B] where they are noised."""
+        return self.head.log_prob_of(self.target, x, log_snr)
 
-        return guided
+    def push(self, x0: Tensor, z: Tensor, signal: Tensor, eps: Tensor | None) -> Tensor:
+        """The scaled push on x0 [B, L, D]; signal is alpha^2 [B], eps the draws [draws, B, L, D] or None."""
+        alpha, sigma = signal.sqrt().view(-1, 1, 1), (1 - signal).sqrt().view(-1, 1, 1)
+        if self.mode == "x0":
+            at, ramp = x0.detach().requires_grad_(), (sigma / alpha.clamp(min=1e-9)).clamp(max=MAX_RAMP)
+            log_prob = self.log_prob(at)
+        else:
+            at, ramp = z, sigma * (sigma / alpha.clamp(min=1e-9)).clamp(max=MAX_RATIO)
+            log_prob = self._log_prob_from_z(x0, z, signal, sigma, eps)
+        (gradient,) = torch.autograd.grad(log_prob.sum(), at, retain_graph=self.mode in THROUGH)
+        if self.normalise:
+            gradient = gradient / _rms(gradient).clamp(min=1e-12)
+        pushed = self.scale * ramp * gradient
+        if self.clamp is not None:
+            pushed = pushed * (self.clamp / _rms(pushed).clamp(min=1e-12)).clamp(max=1)
+        acts = (sigma >= self.interval[0]) & (sigma <= self.interval[1])
+        return torch.where(acts, pushed, 0.0)
 
-    def gradient(self, x0: Tensor) -> Tensor:
-        """Gradient of log p(label | x0) by x0, [B, L, D]: the label's weights minus the expected ones."""
-        weight = self.head.weight.to(x0)
-        expected = torch.einsum("bc,cld->bld", self.head.log_prob(x0).exp(), weight)
-        return weight[self.head.labels.index(self.label)] - expected
+    def _log_prob_from_z(self, x0: Tensor, z: Tensor, signal: Tensor, sigma: Tensor, eps: Tensor | None) -> Tensor:
+        if self.mode == "noisy":
+            return self.log_prob(z, log_snr(signal))
+        if self.mode == "denoiser":
+            return self.log_prob(x0)
+        drawn = (x0 + sigma * eps).flatten(0, 1)
+        return self.log_prob(drawn).view(self.draws, -1).logsumexp(0) - math.log(self.draws)
 
 
-def _softmax_form(regression: LogisticRegression) -> tuple[Tensor, Tensor]:
-    """Weights [C, F] and bias [C]; scikit-learn stores two classes as one row, the odds of the second."""
-    weight, bias = torch.tensor(regression.coef_).float(), torch.tensor(regression.intercept_).float()
-    if len(weight) == 1:
-        weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
-    return weight, bias
+def steer(denoise: Denoise, alpha2: Tensor, guides: Sequence[Guide]) -> Denoise:
+    """Wrap `denoise` in several guides at once.
+
+    All gradients are taken at the same estimate and added: a product of experts, in any order. The
+    denoiser is called once, and run backwards only when a guide's mode asks for it. The wrapped function
+    raises GuidanceError, with the head's name, for a gradient that is not finite.
+    """
+
+    def guided(z: Tensor, t: Tensor, cond=None, x_prev: Tensor | None = None) -> Tensor:
+        signal = alpha2.to(z.device)[t]
+        outer = torch.is_grad_enabled() and z.requires_grad  # a wrapper farther out differentiates through this one
+        with torch.enable_grad():
+            z = z if outer else z.detach().requires_grad_()
+            with torch.set_grad_enabled(outer or any(guide.mode in THROUGH for guide in guides)):
+                x0 = denoise(z, t, cond, x_prev)
+            pushes = [guide.push(x0, z, signal, _draws(guide, z, t)) for guide in guides]
+        for guide, pushed in zip(guides, pushes, strict=True):
+            if not pushed.isfinite().all():
+                raise GuidanceError(
+                    f"the gradient of head {guide.head.name!r} towards {guide.head.describe(guide.target)} is not "
+                    f"finite at timestep {int(t[0])} (mode {guide.mode}, scale {guide.scale:g}); "
+                    "lower the scale, or look at the head's weights"
+                )
+        return (x0 if outer else x0.detach()) + sum(pushes)
+
+    return guided
+
+
+def stack(denoise: Denoise, alpha2: Tensor, guides: Sequence[Callable]) -> Denoise:
+    """Wrap `denoise` in guides of any kind, the first innermost; neighbouring Guides steer as one."""
+    together: list[Guide] = []
+    for guide in [*guides, None]:
+        if isinstance(guide, Guide):
+            together.append(guide)
+            continue
+        if together:
+            denoise, together = steer(denoise, alpha2, together), []
+        if guide is not None:
+            denoise = guide(denoise, alpha2)
+    return denoise
+
+
+def warn_of_strain(x0: Tensor, guides: Sequence[Guide]) -> None:
+    """Warn, once a call, when steered latents [B, L, D] lie farther out than anything that their head has seen.
+
+    More than one text in twenty has to: the limit is the farthest of the head's own texts.
+    """
+    limits = [limit for g in guides if (limit := getattr(g.head, "radius", None)) is not None]
+    if not limits:
+        return
+    far = _rms(x0).flatten() > max(limits)
+    if far.float().mean() > 0.05:
+        reached = _rms(x0).flatten().median().item()
+        # The excess over 1, the radius of the data, grows about linearly with the scale.
+        shrink = min(0.9, max(0.1, (max(limits) - 1) / max(reached - 1, 1e-6)))
+        scales = ", ".join(f"{guide.title}:{guide.scale * shrink:.2g}" for guide in guides)
+        warnings.warn(
+            f"{far.float().mean():.0%} of the steered latents lie off the data (typically at {reached:.2f} standard "
+            f"deviations, the farthest text a head has seen at {max(limits):.2f}); texts will suffer. Try {scales}",
+            stacklevel=3,
+        )
+
+
+def warn_of_contradictions(guides: Sequence[Guide]) -> None:
+    """Warn, once a call, when two guides ask one head for targets that exclude each other."""
+    for i, one in enumerate(guides):
+        for two in guides[:i]:
+            excludes = getattr(one.head, "excludes", None)
+            if one.head.name == two.head.name and excludes and excludes(one, two):
+                warnings.warn(f"{two.title} and {one.title} pull against each other; the stronger wins", stacklevel=3)
+
+
+def _draws(guide: Guide, z: Tensor, t: Tensor) -> Tensor | None:
+    if guide.mode != "monte-carlo":
+        return None
+    generator = torch.Generator().manual_seed(int(t[0]))
+    return torch.randn(guide.draws, *z.shape, generator=generator).to(z)
+
+
+def _rms(x: Tensor) -> Tensor:
+    """Root mean square over L and D: [B, L, D] -> [B, 1, 1]."""
+    return x.square().mean((1, 2), keepdim=True).sqrt()

@@ -23,9 +23,9 @@ from torch import Tensor
 from latdiff.autoencoder import LatentAutoencoder
 from latdiff.backbone import load_backbone
 from latdiff.codec import TextCodec
-from latdiff.config import SCHEDULERS, UserError, nearest
+from latdiff.config import DEFAULT_STRENGTH, SCHEDULERS, UserError, nearest
 from latdiff.diffusion import GaussianDiffusion
-from latdiff.guidance import Guide
+from latdiff.guidance import Guide, stack, warn_of_contradictions, warn_of_strain
 
 
 class CheckpointError(UserError):
@@ -34,7 +34,7 @@ class CheckpointError(UserError):
 
 @dataclass
 class TextPipelineOutput(BaseOutput):
-    """texts: list[str]; latents [B, L, D]; scores: per guide, the head's probability of its label, [B]."""
+    """texts: list[str]; latents [B, L, D]; scores: for a guide such as "tone=positive" its head's own p(target) [B]."""
 
     texts: list[str]
     latents: Tensor
@@ -83,7 +83,8 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
 
         Args:
             num_samples: how many.  batch_size: how many at once; part of what a seed means.
-            guides: from `AttributeHead.toward`, or any guide(denoise, alpha2) -> denoise; they stack.
+            guides: from a head's `toward`, or any guide(denoise, alpha2) -> denoise. They stack, the first
+                innermost; neighbouring guides of heads are added up, in any order.
             num_inference_steps: denoiser calls a text.
             cond: handed to the denoiser.
             generator: on the CPU; the same seed gives the same texts.
@@ -92,45 +93,111 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
                 step; what it returns under "latents" replaces z.
             decode_options: for transformers' `generate`, e.g. {"num_beams": 4}.
 
-        Raises CheckpointError for a head made for another codec or a scheduler of the wrong kind, and
-        UserError, a ValueError, for a number of samples or steps below one or more steps than the schedule has.
+        Raises CheckpointError for a head made for another codec or a scheduler of the wrong kind,
+        UserError, a ValueError, for a number of samples or steps below one or more steps than the schedule has,
+        and GuidanceError for a gradient that is not finite. Warns of guides that contradict each other, and of
+        latents steered off the data.
         """
-        steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
-        if num_samples < 1 or steps < 1:
-            raise UserError(f"num_samples={num_samples} and num_inference_steps={steps} must both be 1 or more")
-        self._check_guides(guides)
-        self._check_scheduler()
-        most = len(self.scheduler.alphas_cumprod)
-        if steps > most:
-            raise UserError(f"num_inference_steps={steps} is more than the {most} steps of the noise schedule")
+        steps = self._check(guides, num_inference_steps)
+        if num_samples < 1:
+            raise UserError(f"num_samples is {num_samples}, must be 1 or more")
         if latents is None:
             latents = torch.randn(num_samples, *self.codec.latent_shape, generator=generator)
         chunks = latents.to(self._execution_device).split(batch_size)
-        clean = torch.cat([self._denoise(z, guides, steps, cond, generator, callback_on_step_end) for z in chunks])
-        texts = self.codec.decode(clean, **(decode_options or {}))
-        return TextPipelineOutput(texts=texts, latents=clean, scores=scores(clean, guides))
+        clean = [self._denoise(z, guides, steps, cond, generator, callback_on_step_end) for z in chunks]
+        return self._output(torch.cat(clean), guides, decode_options)
 
-    def _denoise(self, z, guides, steps, cond, generator, callback) -> Tensor:
-        """The sampling loop: [B, L, D] of noise -> [B, L, D] of clean latents."""
+    @torch.no_grad()
+    def edit(
+        self, texts: list[str], guides: list[Guide] = (), strength: float = DEFAULT_STRENGTH,
+        num_inference_steps: int | None = None, cond=None, generator: torch.Generator | None = None,
+        batch_size: int = 256, decode_options: dict | None = None,
+    ) -> TextPipelineOutput:  # fmt: skip
+        """Change texts towards the guides and keep the rest: encode, noise part of the way, denoise under guidance.
+
+        Args:
+            texts: N texts.
+            strength: how far towards pure noise, from 0 (nothing changes) to 1 (nothing is kept): the share of
+                num_inference_steps that is run (SDEdit, Meng et al. 2022). The first estimate of x0 that
+                self-conditioning sees is the text itself.
+            The rest is as in a call.
+
+        Raises what a call does, UserError for a strength out of range, and codec.TextError for texts that are
+        empty or too long.
+        """
+        steps = self._check(guides, num_inference_steps)
+        if not 0 < strength <= 1:
+            raise UserError(f"strength is {strength}, must be above 0 and at most 1")
+        chunks = self.codec.encode(list(texts)).to(self._execution_device).split(batch_size)
+        clean = [self._denoise(x0, guides, steps, cond, generator, None, strength) for x0 in chunks]
+        return self._output(torch.cat(clean), guides, decode_options)
+
+    @torch.no_grad()
+    def interpolate(self, a: str, b: str, n: int = 5, decode_options: dict | None = None) -> TextPipelineOutput:
+        """n texts from a to b, both included: along the great arc between their latents (Shoemake 1985).
+
+        Raises UserError for n below 2 and codec.TextError for texts that are empty or too long.
+        """
+        if n < 2:
+            raise UserError(f"n is {n}, must be 2 or more: the two texts themselves are counted")
+        start, end = self.codec.encode([a, b])
+        cosine = torch.nn.functional.cosine_similarity(start.flatten(), end.flatten(), dim=0)
+        angle = cosine.clamp(-1, 1).acos().clamp(min=1e-4)
+        share = torch.linspace(0, 1, n, device=start.device).view(-1, 1, 1)
+        latents = (((1 - share) * angle).sin() * start + (share * angle).sin() * end) / angle.sin()
+        return self._output(latents, [], decode_options)
+
+    @torch.no_grad()
+    def estimate(self, z: Tensor, alpha2: float) -> Tensor:
+        """The denoiser's estimate of x0 [B, L, D] for z at the timestep whose signal variance is nearest to alpha2."""
+        all_alpha2 = self.scheduler.alphas_cumprod
+        t = (all_alpha2 - alpha2).abs().argmin().expand(len(z)).to(z.device)
+        return GaussianDiffusion(self.denoiser, all_alpha2).denoise(z, t)
+
+    def _output(self, latents: Tensor, guides, decode_options) -> TextPipelineOutput:
+        own = [guide for guide in guides if isinstance(guide, Guide)]
+        warn_of_strain(latents, own)
+        texts = self.codec.decode(latents, **(decode_options or {}))
+        return TextPipelineOutput(texts=texts, latents=latents, scores=scores(latents, own))
+
+    def _denoise(self, z, guides, steps, cond, generator, callback, strength: float = 1.0) -> Tensor:
+        """The sampling loop: [B, L, D] -> [B, L, D]; from pure noise, or with strength < 1 from clean latents."""
         scheduler = self.scheduler
         alpha2 = scheduler.alphas_cumprod
-        denoise = GaussianDiffusion(self.denoiser, alpha2).denoise
-        for guide in guides:
-            denoise = guide(denoise, alpha2)
+        denoise = stack(GaussianDiffusion(self.denoiser, alpha2).denoise, alpha2, guides)
         scheduler.set_timesteps(steps, device=z.device)
+        timesteps, x_prev = scheduler.timesteps, None
+        if strength < 1:
+            first = min(steps - 1, round(steps * (1 - strength)))
+            timesteps, x_prev = timesteps[first:], z
+            if hasattr(scheduler, "set_begin_index"):
+                scheduler.set_begin_index(first)
+            noise = torch.randn(z.shape, generator=generator).to(z)
+            z = scheduler.add_noise(z, noise, timesteps[:1].long().expand(len(z)))
         extra = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
-        x_prev = None
-        for step, t in enumerate(self.progress_bar(scheduler.timesteps)):
+        for step, t in enumerate(self.progress_bar(timesteps)):
             x_prev = denoise(z, t.long().expand(len(z)), cond, x_prev)
             z = scheduler.step(x_prev, t, z, **extra).prev_sample
             if callback is not None:
                 z = (callback(self, step, t, {"latents": z}) or {}).get("latents", z)
         return z
 
+    def _check(self, guides: list[Guide], num_inference_steps: int | None) -> int:
+        """Everything that can be wrong before the first step; the number of steps."""
+        steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
+        most = len(self.scheduler.alphas_cumprod) if hasattr(self.scheduler, "alphas_cumprod") else steps
+        if not 1 <= steps <= most:
+            raise UserError(f"num_inference_steps is {steps}, must be 1 to {most}, the steps of the noise schedule")
+        self._check_scheduler()
+        own = [guide for guide in guides if isinstance(guide, Guide)]
+        self._check_guides(own)
+        warn_of_contradictions(own)
+        return steps
+
     def _check_guides(self, guides: list[Guide]) -> None:
         digest = self.codec.digest() if guides else ""
         for guide in guides:
-            if isinstance(guide, Guide) and guide.head.codec_digest != digest:
+            if guide.head.codec_digest not in (digest, None):
                 raise CheckpointError(
                     f"head {guide.head.name!r} was fitted on latents of codec {guide.head.codec_digest}, but this "
                     f"pipeline's codec is {digest}; fit it again with `latdiff fit-head`"
@@ -212,12 +279,13 @@ def _refuse_gaps(name, part) -> None:
 
 
 def scores(latents: Tensor, guides: list[Guide]) -> dict[str, list[float]]:
-    """Per guide "name=label", the head's probability of the label for each of the latents [B, L, D]."""
-    return {
-        f"{g.head.name}={g.label}": g.head.log_prob(latents)[:, g.head.labels.index(g.label)].exp().tolist()
-        for g in guides
-        if isinstance(g, Guide)
-    }
+    """Per guide, such as "tone=positive", the head's own probability of its target for latents [B, L, D].
+
+    Of a number: exp of its log_prob, 1 where it is met.
+    """
+    with torch.enable_grad():  # a CallableHead insists on a function with a gradient
+        at = latents.detach().requires_grad_()
+        return {guide.title: guide.log_prob(at).detach().exp().tolist() for guide in guides}
 
 
 def first_line(error: Exception) -> str:

@@ -18,6 +18,7 @@ RANKS = {
     "data": 1,
     "tokens": 1,
     "metrics": 1,
+    "plots": 1,
     "training": 1,
     "backbone": 2,
     "autoencoder": 2,
@@ -25,9 +26,11 @@ RANKS = {
     "codec": 3,
     "diffusion": 3,
     "guidance": 3,
-    "pipeline": 4,
-    "evaluation": 5,
-    "cli": 6,
+    "fitting": 3,
+    "heads": 4,
+    "pipeline": 5,
+    "evaluation": 6,
+    "cli": 7,
 }
 FILES = sorted(file for file in PACKAGE.rglob("*.py") if file != PACKAGE / "__init__.py")
 

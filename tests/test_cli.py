@@ -7,7 +7,8 @@ import pytest
 import torch
 import yaml
 
-from latdiff import AttributeHead, cli, storyworld
+from latdiff import cli, load_head, storyworld
+from latdiff.config import DEFAULT_SCALE
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,7 @@ def test_sample_as_json(latdiff):
         assert set(row["guides"]) == {"sentiment", "tense"}
         assert row["guides"]["sentiment"]["target"] == "positive"
         assert row["guides"]["sentiment"]["scale"] == 2.5
-        assert row["guides"]["tense"]["scale"] == cli.DEFAULT_SCALE
+        assert row["guides"]["tense"]["scale"] == DEFAULT_SCALE
         assert 0 <= row["guides"]["sentiment"]["prob"] <= 1
 
 
@@ -138,6 +139,53 @@ def test_sampling_leaves_the_checkpoint_as_it_was(latdiff, checkpoint, fingerpri
     assert fingerprint(checkpoint) == before
 
 
+def test_guides_take_a_mode_several_labels_and_labels_to_avoid(latdiff, reviews, checkpoint):
+    latdiff("fit-head", "--data", reviews(rows_of(["calm", "dull", "wild"])), "--name", "mood")
+    printed = latdiff("sample", "--num-samples", 1, "--json", "--mode", "denoiser", "--guide", "mood=calm+wild:2",
+                      "--avoid", "tense=past")  # fmt: skip
+    steered = json.loads(printed)["guides"]
+    assert (steered["mood"]["target"], steered["mood"]["scale"]) == ("calm+wild", 2)
+    assert steered["tense"]["target"] == "present"
+    assert steered["mood"]["mode"] == steered["tense"]["mode"] == "denoiser"
+    shutil.rmtree(checkpoint / "heads" / "mood")
+
+
+def test_a_head_of_numbers_steers_to_a_number(latdiff, checkpoint):
+    printed = latdiff("fit-head", "--data", "storyworld", "--label-column", "length", "--name", "sentences",
+                      "--number", "--limit", 60)  # fmt: skip
+    assert "cross-validated R2" in printed
+    row = json.loads(latdiff("sample", "--num-samples", 1, "--json", "--guide", "sentences=4.5"))
+    assert row["guides"]["sentences"]["target"] == "4.5"
+    assert 0 <= row["guides"]["sentences"]["prob"] <= 1
+    shutil.rmtree(checkpoint / "heads" / "sentences")
+
+
+def test_a_noise_aware_head_is_read_at_z(latdiff, checkpoint):
+    printed = latdiff("fit-head", "--data", "storyworld", "--label-column", "tense", "--name", "time", "--noise-aware",
+                      "--limit", 60, "--regularisation", "cv", "--features", "both")  # fmt: skip
+    assert "accuracy by noise level sigma, at z_t:  0.00: " in printed
+    assert any(f", C {C}," in printed for C in ("0.001", "0.01", "0.1", "1", "10"))
+    row = json.loads(latdiff("sample", "--num-samples", 1, "--json", "--guide", "time=past"))
+    assert row["guides"]["time"]["mode"] == "noisy"
+    shutil.rmtree(checkpoint / "heads" / "time")
+
+
+# edit
+
+
+def test_edit_shows_before_and_after(latdiff, tmp_path):
+    path = tmp_path / "texts.txt"
+    texts = [story.text for story in storyworld.sample(3, 8)]
+    path.write_text("\n".join(texts), encoding="utf-8")
+    flags = ("--guide", "sentiment=positive:3", "--json")
+    rows = [json.loads(line) for line in latdiff("edit", "--data", path, *flags, "--limit", 2).splitlines()]
+    assert [row["before"] for row in rows] == texts[:2]
+    assert all(set(row) == {"text", "before", "seed", "index", "guides"} for row in rows)
+    (row,) = [json.loads(line) for line in latdiff("edit", "--text", texts[0], *flags).splitlines()]
+    assert row["guides"]["sentiment"]["target"] == "positive"
+    assert "  |  " in latdiff("edit", "--text", texts[0], "--guide", "sentiment=positive", "--strength", 0.2)
+
+
 # fit-head
 
 
@@ -145,7 +193,7 @@ def test_fit_head_writes_a_head_and_says_how_good_it_is(latdiff, checkpoint, rev
     labels = ["calm", "wild", "dull"]
     printed = latdiff("fit-head", "--data", reviews(rows_of(labels)), "--name", "mood")
     try:
-        head = AttributeHead.load(checkpoint / "heads" / "mood")
+        head = load_head(checkpoint / "heads" / "mood")
         assert head.labels == sorted(labels)
         for part in ("mood", "18 texts", "calm, dull, wild", f"{head.accuracy_:.3f}", str(checkpoint)):
             assert part in printed
@@ -159,7 +207,7 @@ def test_columns_have_names_of_their_own(latdiff, checkpoint, reviews):
     latdiff(
         "fit-head", "--data", data, "--name", "tone", "--text-column", "body", "--label-column", "meta.tone"
     )
-    assert AttributeHead.load(checkpoint / "heads" / "tone").labels == ["down", "up"]
+    assert load_head(checkpoint / "heads" / "tone").labels == ["down", "up"]
     shutil.rmtree(checkpoint / "heads" / "tone")
 
 
@@ -198,6 +246,21 @@ def test_evaluate_writes_every_figure(latdiff, checkpoint, tmp_path, fingerprint
     assert str(file) in printed
     assert "steered by sentiment" in printed
     assert fingerprint(checkpoint) == before
+
+
+def test_a_sweep_of_scales_is_measured_drawn_and_put_on_the_card(latdiff, checkpoint, tmp_path):
+    copy = shutil.copytree(checkpoint, tmp_path / "copy")
+    shutil.rmtree(copy / "heads" / "tense")
+    flags = ("--num-samples", 2, "--samplers", "ddim:1", "--sweep-scale", 1, 4)
+    latdiff("evaluate", "--json", copy / "metrics.json", *flags, folder=copy)
+    sweep = json.loads((copy / "metrics.json").read_text(encoding="utf-8"))["sweep"]
+    assert [(row["mode"], row["scale"]) for row in sweep] == [
+        (mode, scale) for mode in ("x0", "denoiser", "monte-carlo") for scale in (1, 4)
+    ]
+    assert all({"success", "validity", "slot_tv_floors"} <= set(row) for row in sweep)
+    assert (copy / "control-sentiment.png").read_bytes().startswith(b"\x89PNG")
+    card = (copy / "README.md").read_text(encoding="utf-8")
+    assert "| mode | scale |" in card and "control-sentiment.png" in card
 
 
 def test_evaluate_keeps_what_training_measured(latdiff, checkpoint, tmp_path):
@@ -248,6 +311,17 @@ def test_an_unknown_label(refused):
     assert "did you mean positive?" in refused("sample", "--guide", "sentiment=positiv:2")
 
 
+def test_an_edit_without_texts_or_direction(refused, tmp_path):
+    assert "give --text once or more, or --data FILE" in refused("edit", "--guide", "tense=past")
+    assert "give --guide HEAD=LABEL" in refused("edit", "--text", "A story.")
+    assert "none.txt" in refused("edit", "--data", tmp_path / "none.txt", "--guide", "tense=past")
+    assert "strength is 2.0" in refused("edit", "--text", "A story.", "--guide", "tense=past", "--strength", 2)
+
+
+def test_a_mode_that_the_head_cannot_be_read_in(refused):
+    assert "fit it with noise_aware=True" in refused("sample", "--guide", "tense=past", "--mode", "noisy")
+
+
 @pytest.mark.parametrize(
     "guide", ["sentiment", "sentiment=", "=positive", "sentiment=positive:", "sentiment=positive:x", "",
               "sentiment=positive:nan", "sentiment=positive:inf"],
@@ -272,11 +346,11 @@ def test_a_malformed_sampler(refused, tmp_path, sampler):
     "flags", [("--num-samples", 0), ("--num-samples", -2), ("--steps", 0), ("--steps", -1)]
 )
 def test_numbers_below_one(refused, flags):
-    assert "must both be 1 or more" in refused("sample", *flags)
+    assert "must be 1" in refused("sample", *flags)
 
 
 def test_more_steps_than_there_are(refused):
-    assert "num_inference_steps=5000 is more than the 1000" in refused("sample", "--steps", 5000)
+    assert "num_inference_steps is 5000, must be 1 to 1000" in refused("sample", "--steps", 5000)
 
 
 @pytest.mark.parametrize("command", [("sample",), ("evaluate", "--json", "m.json")])
@@ -348,7 +422,9 @@ def test_data_too_long_for_the_autoencoder_are_left_out_and_counted(latdiff, che
         shutil.rmtree(checkpoint / "heads" / "x")
 
 
-@pytest.mark.parametrize("flag", ["--limit=0", "--limit=-5", "--regularisation=0", "--regularisation=nan"])
+@pytest.mark.parametrize(
+    "flag", ["--limit=0", "--limit=-5", "--regularisation=0", "--regularisation=nan", "--regularisation=strong"]
+)
 def test_settings_of_the_fit_that_cannot_be(refused, reviews, flag):
     said = refused("fit-head", "--data", reviews(rows_of(["a", "b"])), "--name", "x", flag)
     assert flag.partition("=")[0] in said

@@ -11,7 +11,7 @@ import pytest
 
 from latdiff import storyworld
 from latdiff.config import DataConfig, UserError
-from latdiff.data import DataError, load_corpus, load_labelled
+from latdiff.data import DataError, load_corpus, load_labelled, load_texts
 
 TEXTS = [f"Text number {number}." for number in range(40)]
 
@@ -167,6 +167,22 @@ def test_an_unknown_attribute_of_storyworld_names_the_nearest():
 
 
 # Labels
+
+
+def test_texts_alone_come_in_their_order_without_blank_ones(tmp_path):
+    rows = [{"text": "one  two", "label": 3}, {"text": " "}, {"text": "four", "label": 4}]
+    path = jsonl(tmp_path / "a.jsonl", rows).as_posix()
+    assert load_texts(path) == ["one two", "four"]
+    with pytest.raises(DataError, match="no column 'body'"):
+        load_texts(path, "body")
+
+
+def test_numbers_need_no_classes(tmp_path):
+    path = jsonl(tmp_path / "a.jsonl", [{"text": f"text {i}", "label": i / 2} for i in range(4)]).as_posix()
+    assert load_labelled(path, classes=False)[1] == ["0.0", "0.5", "1.0", "1.5"]
+    with pytest.raises(DataError):
+        load_labelled(path)
+
 
 
 def labelled(*groups):

@@ -1,6 +1,7 @@
 """A checkpoint measured: figures that can be known beforehand, and the shape of every row."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,10 +13,11 @@ from latdiff.evaluation import (
     Evaluation,
     reconstruction,
     reconstruction_table,
+    sweep_tables,
     token_accuracy,
     update_metrics,
 )
-from latdiff.guidance import AttributeHead
+from latdiff.heads import AttributeHead
 from latdiff.tokens import tokenize
 
 TEXTS = [story.text for story in storyworld.sample(6, 11)]
@@ -112,7 +114,7 @@ def stories(seed=0, **attributes):
 
 def head(name, labels, pipe):
     return AttributeHead(
-        name, list(labels), torch.zeros(len(labels), 3, 4), torch.zeros(len(labels)), 0.5, "abc"
+        name, list(labels), torch.zeros(len(labels), 3, 4), torch.zeros(len(labels)), "abc"
     )
 
 
@@ -160,10 +162,38 @@ def test_the_oracle_judges_what_was_steered(pipe):
     assert [row["success"] for row in rows] == [0, 1]
     assert all(row["validity"] == 1 and row["judge"] == "oracle" for row in rows)
     assert all({"mean", "floor"} <= set(row["slot_tv"]) for row in rows)
-    assert [(g.label, g.scale) for call in fixed.calls for g in call[1]] == [
-        ("negative", 2.0),
-        ("positive", 2.0),
+    assert [(g.title, g.scale) for call in fixed.calls for g in call[1]] == [
+        ("sentiment=negative", 2.0),
+        ("sentiment=positive", 2.0),
     ]
+
+
+def test_a_sweep_has_a_row_a_scale_and_the_means_over_the_labels(pipe):
+    measured, fixed = evaluate(pipe, stories(sentiment="positive"))
+    rows = measured.sweep(head("sentiment", ("negative", "positive"), pipe), "denoiser", [1.0, 4.0])
+    assert [(row["mode"], row["scale"], row["n"]) for row in rows] == [("denoiser", 1.0, 8), ("denoiser", 4.0, 8)]
+    assert all(row["success"] == 0.5 and row["worst"] == 0 and row["validity"] == 1 for row in rows)
+    assert all(row["slot_tv_floors"] > 0.5 for row in rows)
+    assert [g.mode for call in fixed.calls for g in call[1]] == ["denoiser"] * 4
+
+
+def test_an_edit_that_changes_nothing_keeps_everything_and_never_succeeds(pipe, monkeypatch):
+    measured, _ = evaluate(pipe, stories())
+    monkeypatch.setattr(measured.pipe, "edit", lambda texts, *_, **__: SimpleNamespace(texts=texts), raising=False)
+    row = measured.edited(head("sentiment", ("negative", "positive"), pipe), strength=0.5)
+    assert (row["success"], row["validity"], row["kept"], row["n"]) == (0, 1, 1, 8)
+    other = [story.text for story in storyworld.sample(4, 3, topic="pets", person="first")]
+    monkeypatch.setattr(measured.pipe, "edit", lambda texts, *_, **__: SimpleNamespace(texts=other), raising=False)
+    assert measured.edited(head("sentiment", ("negative", "positive"), pipe), strength=0.5)["kept"] < 0.5
+
+
+def test_the_card_shows_a_sweep_as_a_table_and_a_picture():
+    row = {"attribute": "tone", "mode": "x0", "scale": 3.5, "n": 8, "success": 0.5, "worst": 0.25, "distinct": 1.0}
+    tables = sweep_tables([row, row | {"scale": 7.0}, row | {"attribute": "topic"}])
+    assert "| mode | scale | success | worst | distinct |" in tables
+    assert "| x0 | 3.5 | 0.500 | 0.250 | 1.000 |" in tables
+    assert "control-tone.png" in tables and "control-topic.png" in tables
+    assert sweep_tables([]) == ""
 
 
 def test_a_composition_succeeds_only_with_all_its_targets(pipe):
@@ -237,7 +267,7 @@ def test_a_head_with_labels_of_its_own_is_not_the_oracles_business(pipe, tiny):
     recipe = load_recipe(str(tiny.recipe))
     evaluation = Evaluation(pipe, recipe, load_corpus(recipe.data, recipe.seed), num_samples=2, seed=0)
     weight = torch.zeros(2, *pipe.codec.latent_shape)
-    head = AttributeHead("sentiment", ["grim", "merry"], weight, torch.zeros(2), 0.5, pipe.codec.digest())
+    head = AttributeHead("sentiment", ["grim", "merry"], weight, torch.zeros(2), pipe.codec.digest())
     rows = evaluation.guided(head, 1.0)
     assert [row["judge"] for row in rows] == ["the label's words stand in the text"] * 2
     assert all("validity" not in row for row in rows)

@@ -1,123 +1,60 @@
-"""Heads against scikit-learn, guides against closed forms, and every refusal."""
+"""Guides against closed forms: Gaussian worlds in which the guided denoiser is known exactly."""
 
-import json
 import math
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
+from diffusers import DDPMScheduler
 
-from latdiff.guidance import MAX_RAMP, AttributeHead, Guide, HeadError
-from latdiff.schedule import alpha2_at
+from latdiff.config import MODES
+from latdiff.guidance import MAX_RAMP, GuidanceError, Guide, stack, steer, warn_of_strain
+from latdiff.heads import AttributeHead, CallableHead, NumberHead
+from latdiff.schedule import alpha2_at, betas, log_snr
 
 L, D = 2, 3
 ALPHA2 = alpha2_at("cosine", torch.linspace(0.001, 0.999, 100))
 
 
-class Codec:
-    """Latents that show their text's first letter: b is two further along the first dimension than a, and so on."""
-
-    latent_shape = (L, D)
-
-    def encode(self, texts):
-        latents = torch.randn(len(texts), L, D, generator=torch.Generator().manual_seed(0))
-        latents[:, 0, 0] += torch.tensor([2.0 * (ord(text[0]) - ord("a")) for text in texts])
-        return latents
-
-    def digest(self):
-        return "abc"
+def noise(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-PIPE = SimpleNamespace(codec=Codec())
+def random_head(classes=3, seed=0, name="mood"):
+    labels = [f"label{i}" for i in range(classes)]
+    return AttributeHead(name, labels, noise(classes, L, D, seed=seed), noise(classes, seed=seed + 1), "abc")
 
 
-def labelled(letters, each=30):
-    texts = [f"{letter}{number}" for number in range(each) for letter in letters]
-    return texts, [f"class {text[0]}" for text in texts]
-
-
-def random_head(classes=3, bias=None, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    weight = torch.randn(classes, L, D, generator=generator)
-    bias = torch.randn(classes, generator=generator) if bias is None else torch.tensor(bias)
-    return AttributeHead("mood", [f"label{i}" for i in range(classes)], weight, bias, 0.9, "abc")
-
-
-def linear_guide(seed, scale=4.0):
+def linear_guide(seed, scale=4.0, **settings):
     """Its class is so unlikely everywhere that log p is linear: the gradient is w1 - w0."""
-    head = random_head(2, bias=[200.0, -200.0], seed=seed)
-    return head.toward("label1", scale), head.weight[1] - head.weight[0]
+    head = AttributeHead("mood", ["label0", "label1"], noise(2, L, D, seed=seed), torch.tensor([200.0, -200.0]), "abc")
+    return head.toward("label1", scale, **settings), head.weight[0, 1] - head.weight[0, 0]
 
 
 @pytest.fixture
 def x0():
-    return torch.randn(5, L, D, generator=torch.Generator().manual_seed(3))
+    return noise(5, L, D, seed=3)
 
 
-# Fitting
-
-
-@pytest.mark.parametrize("letters", ["ab", "abc"])
-def test_a_head_is_scikit_learns_regression(letters):
-    texts, labels = labelled(letters)
-    head = AttributeHead.fit(PIPE, texts, labels, name="letter", C=0.3)
-    latents = PIPE.codec.encode(texts)
-    theirs = LogisticRegression(C=0.3, max_iter=1000).fit(latents.flatten(1).numpy(), labels)
-    assert head.labels == list(theirs.classes_)
-    np.testing.assert_allclose(
-        head.predict_proba(latents), theirs.predict_proba(latents.flatten(1).numpy()), atol=1e-4
-    )
-    assert head.predict(latents) == theirs.predict(latents.flatten(1).numpy()).tolist()
-    assert head.score(latents, labels) == pytest.approx(theirs.score(latents.flatten(1).numpy(), labels))
-    assert head.weight.shape == (len(letters), L, D)
-    assert (head.name, head.codec_digest) == ("letter", "abc")
-
-
-def test_what_is_learnt_shows_in_accuracy_and_chance_does_too():
-    texts, labels = labelled("ad", each=50)  # six apart
-    assert AttributeHead.fit(PIPE, texts, labels).accuracy_ > 0.98
-    chance = ["heads" if i // 2 % 2 else "tails" for i in range(100)]
-    assert AttributeHead.fit(PIPE, texts, chance).accuracy_ < 0.7
-
-
-def test_weaker_regularisation_gives_larger_weights():
-    texts, labels = labelled("ab")
-    small, large = (AttributeHead.fit(PIPE, texts, labels, C=c).weight.norm() for c in (0.01, 10.0))
-    assert large > 2 * small
-
-
-def test_probabilities_sum_to_one(x0):
-    head = random_head()
-    np.testing.assert_allclose(head.predict_proba(x0).sum(1), np.ones(5), rtol=1e-5)
-
-
-# Guides
-
-
-@pytest.mark.parametrize("classes", [2, 3, 5])
-def test_the_gradient_is_autograds(classes, x0):
-    head = random_head(classes)
-    x0.requires_grad_()
-    for label in head.labels:
-        log_prob = head.log_prob(x0)[:, head.labels.index(label)].sum()
-        (expected,) = torch.autograd.grad(log_prob, x0)
-        torch.testing.assert_close(head.toward(label).gradient(x0), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_a_linear_log_probability_has_a_constant_gradient(x0):
-    guide, direction = linear_guide(seed=0)
-    torch.testing.assert_close(guide.gradient(x0), direction.expand_as(x0))
+def identity(z, t, cond=None, x_prev=None):
+    return z
 
 
 def steered(guides, x0, t):
-    def denoise(z, t, cond=None, x_prev=None):
-        return z
+    return steer(identity, ALPHA2, guides)(x0, t)
 
-    for guide in guides:
-        denoise = guide(denoise, ALPHA2)
-    return denoise(x0, t)
+
+# The push on x0
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_the_gradient_is_the_labels_weights_minus_the_expected_ones(classes, x0):
+    head, t = random_head(classes), torch.full((5,), 49)
+    ramp = ((1 - ALPHA2[49]) / ALPHA2[49]).sqrt()
+    probability = torch.tensor(head.predict_proba(x0))
+    for index, label in enumerate(head.labels):
+        expected = head.weight[0, index] - torch.einsum("bc,cld->bld", probability, head.weight[0])
+        moved = steered([head.toward(label, 2.0)], x0, t) - x0
+        torch.testing.assert_close(moved, 2 * ramp * expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_estimate_moves_by_scale_times_ramp_times_gradient(x0):
@@ -128,16 +65,7 @@ def test_the_estimate_moves_by_scale_times_ramp_times_gradient(x0):
     assert ratio[2].item() == pytest.approx(1, abs=0.05)
     assert ratio[4] > MAX_RAMP > ratio[3]
     expected = 2.5 * ratio.clamp(max=MAX_RAMP).view(-1, 1, 1) * direction
-    torch.testing.assert_close(moved, expected.expand_as(moved), rtol=1e-4, atol=1e-4)
-
-
-def test_linear_guides_add_up_in_any_order(x0):
-    (one, direction_one), (two, direction_two) = linear_guide(0), linear_guide(1, scale=-1.0)
-    t = torch.full((5,), 49)
-    there, back = steered([one, two], x0, t), steered([two, one], x0, t)
-    torch.testing.assert_close(there, back)
-    ramp = ((1 - ALPHA2[49]) / ALPHA2[49]).sqrt()
-    torch.testing.assert_close(there - x0, (ramp * (4 * direction_one - direction_two)).expand_as(x0))
+    torch.testing.assert_close(moved, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_scale_zero_changes_nothing(x0):
@@ -147,16 +75,104 @@ def test_scale_zero_changes_nothing(x0):
 
 def test_a_guide_makes_its_label_likelier_and_a_negative_one_less_likely(x0):
     head, t = random_head(), torch.full((5,), 49)
-    before, up, down = (
-        head.log_prob(x)[:, 1]
-        for x in (
-            x0,
-            steered([head.toward("label1", 0.5)], x0, t),
-            steered([head.toward("label1", -0.5)], x0, t),
-        )
+    guides = [head.toward("label1", 0.5), head.toward("label1", -0.5), head.away("label1", 0.5)]
+    before, up, down, away = (
+        head.log_prob(x)[:, 1] for x in (x0, *(steered([guide], x0, t) for guide in guides))
     )
     assert (up > before).all()
     assert (down < before).all()
+    assert (away < before).all()
+
+
+def test_several_labels_make_their_sum_likelier(x0):
+    head, t = random_head(4), torch.full((5,), 49)
+    moved = steered([head.toward({"label0": 1, "label2": 3}, 0.2)], x0, t)
+    before, after = (head.log_prob(x).exp()[:, [0, 2]].sum(1) for x in (x0, moved))
+    assert (after > before).all()
+
+
+def test_a_number_is_approached(x0):
+    head = NumberHead("words", noise(L, D), torch.tensor(1.0), "abc", sd=2.0)
+    t = torch.full((5,), 49)
+    before = torch.tensor(head.predict(x0))
+    after = torch.tensor(head.predict(steered([head.toward(4.0, scale=0.3)], x0, t)))
+    assert ((after - 4).abs() < (before - 4).abs()).all()
+
+
+def test_arguments_are_left_as_they_were(x0):
+    before = x0.clone()
+    steered([random_head().toward("label1")], x0, torch.full((5,), 49))
+    assert torch.equal(x0, before)
+    assert not x0.requires_grad
+
+
+# Settings of one guide
+
+
+def test_it_acts_within_its_interval_only(x0):
+    guide, _ = linear_guide(0, interval=(0.2, 0.8))
+    t = torch.tensor([0, 5, 30, 50, 90])
+    sigma = (1 - ALPHA2[t]).sqrt()
+    moved = (steered([guide], x0, t) - x0).abs().amax((1, 2)) > 0
+    assert moved.tolist() == ((sigma >= 0.2) & (sigma <= 0.8)).tolist() == [False, False, True, True, False]
+
+
+def test_a_clamp_limits_the_push_and_keeps_its_direction(x0):
+    t = torch.full((5,), 49)
+    free, held = (steered([linear_guide(0, clamp=clamp)[0]], x0, t) - x0 for clamp in (None, 0.1))
+    torch.testing.assert_close(held.square().mean((1, 2)).sqrt(), torch.full((5,), 0.1))
+    torch.testing.assert_close(torch.cosine_similarity(free.flatten(1), held.flatten(1)), torch.ones(5))
+    small = steered([linear_guide(0, scale=1e-3, clamp=0.1)[0]], x0, t)
+    torch.testing.assert_close(small, steered([linear_guide(0, scale=1e-3)[0]], x0, t))
+
+
+def test_a_normalised_gradient_has_length_one_however_sure_the_head(x0):
+    t, ramp = torch.full((5,), 49), ((1 - ALPHA2[49]) / ALPHA2[49]).sqrt()
+    moved = steered([random_head().toward("label1", 0.5, normalise=True)], x0, t) - x0
+    torch.testing.assert_close(moved.square().mean((1, 2)).sqrt(), (0.5 * ramp).expand(5))
+
+
+# Stacking
+
+
+@pytest.mark.parametrize("mode", ["x0", "denoiser", "monte-carlo"])
+def test_guides_add_up_in_any_order(mode, x0):
+    """Not only linear ones: all gradients are taken at the same estimate."""
+    one = random_head(3, seed=0).toward("label1", 2.0, mode)
+    two = random_head(4, seed=5).toward("label3", -1.0)
+    t = torch.full((5,), 49)
+    there, back = steered([one, two], x0, t), steered([two, one], x0, t)
+    torch.testing.assert_close(there, back)
+    apart = steered([one], x0, t) + steered([two], x0, t) - x0
+    torch.testing.assert_close(there, apart)
+
+
+def test_neighbours_in_a_stack_steer_as_one_and_other_wrappers_keep_their_place(x0):
+    one, two = random_head(seed=0).toward("label1", 2.0), random_head(seed=5).toward("label2", 2.0)
+    t = torch.full((5,), 49)
+
+    def double(denoise, alpha2):
+        return lambda z, t, cond=None, x_prev=None: 2 * denoise(z, t, cond, x_prev)
+
+    torch.testing.assert_close(stack(identity, ALPHA2, [one, two])(x0, t), steered([one, two], x0, t))
+    inside, outside = (stack(identity, ALPHA2, guides)(x0, t) for guides in ([double, one], [one, double]))
+    torch.testing.assert_close(inside, 2 * x0 + (steered([one], 2 * x0, t) - 2 * x0))
+    torch.testing.assert_close(outside, 2 * steered([one], x0, t))
+    assert torch.equal(stack(identity, ALPHA2, [])(x0, t), x0)
+
+
+def test_a_guide_farther_out_differentiates_through_one_farther_in(x0):
+    inner, outer = random_head(seed=0).toward("label1", 2.0), random_head(seed=5).toward("label2", 3.0, "denoiser")
+
+    def scaled(denoise, alpha2):
+        return lambda z, t, cond=None, x_prev=None: 0.5 * denoise(z, t, cond, x_prev)
+
+    t = torch.full((5,), 49)
+    both = stack(identity, ALPHA2, [inner, scaled, outer])(x0, t)
+    estimate = stack(identity, ALPHA2, [inner, scaled])(x0, t)
+    # the inner push counts as a constant, so that the outer gradient is half of that at the estimate
+    direct = steered([random_head(seed=5).toward("label2", 3.0, "denoiser")], estimate, t) - estimate
+    torch.testing.assert_close(both - estimate, 0.5 * direct, rtol=1e-4, atol=1e-5)
 
 
 def test_a_guide_hands_on_condition_and_estimate(x0):
@@ -170,109 +186,151 @@ def test_a_guide_hands_on_condition_and_estimate(x0):
     assert seen == [("cond", "estimate")]
 
 
-def test_arguments_are_left_as_they_were(x0):
-    before = x0.clone()
-    steered([random_head().toward("label1")], x0, torch.full((5,), 49))
-    assert torch.equal(x0, before)
+@pytest.mark.parametrize("mode", ["x0", "denoiser", "monte-carlo"])
+def test_the_denoiser_is_called_once_and_differentiated_only_where_the_mode_says_so(mode, x0):
+    seen = []
+
+    def denoise(z, t, cond=None, x_prev=None):
+        seen.append(torch.is_grad_enabled() and z.requires_grad)
+        return z
+
+    with torch.no_grad():
+        guides = [random_head(seed=s).toward("label0", 1.0, mode) for s in (0, 1)]
+        out = steer(denoise, ALPHA2, guides)(x0, torch.full((5,), 49))
+    assert seen == [mode != "x0"]
+    assert not out.requires_grad
 
 
-# Saving
+# Exactness, in worlds where the guided denoiser is known
 
 
-def test_a_saved_head_is_the_same(tmp_path, x0):
-    head = random_head()
-    head.save(tmp_path / "heads" / "mood")
-    again = AttributeHead.load(tmp_path / "heads" / "mood")
-    assert torch.equal(again.log_prob(x0), head.log_prob(x0))
-    assert (again.name, again.labels, again.accuracy_, again.codec_digest) == (
-        head.name, head.labels, head.accuracy_, head.codec_digest,
-    )  # fmt: skip
-    assert sorted(file.name for file in (tmp_path / "heads" / "mood").iterdir()) == [
-        "config.json",
-        "model.safetensors",
-    ]
+def exact_denoiser(alpha2):
+    """Of x ~ N(0, I): E[x | z] = alpha z."""
+    return lambda z, t, cond=None, x_prev=None: alpha2[t].sqrt().view(-1, 1, 1) * z
 
 
-def test_a_fitted_head_can_be_saved(tmp_path):
-    head = AttributeHead.fit(PIPE, *labelled("ab"))
-    head.save(str(tmp_path))
-    assert torch.equal(AttributeHead.load(str(tmp_path)).weight, head.weight)
-    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["labels"] == [
-        "class a",
-        "class b",
-    ]
+def number_world():
+    """x ~ N(0, I) and y = <w, x> + 0.5 + N(0, 0.7²), to be 2."""
+    weight, sd = noise(L, D, seed=9), 0.7
+    return NumberHead("y", weight, torch.tensor(0.5), "abc", sd=sd), weight, sd
 
 
-# Refusals
+def test_mode_denoiser_is_autograd_through_the_denoiser(x0):
+    head, weight, sd = number_world()
+    t = torch.tensor([10, 30, 50, 70, 90])
+    alpha, sigma2 = ALPHA2[t].sqrt().view(-1, 1, 1), (1 - ALPHA2[t]).view(-1, 1, 1)
+    guide = head.toward(2.0, scale=1.0, mode="denoiser")
+    moved = steer(exact_denoiser(ALPHA2), ALPHA2, [guide])(x0, t) - alpha * x0
+    residual = 2 - 0.5 - (alpha * x0 * weight).sum((1, 2), keepdim=True)
+    torch.testing.assert_close(moved, sigma2 * weight * residual / sd**2, rtol=1e-3, atol=1e-4)
 
 
-def refusal(call, *arguments, **keywords):
-    with pytest.raises(HeadError) as error:
-        call(*arguments, **keywords)
-    return str(error.value)
+def test_mode_monte_carlo_is_exact_with_enough_draws(x0):
+    """E[x | z, y] adds sigma² w r / (sd² + sigma² |w|²); the point estimate of mode denoiser leaves out sigma² |w|²."""
+    head, weight, sd = number_world()
+    t = torch.tensor([10, 30, 50, 70, 90])
+    alpha, sigma2 = ALPHA2[t].sqrt().view(-1, 1, 1), (1 - ALPHA2[t]).view(-1, 1, 1)
+    residual = 2 - 0.5 - (alpha * x0 * weight).sum((1, 2), keepdim=True)
+    exact = sigma2 * weight * residual / (sd**2 + sigma2 * weight.square().sum())
+    errors = {}
+    for mode, draws in (("denoiser", 1), ("monte-carlo", 16), ("monte-carlo", 20000)):
+        guide = head.toward(2.0, scale=1.0, mode=mode, draws=draws)
+        moved = steer(exact_denoiser(ALPHA2), ALPHA2, [guide])(x0, t) - alpha * x0
+        errors[mode, draws] = ((moved - exact).norm() / exact.norm()).item()
+    assert errors["monte-carlo", 20000] < 0.05 < errors["monte-carlo", 16] < 0.7 * errors["denoiser", 1]
 
 
-def test_labels_of_one_class():
-    said = refusal(AttributeHead.fit, PIPE, ["a1"] * 10, ["good"] * 10, name="tone")
-    assert said == "head 'tone': all labels are of one class ('good'); a head needs two or more"
+def mixture():
+    """x ~ half N(m, I), half N(-m, I): denoiser, and the two optimal heads, of clean latents and of z_t.
+
+    z given the class is N(±alpha m, I), so that the log-odds at z are 2 alpha <m, z>: linear at every noise level.
+    """
+    mean = 1.2 * noise(L, D, seed=4) / noise(L, D, seed=4).norm()
+    alphas_cumprod = DDPMScheduler(trained_betas=betas("cosine")).alphas_cumprod
+
+    def denoise(z, t, cond=None, x_prev=None):
+        alpha, sigma2 = alphas_cumprod[t].sqrt().view(-1, 1, 1), (1 - alphas_cumprod[t]).view(-1, 1, 1)
+        return alpha * z + sigma2 * mean * torch.tanh((alpha * z * mean).sum((1, 2), keepdim=True))
+
+    levels = alphas_cumprod[torch.arange(999, -1, -9)]
+    signed = torch.stack([-mean, mean])
+    weight = levels.sqrt().view(-1, 1, 1, 1) * signed
+    noisy = AttributeHead("side", ["left", "right"], weight, torch.zeros(len(weight), 2), "abc",
+                          log_snrs=log_snr(levels))  # fmt: skip
+    return mean, alphas_cumprod, denoise, noisy, AttributeHead("side", ["left", "right"], signed, torch.zeros(2), "abc")
 
 
-def test_no_labels_at_all():
-    assert "none at all" in refusal(AttributeHead.fit, PIPE, [], [])
+def test_mode_noisy_is_exact_at_scale_one(x0):
+    mean, alphas_cumprod, denoise, noisy, _ = mixture()
+    t = torch.tensor([99, 300, 504, 702, 900])
+    alpha, sigma2 = alphas_cumprod[t].sqrt().view(-1, 1, 1), (1 - alphas_cumprod[t]).view(-1, 1, 1)
+    guided = steer(denoise, alphas_cumprod, [noisy.toward("right", scale=1.0)])(x0, t)
+    torch.testing.assert_close(guided, alpha * x0 + sigma2 * mean, rtol=1e-3, atol=2e-3)
 
 
-def test_a_class_of_too_few_texts():
-    said = refusal(AttributeHead.fit, PIPE, ["a1"] * 10, ["good"] * 6 + ["bad"] * 4)
-    assert "every class needs five texts or more" in said
-    assert "'bad': 4" in said
+@pytest.mark.parametrize("mode", MODES)
+def test_sampling_under_a_guide_ends_at_its_side(mode):
+    """Along m: the exact guided distribution is N(|m|, 1); mode noisy reaches it, the others a known way about."""
+    mean, alphas_cumprod, denoise, noisy, clean = mixture()
+    head = noisy if mode == "noisy" else clean
+    denoise = steer(denoise, alphas_cumprod, [head.toward("right", 1.0, mode)])
+    scheduler = DDPMScheduler(trained_betas=betas("cosine"), prediction_type="sample", clip_sample=False,
+                              timestep_spacing="trailing")  # fmt: skip
+    scheduler.set_timesteps(100)
+    z, generator = noise(2000, L, D, seed=1), torch.Generator().manual_seed(2)
+    for t in scheduler.timesteps:
+        z = scheduler.step(denoise(z, t.expand(len(z))), t, z, generator=generator).prev_sample
+    along = (z * mean).sum((1, 2)) / mean.norm()
+    across = z - along.view(-1, 1, 1) * mean / mean.norm()
+    # what was not asked for is left alone
+    assert across.square().sum((1, 2)).mean() == pytest.approx(L * D - 1, rel=0.06)
+    if mode == "noisy":
+        assert along.mean() == pytest.approx(1.2, abs=0.08)
+        assert along.std() == pytest.approx(1.0, abs=0.06)
+    else:
+        assert (along > 0).float().mean() > 0.85
 
 
-def test_unequal_lengths():
-    assert "3 texts but 2 labels" in refusal(AttributeHead.fit, PIPE, ["a", "b", "c"], ["x", "y"])
-
-
-def test_an_unknown_label_is_met_with_the_nearest():
-    said = refusal(random_head().toward, "labell1")
-    assert said == "head 'mood' knows no label 'labell1', only label0, label1, label2; did you mean label1?"
-
-
-def test_a_head_that_is_not_there_names_those_that_are(tmp_path):
-    random_head().save(tmp_path / "heads" / "mood")
-    said = refusal(AttributeHead.load, tmp_path / "heads" / "topic")
-    assert "config.json and model.safetensors missing" in said
-    assert "fitted heads there: mood" in said
-    assert "latdiff fit-head" in said
-    assert "fitted heads there: none" in refusal(AttributeHead.load, tmp_path / "nowhere" / "topic")
-
-
-def test_a_head_without_its_weights(tmp_path):
-    random_head().save(tmp_path)
-    (tmp_path / "model.safetensors").unlink()
-    assert "(model.safetensors missing)" in refusal(AttributeHead.load, tmp_path)
+# What goes wrong
 
 
 @pytest.mark.parametrize(
-    ("file", "content"),
-    [("model.safetensors", None), ("config.json", None), ("config.json", b"{}"), ("config.json", b"[1]")],
+    ("settings", "said"),
+    [
+        ({"mode": "x1"}, "mode is 'x1', must be one of x0, denoiser, monte-carlo, noisy"),
+        ({"scale": math.nan}, "scale is nan, must be a finite number"),
+        ({"interval": (0.5, 0.2)}, "interval is (0.5, 0.2), must be"),
+        ({"clamp": 0.0}, "clamp is 0.0, must be above 0"),
+        ({"draws": 0}, "draws is 0, must be 1 or more"),
+    ],
 )
-def test_a_damaged_head(tmp_path, file, content):
-    random_head().save(tmp_path)
-    path = tmp_path / file
-    path.write_bytes(path.read_bytes()[:-15] if content is None else content)
-    said = refusal(AttributeHead.load, tmp_path)
-    assert "cut short or damaged" in said
-    assert "fit it again" in said
+def test_settings_out_of_range(settings, said):
+    with pytest.raises(GuidanceError) as error:
+        Guide(**{"head": random_head(), "target": (1.0, 0.0, 0.0), "scale": 1.0} | settings)
+    assert said in str(error.value)
+    assert "'mood'" in str(error.value)
 
 
-def test_scores_refuse_lists_of_unequal_length(x0):
-    with pytest.raises(ValueError):
-        random_head().score(x0, ["label0"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_stops_with_the_heads_name_and_the_step(bad, x0):
+    head = random_head()
+    head.weight[0, 1, 0, 0] = bad
+    with pytest.raises(GuidanceError, match="head 'mood' towards label1 is not finite at timestep 49"):
+        steered([head.toward("label1")], x0, torch.full((5,), 49))
 
 
-def test_the_default_scale_is_that_of_the_command_line():
-    from latdiff.cli import DEFAULT_SCALE
+def test_latents_driven_off_the_data_are_warned_of_with_a_smaller_scale(x0):
+    head = random_head()
+    head.radius = 1.2
+    guide = head.toward("label1", 10.0)
+    with pytest.warns(UserWarning, match=r"100% of the steered latents lie off the data .*Try mood=label1:2$"):
+        warn_of_strain(torch.full((5, L, D), 2.0), [guide])
 
-    guide = random_head().toward("label0")
-    assert isinstance(guide, Guide)
-    assert guide.scale == DEFAULT_SCALE
-    assert math.isfinite(MAX_RAMP)
+
+def test_no_warning_where_there_is_no_cause(x0, recwarn):
+    head = random_head()
+    warn_of_strain(torch.full((5, L, D), 9.0), [head.toward("label1")])  # a head of unknown radius
+    head.radius = 1.2
+    warn_of_strain(torch.full((5, L, D), 1.1), [head.toward("label1")])
+    warn_of_strain(torch.full((5, L, D), 9.0), [CallableHead(lambda x: x.sum((1, 2))).guide()])
+    assert not recwarn.list

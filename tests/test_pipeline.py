@@ -8,8 +8,10 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 from safetensors.torch import load_file, save_file
 
-from latdiff import AttributeHead, LatentTextDiffusionPipeline
-from latdiff.pipeline import CheckpointError, load_codec, load_pipeline
+from latdiff import AttributeHead, CallableHead, LatentTextDiffusionPipeline
+from latdiff.codec import TextError
+from latdiff.config import SCHEDULERS
+from latdiff.pipeline import CheckpointError, load_codec, load_pipeline, make_scheduler
 
 L, D = 3, 4
 
@@ -20,7 +22,7 @@ def seeded(seed=0):
 
 def random_head(digest, labels=("a", "b", "c")):
     weight, bias = torch.randn(len(labels), L, D, generator=seeded()), torch.zeros(len(labels))
-    return AttributeHead("mood", list(labels), weight, bias, 0.9, digest)
+    return AttributeHead("mood", list(labels), weight, bias, digest)
 
 
 @pytest.fixture
@@ -100,12 +102,12 @@ def test_decode_options_reach_generate(pipe):
 
 @pytest.mark.parametrize("numbers", [{"num_samples": 0}, {"num_samples": -3}, {"num_inference_steps": 0}])
 def test_nothing_to_do_is_refused(pipe, numbers):
-    with pytest.raises(ValueError, match="must both be 1 or more"):
+    with pytest.raises(ValueError, match="must be 1"):
         pipe(**numbers)
 
 
 def test_more_steps_than_the_schedule_has_are_refused(pipe):
-    with pytest.raises(ValueError, match="num_inference_steps=1001 is more than the 1000"):
+    with pytest.raises(ValueError, match="num_inference_steps is 1001, must be 1 to 1000"):
         pipe(num_inference_steps=1001)
 
 
@@ -153,6 +155,91 @@ def test_a_head_of_another_codec_is_refused_with_both_digests(pipe):
     assert "0123456789abcdef" in str(error.value)
     assert pipe.codec.digest() in str(error.value)
     assert "mood" in str(error.value)
+
+
+def test_contradictory_guides_run_and_say_so(pipe, head):
+    with pytest.warns(UserWarning, match="mood=a and mood=b pull against each other"):
+        out = pipe(num_samples=2, guides=[head.toward("a"), head.toward("b")], generator=seeded())
+    assert len(out.texts) == 2
+
+
+def test_latents_driven_off_the_data_are_warned_of_once(pipe, head):
+    head.radius = 1.5
+    with pytest.warns(UserWarning, match="lie off the data .*Try mood=a:") as warnings:
+        pipe(num_samples=4, guides=[head.toward("a", 300.0)], generator=seeded())
+    assert len(warnings) == 1
+
+
+def test_any_function_of_latents_can_steer(pipe):
+    def close_to_two(x):
+        return -(x - 2).square().mean((1, 2))
+
+    plain = pipe(num_samples=4, generator=seeded()).latents
+    guide = CallableHead(close_to_two, name="two").guide(scale=3.0)
+    out = pipe(num_samples=4, guides=[guide], generator=seeded())
+    assert (out.latents - 2).abs().mean() < 0.7 * (plain - 2).abs().mean()
+    assert len(out.scores["two=high"]) == 4
+
+
+# Editing
+
+
+def test_an_edit_keeps_more_the_weaker_it_is(pipe, stories):
+    texts = [text for text, _ in stories[:6]]
+    original = pipe.codec.encode(texts)
+    far = [
+        (pipe.edit(texts, strength=s, num_inference_steps=20, generator=seeded()).latents - original).norm().item()
+        for s in (0.1, 0.5, 0.9)
+    ]
+    assert far[0] < far[1] < far[2]
+
+
+def test_an_edit_moves_towards_its_guide(pipe, stories, head):
+    texts = [text for text, _ in stories[:8]]
+    plain, steered = (
+        pipe.edit(texts, guides, strength=0.6, num_inference_steps=10, generator=seeded())
+        for guides in ([], [head.toward("b", 1.0)])
+    )
+    assert len(steered.texts) == 8
+    assert sum(steered.scores["mood=b"]) > head.predict_proba(plain.latents)[:, 1].sum()
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_an_edit_runs_its_share_of_the_steps_under_every_scheduler(pipe, stories, name):
+    pipe.scheduler = make_scheduler(name, pipe.scheduler.config.trained_betas)
+    calls, forward = [], pipe.denoiser.forward
+    pipe.denoiser.forward = lambda *arguments, **keywords: calls.append(1) or forward(*arguments, **keywords)
+    texts = [text for text, _ in stories[:2]]
+    first, again = (
+        pipe.edit(texts, strength=0.5, num_inference_steps=10, generator=seeded()) for _ in range(2)
+    )
+    assert len(calls) == 2 * 5
+    assert torch.equal(first.latents, again.latents)
+    assert first.latents.isfinite().all()
+
+
+@pytest.mark.parametrize("strength", [0, -1, 1.01])
+def test_a_strength_out_of_range_is_refused(pipe, strength):
+    with pytest.raises(ValueError, match="must be above 0 and at most 1"):
+        pipe.edit(["a story"], strength=strength)
+
+
+def test_what_cannot_be_encoded_cannot_be_edited(pipe):
+    with pytest.raises(TextError, match="empty"):
+        pipe.edit(["", "a story"])
+
+
+def test_an_interpolation_goes_from_one_text_to_the_other(pipe, stories):
+    (a, _), (b, _) = stories[:2]
+    out = pipe.interpolate(a, b, n=5)
+    start, end = pipe.codec.encode([a, b])
+    torch.testing.assert_close(out.latents[0], start, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(out.latents[-1], end, rtol=1e-3, atol=1e-4)
+    away = [(x - start).norm().item() for x in out.latents]
+    assert away == sorted(away)
+    assert len(out.texts) == 5
+    with pytest.raises(ValueError, match="n is 1, must be 2 or more"):
+        pipe.interpolate(a, b, n=1)
 
 
 # Schedulers

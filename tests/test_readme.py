@@ -1,8 +1,12 @@
-"""The README is run as written: its Python, and the commands and files that it names."""
+"""The README and docs/guidance.md are run as written: their Python, and the commands and files they name."""
 
+import csv
 import re
+import shlex
 import shutil
 from pathlib import Path
+
+from latdiff import cli, storyworld
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -19,6 +23,29 @@ def test_the_python_snippets_run_as_written(tiny, tmp_path, monkeypatch):
     assert list(out.scores) == ["tone=positive"] and len(out.scores["tone=positive"]) == 8
     assert tone.labels == ["negative", "positive"]
     assert names["pipe"].scheduler.config.algorithm_type == "sde-dpmsolver++"
+
+
+def test_the_snippets_of_the_guidance_page_run_as_written(tiny, tmp_path, monkeypatch):
+    """On a CSV written by somebody who knows nothing of the heads that there are."""
+    page = (ROOT / "docs" / "guidance.md").read_text(encoding="utf-8")
+    shutil.copytree(tiny.checkpoint, tmp_path / "checkpoints" / "storyworld")
+    monkeypatch.chdir(tmp_path)
+    elders = ("mother", "father", "aunt", "uncle", "grandmother", "grandfather")
+    with open("companions.csv", "w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["text", "label"])
+        for story in storyworld.sample(80, 5):
+            rows.writerow([story.text, "elder" if story.slots["companion"] in elders else "peer"])
+    names = {}
+    for snippet in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(snippet, names)
+    assert names["generation"].labels == ["elder", "peer"]
+    assert list(names["out"].scores) == [
+        "attribute=elder", "attribute=elder+peer", "words=40", "centred=high",
+    ]  # fmt: skip
+    assert len(names["edited"].texts) == 3 and len(names["between"]) == 5
+    for command in re.findall(r"^latdiff (.*)$", page, re.MULTILINE):
+        cli.main([*shlex.split(command), "--quiet"])
 
 
 def test_every_make_target_of_the_readme_exists():

@@ -1,0 +1,434 @@
+"""Plug-in heads: what a guide follows, fitted in seconds on labelled latents, in one small file format.
+
+`AttributeHead` for labels and `NumberHead` for a number are linear in the latents; `CallableHead` takes any
+differentiable function. A linear head may hold weights for several noise levels and is then read at z_t.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import accuracy_score
+from sklearn.model_selection import KFold, cross_val_predict
+from torch import Tensor
+
+from latdiff.config import DEFAULT_ALPHA, DEFAULT_C, DEFAULT_SCALE, FEATURES, UserError, nearest
+from latdiff.fitting import (
+    NOISE_TIMES,
+    as_weights_of_latents,
+    calibration_error,
+    features_of,
+    fit_levels,
+    folds,
+    held_out,
+    noise_levels,
+    radius,
+    softmax_form,
+    strongest_good_C,
+)
+from latdiff.guidance import Guide
+from latdiff.schedule import add_noise, alpha2_at, log_snr
+
+DEFAULT_SCALES = {"x0": DEFAULT_SCALE, "denoiser": 8.0, "monte-carlo": 8.0, "noisy": 16.0}
+
+
+class HeadError(UserError):
+    """A head that cannot be fitted, loaded or used, in one sentence."""
+
+
+class LinearHead:
+    """What heads with weights share: logits <weight, x> + bias, interpolated in log-SNR between noise levels.
+
+    Attributes:
+        name: of the attribute, e.g. "sentiment".
+        weight [K, C, L, D], bias [K, C]: for K noise levels; mean-pooled features have become equal weights.
+        log_snrs [K]: ascending; None for a head of clean latents, which has K = 1.
+        radius: the largest root mean square of the latents it was fitted on.
+        codec_digest: of the codec whose latents it reads; a pipeline refuses any other.
+        report: held-out figures of the fit, as saved.
+    """
+
+    kind = ""
+
+    def __init__(self, name: str, weight: Tensor, bias: Tensor, codec_digest: str, log_snrs: Tensor | None = None,
+                 radius: float | None = None, report: dict | None = None):  # fmt: skip
+        self.name, self.weight, self.bias, self.log_snrs = name, weight, bias, log_snrs
+        self.codec_digest, self.radius, self.report = codec_digest, radius, report or {}
+
+    @property
+    def noise_aware(self) -> bool:
+        """Whether it was fitted on noised latents and can be read at z_t."""
+        return self.log_snrs is not None
+
+    def logits(self, x: Tensor, log_snr: Tensor | None = None) -> Tensor:
+        """[B, C] for x [B, L, D]: clean latents, or z_t with its log-SNR [B]."""
+        weight, bias = self.weight.to(x), self.bias.to(x)
+        every = torch.einsum("bld,kcld->bkc", x, weight) + bias
+        return torch.einsum("bk,bkc->bc", self._mix(len(x), log_snr).to(x), every)
+
+    def guide(self, target, scale: float | None, mode: str | None, **settings) -> Guide:
+        """A Guide, with the mode and scale that are usual for the head."""
+        mode = mode or ("noisy" if self.noise_aware else "x0")
+        if mode == "noisy" and not self.noise_aware:
+            raise HeadError(
+                f"head {self.name!r} was fitted on clean latents and mode 'noisy' reads noised ones; "
+                "take another mode, or fit it with noise_aware=True"
+            )
+        return Guide(self, target, DEFAULT_SCALES.get(mode, 1.0) if scale is None else scale, mode, **settings)
+
+    def save(self, folder: str | Path) -> None:
+        """Write config.json and model.safetensors into the folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({"weight": self.weight.contiguous(), "bias": self.bias.contiguous()}, folder / "model.safetensors")
+        config = {
+            "kind": self.kind, "name": self.name, **self._settings(), "radius": self.radius,
+            "log_snrs": None if self.log_snrs is None else self.log_snrs.tolist(),
+            "codec_digest": self.codec_digest, "report": self.report,
+        }  # fmt: skip
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+    def _settings(self) -> dict:
+        return {}
+
+    def _mix(self, batch: int, log_snr: Tensor | None) -> Tensor:
+        """Weights of the K levels [B, K]; clean latents are read at the cleanest."""
+        levels = len(self.weight)
+        if log_snr is None or levels == 1:
+            return torch.eye(levels)[-1].expand(batch, levels)
+        at = log_snr.cpu().clamp(self.log_snrs[0], self.log_snrs[-1])
+        upper = torch.searchsorted(self.log_snrs, at).clamp(1, levels - 1)
+        share = (at - self.log_snrs[upper - 1]) / (self.log_snrs[upper] - self.log_snrs[upper - 1])
+        one_hot = torch.eye(levels)
+        return (1 - share)[:, None] * one_hot[upper - 1] + share[:, None] * one_hot[upper]
+
+
+class AttributeHead(LinearHead):
+    """Logistic regression on latents: C labels, binary or multinomial.
+
+    Attributes beside LinearHead's:
+        labels: the C classes, in the order of the weights.
+        accuracy_: five-fold cross-validated accuracy on the texts it was fitted on; NaN if it was not fitted here.
+    """
+
+    kind = "labels"
+
+    def __init__(self, name: str, labels: list[str], weight: Tensor, bias: Tensor, codec_digest: str, **settings):
+        weight, bias = (weight[None], bias[None]) if weight.dim() == 3 else (weight, bias)
+        super().__init__(name, weight, bias, codec_digest, **settings)
+        self.labels = list(labels)
+
+    @property
+    def accuracy_(self) -> float:
+        return self.report.get("accuracy", float("nan"))
+
+    @classmethod
+    def fit(
+        cls, pipe, texts: list[str], labels: list[str], name: str = "attribute", C: float | str = DEFAULT_C,
+        features: str = "flat", class_weight: str | dict | None = "balanced", noise_aware: bool = False, seed: int = 0,
+    ) -> AttributeHead:  # fmt: skip
+        """Fit scikit-learn's LogisticRegression on the latents of labelled texts.
+
+        Args:
+            C: inverse regularisation; "cv" takes the strongest that is within a standard error of the best
+                cross-validated accuracy. The default is strong: a blunt classifier steers better.
+            features: "flat" latents (L x D), their "mean" over the L latents (D), or "both".
+            class_weight: scikit-learn's; "balanced" makes rare labels count as much as common ones.
+            noise_aware: also one regression a noise level, on noised latents, to be read at z_t.
+            seed: of that noise and of the folds.
+
+        The report holds held-out figures: accuracy and calibration error of five folds, and the accuracy at
+        every noise level, of a fifth of the texts, read as a guide reads them: at z_t if noise-aware, else
+        at the denoiser's estimate of x0.
+
+        Raises HeadError for unequal lengths, fewer than two classes, a class with fewer than five texts or
+        unknown features, and codec.TextError for empty or too long texts.
+        """
+        texts, labels = list(texts), [str(label) for label in labels]
+        _check_labels(name, texts, labels)
+        _check_features(name, features)
+        latents, labels = pipe.codec.encode(texts).cpu(), np.array(labels)
+
+        def estimator(C):
+            return LogisticRegression(C=C, max_iter=1000, class_weight=class_weight)
+
+        inputs = features_of(latents, features)
+        C = strongest_good_C(estimator, inputs, labels, seed) if C == "cv" else C
+        probabilities = held_out(estimator(C), inputs, labels, seed)
+        order = sorted(set(labels.tolist()))
+        report = {
+            "texts": len(labels), "C": C, "features": features,
+            "accuracy": float(accuracy_score(labels, np.array(order)[probabilities.argmax(1)])),
+            "calibration_error": calibration_error(probabilities, [order.index(x) for x in labels]),
+        }  # fmt: skip
+
+        def head(latents, labels):
+            fitted = fit_levels(estimator(C), latents, labels, features, noise_aware, seed)
+            weight, bias = zip(*(softmax_form(one) for one in fitted), strict=True)
+            weight = as_weights_of_latents(torch.stack(weight), latents.shape[1:], features)
+            return cls(
+                name, order, weight, torch.stack(bias), pipe.codec.digest(), radius=radius(latents), report=report,
+                log_snrs=noise_levels() if noise_aware else None,
+            )  # fmt: skip
+
+        train, test = next(folds(labels, seed).split(inputs, labels))
+        report["accuracy_by_noise"] = _accuracy_by_noise(
+            pipe, head(latents[train], labels[train]), latents[test], labels[test], seed
+        )
+        return head(latents, labels)
+
+    @classmethod
+    def from_sklearn(cls, pipe, classifier, name: str = "attribute", features: str = "flat") -> AttributeHead:
+        """A head from a fitted linear scikit-learn classifier of latents (`pipe.codec.encode(texts).flatten(1)`).
+
+        Anything with `coef_`, `intercept_` and `classes_`: LogisticRegression, SGDClassifier, LinearSVC, linear
+        discriminant analysis. Scores of those without probabilities are read as logits. Raises HeadError for
+        a classifier that is not linear, not fitted, or of another number of features.
+        """
+        missing = [part for part in ("coef_", "intercept_", "classes_") if not hasattr(classifier, part)]
+        if missing:
+            raise HeadError(
+                f"head {name!r}: {type(classifier).__name__} has no {' and no '.join(missing)}; it must be a linear "
+                "classifier, and fitted"
+            )
+        _check_features(name, features)
+        shape = pipe.codec.latent_shape
+        weight, bias = softmax_form(classifier)
+        expected = {"flat": shape[0] * shape[1], "mean": shape[1], "both": (shape[0] + 1) * shape[1]}[features]
+        if weight.shape[1] != expected:
+            raise HeadError(
+                f"head {name!r}: the classifier reads {weight.shape[1]} features, but {features} latents of this "
+                f"pipeline have {expected}"
+            )
+        weight = as_weights_of_latents(weight[None], shape, features)
+        return cls(name, [str(label) for label in classifier.classes_], weight[0], bias, pipe.codec.digest())
+
+    def log_prob(self, x: Tensor, log_snr: Tensor | None = None) -> Tensor:
+        """Log-probability of every class [B, C] for latents [B, L, D]."""
+        return torch.log_softmax(self.logits(x, log_snr), dim=-1)
+
+    def log_prob_of(self, target: tuple[float, ...], x: Tensor, log_snr: Tensor | None = None) -> Tensor:
+        """log sum_c target_c p(c | x) [B]; target is a weight for every label."""
+        weights = torch.tensor(target, dtype=x.dtype, device=x.device)
+        return (self.log_prob(x, log_snr) + weights.log()).logsumexp(-1)
+
+    def predict_proba(self, x0: Tensor) -> np.ndarray:
+        """Probabilities [B, C], columns in the order of `labels`."""
+        return self.log_prob(x0).exp().cpu().numpy()
+
+    def predict(self, x0: Tensor) -> list[str]:
+        """The likeliest label of each of the latents [B, L, D]."""
+        return [self.labels[i] for i in self.log_prob(x0).argmax(dim=-1).tolist()]
+
+    def score(self, x0: Tensor, labels: list[str]) -> float:
+        """Accuracy on latents [B, L, D] with their labels."""
+        return accuracy_score(labels, self.predict(x0))
+
+    def toward(
+        self, label: str | Mapping[str, float], scale: float | None = None, mode: str | None = None, **settings
+    ) -> Guide:
+        """A guide towards a label, or any of several: {"art": 2, "music": 1} wants either, art twice as much.
+
+        `mode` and further settings are guidance.Guide's. Raises HeadError for a label that the head does
+        not know, or a mode that it cannot be read in.
+        """
+        wanted = {label: 1.0} if isinstance(label, str) else dict(label)
+        for one in wanted:
+            self._check(one)
+        if not wanted or min(wanted.values()) < 0 or not 0 < sum(wanted.values()) < float("inf"):
+            raise HeadError(f"head {self.name!r}: weights of labels are {wanted}, must be positive numbers")
+        return self.guide(tuple(float(wanted.get(one, 0)) for one in self.labels), scale, mode, **settings)
+
+    def away(self, label: str, scale: float | None = None, mode: str | None = None, **settings) -> Guide:
+        """A guide towards anything but this label."""
+        self._check(label)
+        return self.toward({one: 1.0 for one in self.labels if one != label}, scale, mode, **settings)
+
+    def describe(self, target: tuple[float, ...]) -> str:
+        """"art", "art+music", or "not art" for all but one of four labels or more."""
+        wanted = [label for label, weight in zip(self.labels, target, strict=True) if weight > 0]
+        if len(wanted) == len(self.labels) - 1 and len(self.labels) > 3:
+            return "not " + next(label for label in self.labels if label not in wanted)
+        return "+".join(wanted)
+
+    def excludes(self, one: Guide, two: Guide) -> bool:
+        """Whether two guides of this head cannot both succeed: no label is wanted by both."""
+        shared = any(a > 0 and b > 0 for a, b in zip(one.target, two.target, strict=True))
+        return (one.scale > 0) == (two.scale > 0) and not shared
+
+    def _check(self, label: str) -> None:
+        if label not in self.labels:
+            raise HeadError(
+                f"head {self.name!r} knows no label {label!r}, only {', '.join(self.labels)}"
+                f"{nearest(str(label), self.labels)}"
+            )
+
+    def _settings(self) -> dict:
+        return {"labels": self.labels}
+
+
+class NumberHead(LinearHead):
+    """Ridge regression on clean latents: y = <weight, x> + bias, with Gaussian errors of standard deviation sd.
+
+    Attributes beside LinearHead's:
+        sd: of the held-out errors, in the unit of the number.
+        r2_: five-fold cross-validated share of the variance explained.
+    """
+
+    kind = "number"
+
+    def __init__(self, name: str, weight: Tensor, bias: Tensor, codec_digest: str, sd: float, **settings):
+        weight, bias = (weight[None, None], bias.view(1, 1)) if weight.dim() == 2 else (weight, bias)
+        super().__init__(name, weight, bias, codec_digest, **settings)
+        self.sd = sd
+
+    @property
+    def r2_(self) -> float:
+        return self.report.get("r2", float("nan"))
+
+    @classmethod
+    def fit(
+        cls, pipe, texts: list[str], values: list[float], name: str = "number", alpha: float = DEFAULT_ALPHA,
+        seed: int = 0,
+    ) -> NumberHead:  # fmt: skip
+        """Fit scikit-learn's Ridge (regularisation alpha) on the latents of texts with a number each.
+
+        Raises HeadError for unequal lengths, values that are not finite numbers, that are all the same, or
+        fewer than ten, and codec.TextError for empty or too long texts.
+        """
+        texts, values = list(texts), _numbers(name, list(values))
+        if len(texts) != len(values):
+            raise HeadError(f"head {name!r}: {len(texts)} texts but {len(values)} numbers; give one number a text")
+        if len(values) < 10 or values.std() == 0:
+            raise HeadError(f"head {name!r}: needs ten texts or more with different numbers, found {len(values)} texts "
+                            f"with {len(set(values.tolist()))} different numbers")  # fmt: skip
+        latents = pipe.codec.encode(texts).cpu()
+        inputs = latents.flatten(1).numpy()
+        parts = KFold(5, shuffle=True, random_state=seed)
+        errors = values - cross_val_predict(Ridge(alpha=alpha), inputs, values, cv=parts)
+        ridge = Ridge(alpha=alpha).fit(inputs, values)
+        report = {"texts": len(values), "alpha": alpha, "r2": float(1 - errors.var() / values.var())}
+        weight = torch.tensor(ridge.coef_).float().view(latents.shape[1:])
+        return cls(name, weight, torch.tensor(float(ridge.intercept_)), pipe.codec.digest(), float(errors.std()),
+                   radius=radius(latents), report=report)  # fmt: skip
+
+    def predict(self, x0: Tensor) -> list[float]:
+        """The number of each of the latents [B, L, D]."""
+        return self.logits(x0).flatten().tolist()
+
+    def log_prob_of(self, target: float, x: Tensor, log_snr: Tensor | None = None) -> Tensor:
+        """log N(target; <weight, x> + bias, sd²) [B], without its constant."""
+        return -0.5 * ((self.logits(x, log_snr)[:, 0] - target) / self.sd).square()
+
+    def toward(self, value: float, scale: float | None = None, mode: str | None = None, **settings) -> Guide:
+        """A guide towards a value of the number."""
+        return self.guide(float(_numbers(self.name, [value])[0]), scale, mode, **settings)
+
+    def describe(self, target: float) -> str:
+        return f"{target:g}"
+
+    def excludes(self, one: Guide, two: Guide) -> bool:
+        """Whether two guides of this head cannot both succeed."""
+        return (one.scale > 0) == (two.scale > 0) and one.target != two.target
+
+    def _settings(self) -> dict:
+        return {"sd": self.sd}
+
+
+class CallableHead:
+    """Any differentiable function of clean latents [B, L, D] -> log-probability [B], e.g. of a neural classifier.
+
+    It is not saved with a checkpoint, which holds no code. `codec_digest` may be left out, and is then not
+    checked.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor], name: str = "callable", codec_digest: str | None = None):
+        self.function, self.name, self.codec_digest = function, name, codec_digest
+
+    def log_prob_of(self, target: None, x: Tensor, log_snr: Tensor | None = None) -> Tensor:
+        """The function's log-probability [B]. Raises HeadError when it has another shape or no gradient."""
+        log_prob = self.function(x)
+        if log_prob.shape != x.shape[:1] or not log_prob.requires_grad:
+            raise HeadError(
+                f"head {self.name!r} returned a tensor of shape {list(log_prob.shape)}, "
+                f"{'with' if log_prob.requires_grad else 'without'} a gradient, for latents {list(x.shape)}; it must "
+                "be one log-probability a text, computed by torch operations on the latents"
+            )
+        return log_prob
+
+    def guide(self, scale: float = DEFAULT_SCALE, mode: str = "x0", **settings) -> Guide:
+        """A guide that makes the log-probability larger."""
+        if mode == "noisy":
+            raise HeadError(f"head {self.name!r} is a function of clean latents; take mode x0, denoiser or monte-carlo")
+        return Guide(self, None, scale, mode, **settings)
+
+    def describe(self, target: None) -> str:
+        return "high"
+
+
+def load_head(folder: str | Path) -> AttributeHead | NumberHead:
+    """Read a saved head. Raises HeadError when the folder is missing, incomplete or cut short."""
+    folder = Path(folder)
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        tensors = load_file(folder / "model.safetensors")
+        kind = {head.kind: head for head in (AttributeHead, NumberHead)}[config.pop("kind")]
+        if config["log_snrs"] is not None:
+            config["log_snrs"] = torch.tensor(config["log_snrs"])
+        return kind(weight=tensors["weight"], bias=tensors["bias"], **config)
+    except FileNotFoundError:
+        absent = [name for name in ("config.json", "model.safetensors") if not (folder / name).exists()]
+        beside = sorted(p.parent.name for p in folder.parent.glob("*/config.json"))
+        raise HeadError(
+            f"no head in {folder} ({' and '.join(absent)} missing); "
+            f"fitted heads there: {', '.join(beside) or 'none'}. Fit one with `latdiff fit-head`."
+        ) from None
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise HeadError(f"the head in {folder} is cut short or damaged ({error}); fit it again") from None
+
+
+def _check_labels(name: str, texts: list[str], labels: list[str]) -> None:
+    if len(texts) != len(labels):
+        raise HeadError(f"head {name!r}: {len(texts)} texts but {len(labels)} labels; give one label a text")
+    counts = {label: labels.count(label) for label in sorted(set(labels))}
+    if len(counts) < 2:
+        found = ", ".join(map(repr, counts)) or "none at all"
+        raise HeadError(f"head {name!r}: all labels are of one class ({found}); a head needs two or more")
+    if min(counts.values()) < 5:
+        raise HeadError(f"head {name!r}: every class needs five texts or more, found {counts}")
+
+
+def _check_features(name: str, features: str) -> None:
+    if features not in FEATURES:
+        raise HeadError(f"head {name!r}: features is {features!r}, must be one of {', '.join(FEATURES)}")
+
+
+def _numbers(name: str, values: list) -> np.ndarray:
+    try:
+        numbers = np.array([float(value) for value in values])
+    except (TypeError, ValueError) as error:
+        raise HeadError(f"head {name!r}: every value must be a number ({error})") from None
+    if not np.isfinite(numbers).all():
+        raise HeadError(f"head {name!r}: every value must be finite, number {int(np.isfinite(numbers).argmin()) + 1} "
+                        f"is {numbers[np.isfinite(numbers).argmin()]}")  # fmt: skip
+    return numbers
+
+
+def _accuracy_by_noise(pipe, head: AttributeHead, latents: Tensor, labels: np.ndarray, seed: int) -> dict[str, float]:
+    """Noise level sigma -> accuracy on noised latents [N, L, D], read as a guide reads them."""
+    generator, found = torch.Generator().manual_seed(seed), {}
+    for time in NOISE_TIMES:
+        alpha2 = alpha2_at("cosine", torch.full((len(latents),), time))
+        z = add_noise(latents, torch.randn(latents.shape, generator=generator), alpha2)
+        read = z if head.noise_aware else pipe.estimate(z.to(pipe.device), alpha2[0].item()).cpu()
+        guessed = head.log_prob(read, log_snr(alpha2)).argmax(1).tolist()
+        sigma = (1 - alpha2[0]).sqrt().item()
+        found[f"{sigma:.2f}"] = float(accuracy_score(labels, [head.labels[i] for i in guessed]))
+    return found

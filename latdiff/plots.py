@@ -1,0 +1,34 @@
+"""Pictures of measured rows. matplotlib is loaded on use, and comes with the extra `eval`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from latdiff.config import UserError
+
+PANELS = {
+    "validity": "valid, by the oracle",
+    "slot_tv_floors": "slot total variation / its floor (1 = as varied as the corpus)",
+    "distinct": "distinct texts",
+}
+
+
+def plot_control(rows: list[dict], path: Path) -> None:
+    """Success against validity, coverage or what else the rows hold: a line for every mode, a point for every scale."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError('plots need matplotlib; install it with pip install "latdiff[eval]"') from None
+    keys = [key for key in PANELS if key in rows[0]]
+    figure = Figure(figsize=(5.5 * len(keys), 4.2), layout="constrained")
+    for key, axes in zip(keys, figure.subplots(1, len(keys), squeeze=False)[0], strict=True):
+        for mode in dict.fromkeys(row["mode"] for row in rows):
+            own = [row for row in rows if row["mode"] == mode]
+            axes.plot([row[key] for row in own], [row["success"] for row in own], marker="o", label=mode)
+            for row in own:
+                axes.annotate(f"{row['scale']:g}", (row[key], row["success"]), fontsize=7, xytext=(3, 3),
+                              textcoords="offset points")  # fmt: skip
+        axes.set(xlabel=PANELS[key], ylabel=f"{rows[0]['attribute']}: right, by the judge")
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend(title="mode; points are scales")
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,406 @@
+"""Heads against scikit-learn, their files, and every refusal."""
+
+import json
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import LogisticRegression, Ridge, SGDClassifier
+from sklearn.svm import LinearSVC
+
+from latdiff.config import DEFAULT_SCALE
+from latdiff.fitting import calibration_error
+from latdiff.guidance import Guide, warn_of_contradictions
+from latdiff.heads import AttributeHead, CallableHead, HeadError, NumberHead, load_head
+from latdiff.schedule import add_noise, alpha2_at, log_snr
+
+L, D = 2, 3
+
+
+class Codec:
+    """Latents that show their text's first letter: b is two further along the first dimension than a, and so on."""
+
+    latent_shape = (L, D)
+
+    def encode(self, texts):
+        latents = torch.randn(len(texts), L, D, generator=torch.Generator().manual_seed(0))
+        latents[:, 0, 0] += torch.tensor([2.0 * (ord(text[0]) - ord("a")) for text in texts])
+        return latents
+
+    def digest(self):
+        return "abc"
+
+
+def estimate(z, alpha2):
+    return alpha2**0.5 * z  # of x ~ N(0, I)
+
+
+PIPE = SimpleNamespace(codec=Codec(), estimate=estimate, device="cpu")
+
+
+def labelled(letters, each=30):
+    texts = [f"{letter}{number}" for number in range(each) for letter in letters]
+    return texts, [f"class {text[0]}" for text in texts]
+
+
+def random_head(classes=3, bias=None, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(classes, L, D, generator=generator)
+    bias = torch.randn(classes, generator=generator) if bias is None else torch.tensor(bias)
+    return AttributeHead("mood", [f"label{i}" for i in range(classes)], weight, bias, "abc", report={"accuracy": 0.9})
+
+
+@pytest.fixture
+def x0():
+    return torch.randn(5, L, D, generator=torch.Generator().manual_seed(3))
+
+
+# Fitting
+
+
+@pytest.mark.parametrize("letters", ["ab", "abc"])
+def test_a_head_is_scikit_learns_regression(letters):
+    texts, labels = labelled(letters)
+    head = AttributeHead.fit(PIPE, texts, labels, name="letter", C=0.3)
+    latents = PIPE.codec.encode(texts)
+    theirs = LogisticRegression(C=0.3, max_iter=1000, class_weight="balanced").fit(latents.flatten(1).numpy(), labels)
+    assert head.labels == list(theirs.classes_)
+    np.testing.assert_allclose(
+        head.predict_proba(latents), theirs.predict_proba(latents.flatten(1).numpy()), atol=1e-4
+    )
+    assert head.predict(latents) == theirs.predict(latents.flatten(1).numpy()).tolist()
+    assert head.score(latents, labels) == pytest.approx(theirs.score(latents.flatten(1).numpy(), labels))
+    assert head.weight.shape == (1, len(letters), L, D)
+    assert (head.name, head.codec_digest) == ("letter", "abc")
+
+
+def test_what_is_learnt_shows_in_accuracy_and_chance_does_too():
+    texts, labels = labelled("ad", each=50)  # six apart
+    assert AttributeHead.fit(PIPE, texts, labels).accuracy_ > 0.98
+    chance = ["heads" if i // 2 % 2 else "tails" for i in range(100)]
+    assert AttributeHead.fit(PIPE, texts, chance).accuracy_ < 0.7
+
+
+def test_weaker_regularisation_gives_larger_weights():
+    texts, labels = labelled("ab")
+    small, large = (AttributeHead.fit(PIPE, texts, labels, C=c).weight.norm() for c in (0.01, 10.0))
+    assert large > 2 * small
+
+
+@pytest.mark.parametrize("features", ["mean", "both"])
+def test_pooled_features_give_the_same_probabilities_as_scikit_learn_on_them(features):
+    texts, labels = labelled("abc")
+    head = AttributeHead.fit(PIPE, texts, labels, C=0.5, features=features)
+    latents = PIPE.codec.encode(texts)
+    inputs = [latents.mean(1)] if features == "mean" else [latents.flatten(1), latents.mean(1)]
+    inputs = torch.cat(inputs, dim=1).numpy()
+    theirs = LogisticRegression(C=0.5, max_iter=1000, class_weight="balanced").fit(inputs, labels)
+    assert head.weight.shape == (1, 3, L, D)
+    np.testing.assert_allclose(head.predict_proba(latents), theirs.predict_proba(inputs), atol=1e-4)
+
+
+def test_a_rare_label_counts_as_much_as_a_common_one():
+    texts, labels = labelled("ab", each=100)
+    few = [i for i, label in enumerate(labels) if label == "class a" or i < 20]
+    texts, labels = [texts[i] for i in few], [labels[i] for i in few]
+    latents = PIPE.codec.encode(texts)
+    rare = {
+        weight: (AttributeHead.fit(PIPE, texts, labels, class_weight=weight).predict(latents)).count("class b")
+        for weight in ("balanced", None)
+    }
+    assert rare["balanced"] > 2 * rare[None]
+
+
+def test_cross_validation_takes_the_strongest_regularisation_that_is_as_good():
+    texts, labels = labelled("ad", each=40)
+    head = AttributeHead.fit(PIPE, texts, labels, C="cv")
+    assert head.report["C"] == 1e-3  # classes six apart: any will do
+    assert head.accuracy_ > 0.98
+    close = AttributeHead.fit(PIPE, *labelled("ab", each=200), C="cv")
+    assert close.report["C"] in (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+
+
+@pytest.mark.parametrize("kind", [LinearDiscriminantAnalysis, LinearSVC, SGDClassifier, LogisticRegression])
+@pytest.mark.parametrize("letters", ["ab", "abc"])
+def test_any_linear_classifier_of_scikit_learn_becomes_a_head(kind, letters):
+    texts, labels = labelled(letters)
+    latents = PIPE.codec.encode(texts)
+    theirs = kind().fit(latents.flatten(1).numpy(), labels)
+    head = AttributeHead.from_sklearn(PIPE, theirs, name="mine")
+    assert head.predict(latents) == theirs.predict(latents.flatten(1).numpy()).tolist()
+    assert (head.name, head.codec_digest) == ("mine", "abc")
+
+
+def test_a_noise_aware_head_reads_noised_latents_and_trusts_them_less():
+    texts, labels = labelled("ad", each=60)
+    head = AttributeHead.fit(PIPE, texts, labels, noise_aware=True)
+    assert head.noise_aware
+    latents = PIPE.codec.encode(texts)
+    sure, accuracy = [], []
+    for time in (0.1, 0.5, 0.9):
+        alpha2 = alpha2_at("cosine", torch.full((len(latents),), time))
+        z = add_noise(latents, torch.randn(latents.shape, generator=torch.Generator().manual_seed(1)), alpha2)
+        found = head.log_prob(z, log_snr(alpha2))
+        sure.append(found.exp().max(1).values.mean().item())
+        accuracy.append((found.argmax(1) == torch.tensor([head.labels.index(x) for x in labels])).float().mean())
+    assert sure[0] > sure[1] > sure[2]
+    assert accuracy[0] > 0.95 > accuracy[2]
+    clean = AttributeHead.fit(PIPE, texts, labels)
+    torch.testing.assert_close(head.log_prob(latents), clean.log_prob(latents))
+
+
+@pytest.mark.parametrize("noise_aware", [False, True])
+def test_the_report_shows_how_accuracy_falls_with_noise(noise_aware):
+    by_noise = AttributeHead.fit(PIPE, *labelled("ad", each=60), noise_aware=noise_aware).report["accuracy_by_noise"]
+    assert list(by_noise) == ["0.00", "0.16", "0.38", "0.59", "0.71", "0.81", "0.92", "0.99"]
+    assert by_noise["0.00"] > 0.95
+    assert by_noise["0.00"] >= by_noise["0.71"] > by_noise["0.99"]
+
+
+def test_weights_between_two_noise_levels_are_interpolated_in_log_snr(x0):
+    weight = torch.randn(3, 2, L, D, generator=torch.Generator().manual_seed(0))
+    head = AttributeHead("mood", ["a", "b"], weight, torch.zeros(3, 2), "abc", log_snrs=torch.tensor([-4.0, 0.0, 2.0]))
+    for at, expected in ((-9.0, weight[0]), (-4.0, weight[0]), (-1.0, 0.25 * weight[0] + 0.75 * weight[1]),
+                         (1.0, (weight[1] + weight[2]) / 2), (2.0, weight[2]), (7.0, weight[2])):  # fmt: skip
+        found = head.logits(x0, torch.full((5,), at))
+        torch.testing.assert_close(found, torch.einsum("bld,cld->bc", x0, expected), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(head.logits(x0), torch.einsum("bld,cld->bc", x0, weight[2]))
+
+
+def test_a_number_is_scikit_learns_ridge():
+    texts, _ = labelled("abcd")
+    values = [2.0 * (ord(text[0]) - ord("a")) + 5 for text in texts]
+    head = NumberHead.fit(PIPE, texts, values, name="height", alpha=1.0)
+    latents = PIPE.codec.encode(texts)
+    theirs = Ridge(alpha=1.0).fit(latents.flatten(1).numpy(), values)
+    np.testing.assert_allclose(head.predict(latents), theirs.predict(latents.flatten(1).numpy()), atol=1e-3)
+    assert 0.7 < head.r2_ < 0.95  # unit noise on a standard deviation of 2.2
+    assert head.sd == pytest.approx(1, abs=0.2)
+
+
+def test_calibration_error_is_the_mean_gap_between_sureness_and_truth():
+    sure = np.array([[0.9, 0.1]] * 10)
+    assert calibration_error(sure, [0] * 9 + [1]) == pytest.approx(0)
+    assert calibration_error(sure, [0] * 5 + [1] * 5) == pytest.approx(0.4)
+    both = np.array([[0.9, 0.1]] * 10 + [[0.4, 0.6]] * 10)
+    assert calibration_error(both, [0] * 5 + [1] * 5 + [1] * 6 + [0] * 4) == pytest.approx(0.2)
+
+
+def test_probabilities_sum_to_one(x0):
+    head = random_head()
+    np.testing.assert_allclose(head.predict_proba(x0).sum(1), np.ones(5), rtol=1e-5)
+
+
+# Saving
+
+
+def test_a_saved_head_is_the_same(tmp_path, x0):
+    head = random_head()
+    head.save(tmp_path / "heads" / "mood")
+    again = load_head(tmp_path / "heads" / "mood")
+    assert torch.equal(again.log_prob(x0), head.log_prob(x0))
+    assert (again.name, again.labels, again.accuracy_, again.codec_digest) == (
+        head.name, head.labels, head.accuracy_, head.codec_digest,
+    )  # fmt: skip
+    assert sorted(file.name for file in (tmp_path / "heads" / "mood").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+    ]
+
+
+def test_a_fitted_head_can_be_saved(tmp_path):
+    head = AttributeHead.fit(PIPE, *labelled("ab"))
+    head.save(str(tmp_path))
+    assert torch.equal(load_head(str(tmp_path)).weight, head.weight)
+    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["labels"] == [
+        "class a",
+        "class b",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["number", "noise-aware", "from scikit-learn"])
+def test_every_kind_of_head_comes_back_from_its_file(kind, tmp_path, x0):
+    texts, labels = labelled("ab")
+    if kind == "number":
+        head = NumberHead.fit(PIPE, texts, [float(len(text)) for text in texts], name="letters")
+        target = 4.0
+    elif kind == "noise-aware":
+        head, target = AttributeHead.fit(PIPE, texts, labels, noise_aware=True), (0.0, 1.0)
+    else:
+        theirs = LinearSVC().fit(PIPE.codec.encode(texts).flatten(1).numpy(), labels)
+        head, target = AttributeHead.from_sklearn(PIPE, theirs), (1.0, 0.0)
+    head.save(tmp_path)
+    again, noise = load_head(tmp_path), torch.full((5,), 0.3)
+    assert type(again) is type(head)
+    assert torch.equal(again.log_prob_of(target, x0, noise), head.log_prob_of(target, x0, noise))
+    assert (again.name, again.report, again.radius, again.codec_digest) == (
+        head.name, head.report, head.radius, head.codec_digest,
+    )  # fmt: skip
+
+
+# Guides
+
+
+def test_the_usual_mode_and_scale():
+    texts, labels = labelled("ab")
+    clean, noisy = (AttributeHead.fit(PIPE, texts, labels, noise_aware=aware) for aware in (False, True))
+    assert (clean.toward("class a").mode, noisy.toward("class a").mode) == ("x0", "noisy")
+    assert clean.toward("class a").scale == DEFAULT_SCALE
+    assert clean.toward("class a", 3.0, "denoiser", clamp=0.5) == Guide(clean, (1.0, 0.0), 3.0, "denoiser", clamp=0.5)
+
+
+def test_targets_say_what_they_are():
+    head = random_head(4)
+    assert head.toward("label2").title == "mood=label2"
+    assert head.toward({"label0": 2, "label2": 1}).title == "mood=label0+label2"
+    assert head.away("label1").title == "mood=not label1"
+    assert random_head(2).away("label1").title == "mood=label0"
+    assert NumberHead("words", torch.zeros(L, D), torch.tensor(0.0), "abc", sd=1.0).toward(20).title == "words=20"
+
+
+def test_the_probability_of_several_labels_is_their_weighted_sum(x0):
+    head = random_head(4)
+    p = torch.tensor(head.predict_proba(x0))
+    found = head.toward({"label0": 2, "label3": 1}).log_prob(x0)
+    torch.testing.assert_close(found, (2 * p[:, 0] + p[:, 3]).log())
+    torch.testing.assert_close(head.away("label1").log_prob(x0), (1 - p[:, 1]).log())
+
+
+def test_contradictions():
+    head, other = random_head(), random_head()
+    other.name = "tone"
+    number = NumberHead("words", torch.zeros(L, D), torch.tensor(0.0), "abc", sd=1.0)
+    for guides in (
+        [head.toward("label0"), head.toward("label1")], [head.toward("label0"), head.away("label0")],
+        [number.toward(3), other.toward("label0"), number.toward(4)],
+    ):  # fmt: skip
+        with pytest.warns(UserWarning, match="pull against each other"):
+            warn_of_contradictions(guides)
+
+
+def test_guides_that_get_along(recwarn):
+    head, other = random_head(), random_head()
+    other.name = "tone"
+    for guides in (
+        [head.toward("label0"), other.toward("label1")], [head.toward("label0"), head.away("label1")],
+        [head.toward("label0"), head.toward("label1", -2.0)], [head.toward("label0")] * 2,
+    ):  # fmt: skip
+        warn_of_contradictions(guides)
+    assert not recwarn.list
+
+
+# Refusals
+
+
+def refusal(call, *arguments, **keywords):
+    with pytest.raises(HeadError) as error:
+        call(*arguments, **keywords)
+    return str(error.value)
+
+
+def test_labels_of_one_class():
+    said = refusal(AttributeHead.fit, PIPE, ["a1"] * 10, ["good"] * 10, name="tone")
+    assert said == "head 'tone': all labels are of one class ('good'); a head needs two or more"
+
+
+def test_no_labels_at_all():
+    assert "none at all" in refusal(AttributeHead.fit, PIPE, [], [])
+
+
+def test_a_class_of_too_few_texts():
+    said = refusal(AttributeHead.fit, PIPE, ["a1"] * 10, ["good"] * 6 + ["bad"] * 4)
+    assert "every class needs five texts or more" in said
+    assert "'bad': 4" in said
+
+
+def test_unequal_lengths():
+    assert "3 texts but 2 labels" in refusal(AttributeHead.fit, PIPE, ["a", "b", "c"], ["x", "y"])
+
+
+def test_a_clean_head_cannot_be_read_at_z():
+    assert "fit it with noise_aware=True" in refusal(random_head().toward, "label0", mode="noisy")
+
+
+def test_unknown_features():
+    said = refusal(AttributeHead.fit, PIPE, *labelled("ab"), name="tone", features="max")
+    assert said == "head 'tone': features is 'max', must be one of flat, mean, both"
+
+
+@pytest.mark.parametrize("wanted", [{}, {"label0": -1, "label1": 2}, {"label0": 0}, {"label0": float("nan")}])
+def test_weights_of_labels_that_are_no_weights(wanted):
+    assert "must be positive numbers" in refusal(random_head().toward, wanted)
+
+
+def test_classifiers_that_are_not_linear_or_not_fitted_or_of_other_latents():
+    texts, labels = labelled("ab")
+    assert "must be a linear classifier, and fitted" in refusal(AttributeHead.from_sklearn, PIPE, LinearSVC())
+    narrow = LinearSVC().fit(PIPE.codec.encode(texts)[:, 0].numpy(), labels)
+    said = refusal(AttributeHead.from_sklearn, PIPE, narrow, name="tone")
+    assert "reads 3 features, but flat latents of this pipeline have 6" in said
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (["3"] * 9 + ["many"], "every value must be a number"),
+        ([1.0] * 9 + [math.nan], "every value must be finite, number 10 is nan"),
+        ([1.0] * 10, "with 1 different numbers"),
+        ([1.0, 2.0], "10 texts but 2 numbers"),
+    ],
+)
+def test_numbers_that_are_none(values, said):
+    assert said in refusal(NumberHead.fit, PIPE, [f"a{i}" for i in range(10)], values, name="words")
+
+
+def test_a_target_that_is_no_number():
+    head = NumberHead("words", torch.zeros(L, D), torch.tensor(0.0), "abc", sd=1.0)
+    assert "must be a number" in refusal(head.toward, "long")
+
+
+@pytest.mark.parametrize("function", [lambda x: x.sum(), lambda x: torch.zeros(len(x))])
+def test_functions_that_are_no_log_probability(function, x0):
+    guide = CallableHead(function, name="mine").guide()
+    x0.requires_grad_()
+    assert "one log-probability a text, computed by torch" in refusal(guide.log_prob, x0)
+    assert "take mode x0" in refusal(CallableHead(function).guide, mode="noisy")
+
+
+def test_an_unknown_label_is_met_with_the_nearest():
+    said = refusal(random_head().toward, "labell1")
+    assert said == "head 'mood' knows no label 'labell1', only label0, label1, label2; did you mean label1?"
+
+
+def test_a_head_that_is_not_there_names_those_that_are(tmp_path):
+    random_head().save(tmp_path / "heads" / "mood")
+    said = refusal(load_head, tmp_path / "heads" / "topic")
+    assert "config.json and model.safetensors missing" in said
+    assert "fitted heads there: mood" in said
+    assert "latdiff fit-head" in said
+    assert "fitted heads there: none" in refusal(load_head, tmp_path / "nowhere" / "topic")
+
+
+def test_a_head_without_its_weights(tmp_path):
+    random_head().save(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    assert "(model.safetensors missing)" in refusal(load_head, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("model.safetensors", None), ("config.json", None), ("config.json", b"{}"), ("config.json", b"[1]")],
+)
+def test_a_damaged_head(tmp_path, file, content):
+    random_head().save(tmp_path)
+    path = tmp_path / file
+    path.write_bytes(path.read_bytes()[:-15] if content is None else content)
+    said = refusal(load_head, tmp_path)
+    assert "cut short or damaged" in said
+    assert "fit it again" in said
+
+
+def test_scores_refuse_lists_of_unequal_length(x0):
+    with pytest.raises(ValueError):
+        random_head().score(x0, ["label0"])

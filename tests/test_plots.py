@@ -1,0 +1,32 @@
+"""Pictures: that they are drawn, of every panel that the rows have figures for."""
+
+import sys
+
+import pytest
+
+from latdiff.config import UserError
+from latdiff.plots import plot_control
+
+ROWS = [
+    {"attribute": "tone", "mode": mode, "scale": scale, "success": 0.5 + scale / 20, "distinct": 1.0}
+    for mode in ("x0", "denoiser")
+    for scale in (1.0, 4.0)
+]
+
+
+def width(png):
+    return int.from_bytes(png.read_bytes()[16:20], "big")
+
+
+def test_a_panel_for_every_figure_that_the_rows_have(tmp_path):
+    plot_control(ROWS, tmp_path / "one.png")
+    judged = [row | {"validity": 0.9, "slot_tv_floors": 1.2} for row in ROWS]
+    plot_control(judged, tmp_path / "three.png")
+    assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
+    assert width(tmp_path / "three.png") == pytest.approx(3 * width(tmp_path / "one.png"), rel=0.01)
+
+
+def test_without_matplotlib_it_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(UserError, match=r"latdiff\[eval\]"):
+        plot_control(ROWS, tmp_path / "one.png")
