@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     edit.add_argument("--text-column", default="text", help="column of the texts (default text)")
     edit.add_argument("--limit", type=int, help="edit at most so many texts of the file")
     edit.add_argument("--strength", type=float, default=DEFAULT_STRENGTH,
-                      help=f"from 0, nothing changes, to 1, nothing is kept ({DEFAULT_STRENGTH:g})")  # fmt: skip
+                      help=f"above 0, little changes, to 1, nothing is kept ({DEFAULT_STRENGTH:g})")  # fmt: skip
     _guide_options(edit)
     edit.add_argument("--steps", type=int, help="denoiser calls from pure noise (default: the checkpoint's)")
     edit.add_argument("--seed", type=int, default=0, help="the same seed gives the same texts (default 0)")
@@ -123,6 +123,7 @@ def run_edit(options: argparse.Namespace) -> None:
         raise UserError("edit needs texts: give --text once or more, or --data FILE")
     if not wanted:
         raise UserError("edit needs a direction: give --guide HEAD=LABEL once or more")
+    _check_limit(options)
     from latdiff.data import load_texts
 
     texts = options.text or load_texts(options.data, options.text_column)[: options.limit]
@@ -145,8 +146,9 @@ def run_fit_head(options: argparse.Namespace) -> None:
 
     if not re.fullmatch(r"\w[\w.-]*", options.name):
         raise UserError(f"--name is {options.name!r}, must be a word of letters, digits, '_', '-' and '.'")
-    if options.limit is not None and options.limit < 1:
-        raise UserError(f"--limit is {options.limit}, must be 1 or more")
+    _check_limit(options)
+    if options.number and (options.noise_aware or options.features != "flat"):
+        raise UserError("--number fits flat clean latents; leave out --noise-aware and --features")
     strength = _regularisation(options)
     texts, labels = load_labelled(options.data, options.text_column, options.label_column, options.limit,
                                   classes=not options.number)  # fmt: skip
@@ -175,6 +177,12 @@ def run_fit_head(options: argparse.Namespace) -> None:
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
+    from latdiff.plots import plot_control, require_matplotlib
+
+    if options.sweep_scale is not None:
+        require_matplotlib()
+        if not all(map(math.isfinite, options.sweep_scale)):
+            raise UserError(f"--sweep-scale has {options.sweep_scale}, must be finite numbers")
     pipe = _load(options)
     from latdiff.data import load_corpus
     from latdiff.evaluation import Evaluation, reconstruction, summary, write_card, write_json
@@ -200,33 +208,27 @@ def run_evaluate(options: argparse.Namespace) -> None:
     )
     document["unconditional"] = [evaluation.unconditional(name, steps) for name, steps in samplers]
     document["guided"] = [row for head in heads for row in evaluation.guided(head, options.scale)]
+    document.pop("sweep", None)  # an older one would not be of these heads
     if options.sweep_scale is not None:
-        document["sweep"] = _sweep(evaluation, heads, options.sweep_scale, options.json.parent)
+        document["sweep"] = _sweep(evaluation, heads, options.sweep_scale)
     pairs = itertools.combinations(heads, 2)
     document["composed"] = [row for pair in pairs for row in evaluation.composed(list(pair), options.scale)]
     document["evaluation_minutes"] = round((time.monotonic() - began) / 60, 2)
     write_json(options.json, document)
+    for head in heads if "sweep" in document else []:
+        rows = [row for row in document["sweep"] if row["attribute"] == head.name]
+        plot_control(rows, options.json.parent / f"control-{head.name}.png")
     if options.json.resolve() == (folder / "metrics.json").resolve():
         write_card(folder)
     print(summary(document), f"-> {options.json}", sep="\n")
 
 
-def _sweep(evaluation, heads: list, scales: list[float], folder: Path) -> list[dict]:
-    """Rows of every mode of every head, and a picture a head."""
-    from latdiff.heads import DEFAULT_SCALES
-    from latdiff.plots import plot_control
-
+def _sweep(evaluation, heads: list, scales: list[float]) -> list[dict]:
+    """Rows of every mode of every head."""
     rows = []
-    folder.mkdir(parents=True, exist_ok=True)
     for head in heads:
-        modes = [mode for mode in MODES if mode != "noisy" or head.noise_aware]
-        own = [
-            row
-            for mode in modes
-            for row in evaluation.sweep(head, mode, scales or [DEFAULT_SCALES[mode] * f for f in (0.25, 0.5, 1, 2, 4)])
-        ]
-        plot_control(own, folder / f"control-{head.name}.png")
-        rows += own
+        for mode in (mode for mode in MODES if mode != "noisy" or head.noise_aware):
+            rows += evaluation.sweep(head, mode, scales or [head.usual_scale(mode) * f for f in (0.25, 0.5, 1, 2, 4)])
     return rows
 
 
@@ -289,12 +291,18 @@ def _guides(options: argparse.Namespace, wanted: list[tuple[str, str, str, float
 
 
 def _steering(guides: list, scores: dict, index: int) -> dict:
-    """Per head what was asked of one text, and the head's own probability of it."""
-    return {
-        guide.head.name: {"target": guide.head.describe(guide.target), "scale": guide.scale, "mode": guide.mode,
-                          "prob": round(scores[guide.title][index], 4)}
-        for guide in guides
-    }  # fmt: skip
+    """Per head what was asked of one text, and its own probability; a head's later guides go by their title."""
+    found = {}
+    for guide, (title, values) in zip(guides, scores.items(), strict=True):
+        key = title if guide.head.name in found else guide.head.name
+        found[key] = {"target": guide.head.describe(guide.target), "scale": guide.scale, "mode": guide.mode,
+                      "prob": round(values[index], 4)}  # fmt: skip
+    return found
+
+
+def _check_limit(options: argparse.Namespace) -> None:
+    if options.limit is not None and options.limit < 1:
+        raise UserError(f"--limit is {options.limit}, must be 1 or more")
 
 
 def _regularisation(options: argparse.Namespace) -> float | str:

@@ -109,6 +109,8 @@ def load_labelled(
         pairs = random.Random(f"{seed}/labelled").sample(pairs, limit)
     if classes:
         _check_classes(table.place, label_column, Counter(label for _, label in pairs))
+    if not pairs:
+        raise DataError(f"{table.place}: no row has both a text and a {label_column!r}")
     texts, labels = zip(*pairs, strict=True)
     return list(texts), list(labels)
 

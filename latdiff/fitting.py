@@ -33,7 +33,8 @@ def as_weights_of_latents(weight: Tensor, shape: tuple[int, int], features: str)
 
 def softmax_form(classifier) -> tuple[Tensor, Tensor]:
     """Weights [C, F] and bias [C]; scikit-learn stores two classes as one row, the odds of the second."""
-    weight, bias = torch.tensor(classifier.coef_).float(), torch.tensor(classifier.intercept_).float()
+    weight = torch.tensor(np.atleast_2d(classifier.coef_)).float()
+    bias = torch.tensor(np.broadcast_to(classifier.intercept_, len(weight)).copy()).float()
     if len(weight) == 1:
         weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
     return weight, bias

@@ -6,11 +6,11 @@ x0 <- x0 + scale * push, and differ in the push (sigma/alpha is the noise-to-sig
 
     x0           min(sigma/alpha, 3) * grad of log p(y | x0) by x0. No gradient through the denoiser. The ramp
                  makes a push large where the estimate is still a guess, and gives the data the last word.
-    denoiser     sigma^2/alpha * grad of log p(y | x0(z_t)) by z_t, through the denoiser: classifier guidance
-                 (Dhariwal & Nichol 2021, algorithm 2, written for x0 instead of eps) by a classifier of x0.
-    monte-carlo  the same of log mean_i p(y | x0(z_t) + sigma eps_i): loss-guided diffusion (Song et al. 2023),
-                 which DGLM (Lovelace et al. 2024) uses. sigma is the spread of x0 given z_t where latents are
-                 whitened, exactly so for a standard Gaussian.
+    denoiser     sigma^2/alpha * grad of log p(y | x0(z_t)) by z_t, through the denoiser, as in diffusion
+                 posterior sampling (Chung et al. 2023).
+    monte-carlo  the same of log mean_i p(y | x0(z_t) + sigma eps_i), after loss-guided diffusion (Song et al.
+                 2023). DGLM (Lovelace et al. 2024) draws with the wider spread sigma/alpha, and its code averages
+                 exp of the loss, not p. sigma is the spread of x0 given z_t for standard Gaussian latents.
     noisy        sigma^2/alpha * grad of log p_t(y | z_t) by z_t, for a head fitted on noised latents, as
                  STAR-LDM does. No gradient through the denoiser; with an exact head, exact at scale 1.
 """
@@ -32,6 +32,7 @@ from latdiff.schedule import log_snr
 Denoise = Callable[..., Tensor]  # denoise(z [B, L, D], t [B], cond=None, x_prev=None) -> x0 [B, L, D]
 THROUGH = ("denoiser", "monte-carlo")  # the modes that differentiate through the denoiser
 MAX_RAMP = 3.0  # of sigma/alpha in mode x0
+USUAL_RADIUS = 1.3  # root mean square that whitened latents of real texts hardly reach
 MAX_RATIO = 30.0  # of sigma/alpha elsewhere: where there is no signal, the gradient is numerical noise
 
 
@@ -60,8 +61,8 @@ class Guide:
         scale: how far; what is usual depends on the mode.
         mode: one of MODES, see above.
         interval: the noise levels sigma, from 0 to 1, at which it acts.
-        normalise: divide the gradient by its root mean square over a text's L x D, so that scale counts
-            latent standard deviations and a confident head pushes as hard as an unsure one.
+        normalise: divide the gradient by its root mean square over a text's L x D, so that a head that is sure
+            pushes as hard as one that is not; a push is then scale * ramp standard deviations long.
         clamp: the largest root mean square of one push, in latent standard deviations.
         draws: of mode monte-carlo; they are seeded by the timestep, so a seed still gives the same texts.
 
@@ -143,7 +144,8 @@ def steer(denoise: Denoise, alpha2: Tensor, guides: Sequence[Guide]) -> Denoise:
     def guided(z: Tensor, t: Tensor, cond=None, x_prev: Tensor | None = None) -> Tensor:
         signal = alpha2.to(z.device)[t]
         outer = torch.is_grad_enabled() and z.requires_grad  # a wrapper farther out differentiates through this one
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
+            z, x_prev = _ordinary(z), x_prev if x_prev is None else _ordinary(x_prev)
             z = z if outer else z.detach().requires_grad_()
             with torch.set_grad_enabled(outer or any(guide.mode in THROUGH for guide in guides)):
                 x0 = denoise(z, t, cond, x_prev)
@@ -177,20 +179,20 @@ def stack(denoise: Denoise, alpha2: Tensor, guides: Sequence[Callable]) -> Denoi
 def warn_of_strain(x0: Tensor, guides: Sequence[Guide]) -> None:
     """Warn, once a call, when steered latents [B, L, D] lie farther out than anything that their head has seen.
 
-    More than one text in twenty has to: the limit is the farthest of the head's own texts.
+    Half of the texts have to. The limit is the farthest of the head's own texts; latents are whitened, so that a
+    head that does not know it takes USUAL_RADIUS.
     """
-    limits = [limit for g in guides if (limit := getattr(g.head, "radius", None)) is not None]
-    if not limits:
+    if not guides:
         return
-    far = _rms(x0).flatten() > max(limits)
-    if far.float().mean() > 0.05:
-        reached = _rms(x0).flatten().median().item()
+    limit = max(getattr(guide.head, "radius", None) or USUAL_RADIUS for guide in guides)
+    reached = _rms(x0).median().item()
+    if reached > limit:
         # The excess over 1, the radius of the data, grows about linearly with the scale.
-        shrink = min(0.9, max(0.1, (max(limits) - 1) / max(reached - 1, 1e-6)))
+        shrink = min(0.9, max(0.1, (limit - 1) / (reached - 1)))
         scales = ", ".join(f"{guide.title}:{guide.scale * shrink:.2g}" for guide in guides)
         warnings.warn(
-            f"{far.float().mean():.0%} of the steered latents lie off the data (typically at {reached:.2f} standard "
-            f"deviations, the farthest text a head has seen at {max(limits):.2f}); texts will suffer. Try {scales}",
+            f"half of the steered latents lie off the data, {reached:.2f} standard deviations out or more, where the "
+            f"farthest text lies at {limit:.2f}; their texts will suffer. Try {scales}",
             stacklevel=3,
         )
 
@@ -200,8 +202,22 @@ def warn_of_contradictions(guides: Sequence[Guide]) -> None:
     for i, one in enumerate(guides):
         for two in guides[:i]:
             excludes = getattr(one.head, "excludes", None)
-            if one.head.name == two.head.name and excludes and excludes(one, two):
+            if excludes and one.head.name == two.head.name and excludes(one, two):
                 warnings.warn(f"{two.title} and {one.title} pull against each other; the stronger wins", stacklevel=3)
+
+
+def titles(guides: Sequence[Guide]) -> list[str]:
+    """A title for each of the guides, none twice."""
+    found: list[str] = []
+    for guide in guides:
+        same = sum(title.split(" #")[0] == guide.title for title in found)
+        found.append(f"{guide.title} #{same + 1}" if same else guide.title)
+    return found
+
+
+def _ordinary(x: Tensor) -> Tensor:
+    # autograd cannot save what torch.inference_mode made
+    return x.clone() if x.is_inference() else x
 
 
 def _draws(guide: Guide, z: Tensor, t: Tensor) -> Tensor | None:

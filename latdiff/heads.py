@@ -7,6 +7,7 @@ differentiable function. A linear head may hold weights for several noise levels
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from sklearn.metrics import accuracy_score
 from sklearn.model_selection import KFold, cross_val_predict
 from torch import Tensor
 
-from latdiff.config import DEFAULT_ALPHA, DEFAULT_C, DEFAULT_SCALE, FEATURES, UserError, nearest
+from latdiff.config import DEFAULT_ALPHA, DEFAULT_C, DEFAULT_SCALE, FEATURES, MODES, UserError, nearest
 from latdiff.fitting import (
     NOISE_TIMES,
     as_weights_of_latents,
@@ -33,9 +34,10 @@ from latdiff.fitting import (
     softmax_form,
     strongest_good_C,
 )
-from latdiff.guidance import Guide
+from latdiff.guidance import MAX_RAMP, Guide
 from latdiff.schedule import add_noise, alpha2_at, log_snr
 
+NORMALISED_SCALE = 0.3
 DEFAULT_SCALES = {"x0": DEFAULT_SCALE, "denoiser": 8.0, "monte-carlo": 8.0, "noisy": 16.0}
 
 
@@ -70,18 +72,28 @@ class LinearHead:
     def logits(self, x: Tensor, log_snr: Tensor | None = None) -> Tensor:
         """[B, C] for x [B, L, D]: clean latents, or z_t with its log-SNR [B]."""
         weight, bias = self.weight.to(x), self.bias.to(x)
-        every = torch.einsum("bld,kcld->bkc", x, weight) + bias
-        return torch.einsum("bk,bkc->bc", self._mix(len(x), log_snr).to(x), every)
+        every = torch.einsum("bld,kcld->bkc", x, weight)
+        if log_snr is not None and self.noise_aware:
+            # Farther out than the noisiest level optimal weights fall like the signal, alpha.
+            lowest = self.log_snrs[0].to(x)
+            every = every * (log_snr.to(x).minimum(lowest).sigmoid() / lowest.sigmoid()).sqrt().view(-1, 1, 1)
+        return torch.einsum("bk,bkc->bc", self._mix(len(x), log_snr).to(x), every + bias)
 
     def guide(self, target, scale: float | None, mode: str | None, **settings) -> Guide:
         """A Guide, with the mode and scale that are usual for the head."""
         mode = mode or ("noisy" if self.noise_aware else "x0")
         if mode == "noisy" and not self.noise_aware:
             raise HeadError(
-                f"head {self.name!r} was fitted on clean latents and mode 'noisy' reads noised ones; "
-                "take another mode, or fit it with noise_aware=True"
+                f"head {self.name!r} was fitted on clean latents and mode 'noisy' reads noised ones; take another "
+                f"mode{', or fit it with noise_aware=True' if self.kind == 'labels' else ''}"
             )
-        return Guide(self, target, DEFAULT_SCALES.get(mode, 1.0) if scale is None else scale, mode, **settings)
+        if scale is None and mode in MODES:  # Guide refuses any other
+            scale = NORMALISED_SCALE if settings.get("normalise") else self.usual_scale(mode)
+        return Guide(self, target, 1.0 if scale is None else scale, mode, **settings)
+
+    def usual_scale(self, mode: str) -> float:
+        """The scale of a guide that names none."""
+        return DEFAULT_SCALES[mode]
 
     def save(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors into the folder."""
@@ -132,7 +144,7 @@ class AttributeHead(LinearHead):
     @classmethod
     def fit(
         cls, pipe, texts: list[str], labels: list[str], name: str = "attribute", C: float | str = DEFAULT_C,
-        features: str = "flat", class_weight: str | dict | None = "balanced", noise_aware: bool = False, seed: int = 0,
+        features: str = "flat", class_weight: str | None = "balanced", noise_aware: bool = False, seed: int = 0,
     ) -> AttributeHead:  # fmt: skip
         """Fit scikit-learn's LogisticRegression on the latents of labelled texts.
 
@@ -140,7 +152,7 @@ class AttributeHead(LinearHead):
             C: inverse regularisation; "cv" takes the strongest that is within a standard error of the best
                 cross-validated accuracy. The default is strong: a blunt classifier steers better.
             features: "flat" latents (L x D), their "mean" over the L latents (D), or "both".
-            class_weight: scikit-learn's; "balanced" makes rare labels count as much as common ones.
+            class_weight: "balanced" makes rare labels count as much as common ones, None every text the same.
             noise_aware: also one regression a noise level, on noised latents, to be read at z_t.
             seed: of that noise and of the folds.
 
@@ -154,6 +166,8 @@ class AttributeHead(LinearHead):
         texts, labels = list(texts), [str(label) for label in labels]
         _check_labels(name, texts, labels)
         _check_features(name, features)
+        if C != "cv" and not (isinstance(C, (int, float)) and 0 < C < math.inf):
+            raise HeadError(f"head {name!r}: C is {C!r}, must be a number above 0, or 'cv'")
         latents, labels = pipe.codec.encode(texts).cpu(), np.array(labels)
 
         def estimator(C):
@@ -188,9 +202,10 @@ class AttributeHead(LinearHead):
     def from_sklearn(cls, pipe, classifier, name: str = "attribute", features: str = "flat") -> AttributeHead:
         """A head from a fitted linear scikit-learn classifier of latents (`pipe.codec.encode(texts).flatten(1)`).
 
-        Anything with `coef_`, `intercept_` and `classes_`: LogisticRegression, SGDClassifier, LinearSVC, linear
-        discriminant analysis. Scores of those without probabilities are read as logits. Raises HeadError for
-        a classifier that is not linear, not fitted, or of another number of features.
+        Anything with `coef_`, `intercept_` and `classes_` whose largest score is its prediction: LogisticRegression,
+        SGDClassifier, RidgeClassifier, LinearSVC, linear discriminant analysis. Scores of those without
+        probabilities are read as logits. Raises HeadError for a classifier that is not linear, not fitted, of
+        another number of features, or one that predicts otherwise (one against one).
         """
         missing = [part for part in ("coef_", "intercept_", "classes_") if not hasattr(classifier, part)]
         if missing:
@@ -207,8 +222,17 @@ class AttributeHead(LinearHead):
                 f"head {name!r}: the classifier reads {weight.shape[1]} features, but {features} latents of this "
                 f"pipeline have {expected}"
             )
-        weight = as_weights_of_latents(weight[None], shape, features)
-        return cls(name, [str(label) for label in classifier.classes_], weight[0], bias, pipe.codec.digest())
+        labels = [str(label) for label in classifier.classes_]
+        weight = as_weights_of_latents(weight[None], shape, features)[0]
+        probe = torch.randn(64, *shape, generator=torch.Generator().manual_seed(0))
+        theirs = [str(label) for label in classifier.predict(features_of(probe, features))]
+        head = cls(name, labels, weight, bias, pipe.codec.digest()) if len(weight) == len(labels) else None
+        if head is None or head.predict(probe) != theirs:
+            raise HeadError(
+                f"head {name!r}: {type(classifier).__name__} has {len(weight)} rows of weights for {len(labels)} "
+                "labels and does not predict the one with the largest score; take one row a label (one against rest)"
+            )
+        return head
 
     def log_prob(self, x: Tensor, log_snr: Tensor | None = None) -> Tensor:
         """Log-probability of every class [B, C] for latents [B, L, D]."""
@@ -239,17 +263,20 @@ class AttributeHead(LinearHead):
         `mode` and further settings are guidance.Guide's. Raises HeadError for a label that the head does
         not know, or a mode that it cannot be read in.
         """
-        wanted = {label: 1.0} if isinstance(label, str) else dict(label)
+        given = label if isinstance(label, Mapping) else {label: 1.0}
+        wanted = {str(one): weight for one, weight in given.items()}
         for one in wanted:
             self._check(one)
-        if not wanted or min(wanted.values()) < 0 or not 0 < sum(wanted.values()) < float("inf"):
+        if not wanted or min(wanted.values()) < 0 or not 0 < sum(wanted.values()) < math.inf:
             raise HeadError(f"head {self.name!r}: weights of labels are {wanted}, must be positive numbers")
-        return self.guide(tuple(float(wanted.get(one, 0)) for one in self.labels), scale, mode, **settings)
+        # The largest weight is 1, so that the target of one label is its probability.
+        weights = [wanted.get(one, 0) / max(wanted.values()) for one in self.labels]
+        return self.guide(tuple(map(float, weights)), scale, mode, **settings)
 
     def away(self, label: str, scale: float | None = None, mode: str | None = None, **settings) -> Guide:
         """A guide towards anything but this label."""
-        self._check(label)
-        return self.toward({one: 1.0 for one in self.labels if one != label}, scale, mode, **settings)
+        self._check(str(label))
+        return self.toward({one: 1.0 for one in self.labels if one != str(label)}, scale, mode, **settings)
 
     def describe(self, target: tuple[float, ...]) -> str:
         """"art", "art+music", or "not art" for all but one of four labels or more."""
@@ -259,9 +286,15 @@ class AttributeHead(LinearHead):
         return "+".join(wanted)
 
     def excludes(self, one: Guide, two: Guide) -> bool:
-        """Whether two guides of this head cannot both succeed: no label is wanted by both."""
-        shared = any(a > 0 and b > 0 for a, b in zip(one.target, two.target, strict=True))
-        return (one.scale > 0) == (two.scale > 0) and not shared
+        """Whether two guides of this head, or its like, cannot both succeed: no label is wanted by both."""
+        like = isinstance(two.head, AttributeHead) and two.head.labels == self.labels
+        return like and not self._wanted(one) & self._wanted(two)
+
+    def _wanted(self, guide: Guide) -> set[str]:
+        """The labels that a guide leads to: with a negative scale, those that it does not name."""
+        if guide.scale == 0:
+            return set(self.labels)
+        return {one for one, weight in zip(self.labels, guide.target, strict=True) if (weight > 0) == (guide.scale > 0)}
 
     def _check(self, label: str) -> None:
         if label not in self.labels:
@@ -327,6 +360,14 @@ class NumberHead(LinearHead):
         """log N(target; <weight, x> + bias, sd²) [B], without its constant."""
         return -0.5 * ((self.logits(x, log_snr)[:, 0] - target) / self.sd).square()
 
+    def usual_scale(self, mode: str) -> float:
+        """Four times what would correct the number in one step where pushes are largest; so much it takes to arrive.
+
+        A residual r gives the gradient w r / sd², and moving along w changes the number by |w|².
+        """
+        whole = self.sd**2 / self.weight[-1].square().sum().clamp(min=1e-12).item()
+        return 4 * whole / MAX_RAMP if mode == "x0" else 4 * whole
+
     def toward(self, value: float, scale: float | None = None, mode: str | None = None, **settings) -> Guide:
         """A guide towards a value of the number."""
         return self.guide(float(_numbers(self.name, [value])[0]), scale, mode, **settings)
@@ -335,8 +376,10 @@ class NumberHead(LinearHead):
         return f"{target:g}"
 
     def excludes(self, one: Guide, two: Guide) -> bool:
-        """Whether two guides of this head cannot both succeed."""
-        return (one.scale > 0) == (two.scale > 0) and one.target != two.target
+        """Whether two guides of this head, or its like, cannot both succeed."""
+        if not isinstance(two.head, NumberHead):
+            return False
+        return one.scale * two.scale < 0 if one.target == two.target else min(one.scale, two.scale) > 0
 
     def _settings(self) -> dict:
         return {"sd": self.sd}
@@ -378,6 +421,8 @@ def load_head(folder: str | Path) -> AttributeHead | NumberHead:
     folder = Path(folder)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if isinstance(config, dict) and "labels" in config and "kind" not in config:
+            raise HeadError(f"the head in {folder} was written by an older latdiff; fit it again")
         tensors = load_file(folder / "model.safetensors")
         kind = {head.kind: head for head in (AttributeHead, NumberHead)}[config.pop("kind")]
         if config["log_snrs"] is not None:
@@ -390,7 +435,9 @@ def load_head(folder: str | Path) -> AttributeHead | NumberHead:
             f"no head in {folder} ({' and '.join(absent)} missing); "
             f"fitted heads there: {', '.join(beside) or 'none'}. Fit one with `latdiff fit-head`."
         ) from None
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+    except HeadError:
+        raise
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise HeadError(f"the head in {folder} is cut short or damaged ({error}); fit it again") from None
 
 

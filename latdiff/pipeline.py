@@ -25,7 +25,8 @@ from latdiff.backbone import load_backbone
 from latdiff.codec import TextCodec
 from latdiff.config import DEFAULT_STRENGTH, SCHEDULERS, UserError, nearest
 from latdiff.diffusion import GaussianDiffusion
-from latdiff.guidance import Guide, stack, warn_of_contradictions, warn_of_strain
+from latdiff.guidance import Guide, stack, titles, warn_of_contradictions, warn_of_strain
+from latdiff.schedule import add_noise
 
 
 class CheckpointError(UserError):
@@ -34,7 +35,7 @@ class CheckpointError(UserError):
 
 @dataclass
 class TextPipelineOutput(BaseOutput):
-    """texts: list[str]; latents [B, L, D]; scores: for a guide such as "tone=positive" its head's own p(target) [B]."""
+    """texts: list[str]; latents [B, L, D]; scores: see `scores`, e.g. {"tone=positive": [...]}."""
 
     texts: list[str]
     latents: Tensor
@@ -117,8 +118,8 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
 
         Args:
             texts: N texts.
-            strength: how far towards pure noise, from 0 (nothing changes) to 1 (nothing is kept): the share of
-                num_inference_steps that is run (SDEdit, Meng et al. 2022). The first estimate of x0 that
+            strength: how far towards pure noise, above 0 and up to 1, where all but nothing is kept: the share
+                of num_inference_steps that is run (SDEdit, Meng et al. 2022). The first estimate of x0 that
                 self-conditioning sees is the text itself.
             The rest is as in a call.
 
@@ -160,20 +161,20 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
         texts = self.codec.decode(latents, **(decode_options or {}))
         return TextPipelineOutput(texts=texts, latents=latents, scores=scores(latents, own))
 
-    def _denoise(self, z, guides, steps, cond, generator, callback, strength: float = 1.0) -> Tensor:
-        """The sampling loop: [B, L, D] -> [B, L, D]; from pure noise, or with strength < 1 from clean latents."""
+    def _denoise(self, z, guides, steps, cond, generator, callback, strength: float | None = None) -> Tensor:
+        """The sampling loop: [B, L, D] -> [B, L, D]; from pure noise, or with a strength from clean latents."""
         scheduler = self.scheduler
         alpha2 = scheduler.alphas_cumprod
         denoise = stack(GaussianDiffusion(self.denoiser, alpha2).denoise, alpha2, guides)
         scheduler.set_timesteps(steps, device=z.device)
         timesteps, x_prev = scheduler.timesteps, None
-        if strength < 1:
+        if strength is not None:
             first = min(steps - 1, round(steps * (1 - strength)))
             timesteps, x_prev = timesteps[first:], z
             if hasattr(scheduler, "set_begin_index"):
                 scheduler.set_begin_index(first)
             noise = torch.randn(z.shape, generator=generator).to(z)
-            z = scheduler.add_noise(z, noise, timesteps[:1].long().expand(len(z)))
+            z = add_noise(z, noise, alpha2.to(z)[timesteps[0].long()].expand(len(z)))
         extra = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
         for step, t in enumerate(self.progress_bar(timesteps)):
             x_prev = denoise(z, t.long().expand(len(z)), cond, x_prev)
@@ -279,13 +280,14 @@ def _refuse_gaps(name, part) -> None:
 
 
 def scores(latents: Tensor, guides: list[Guide]) -> dict[str, list[float]]:
-    """Per guide, such as "tone=positive", the head's own probability of its target for latents [B, L, D].
+    """Per guide, such as "tone=positive", exp of the head's own log p(target) for latents [B, L, D], B numbers.
 
-    Of a number: exp of its log_prob, 1 where it is met.
+    That is a probability for a label; with weights the weighted sum, and for a number 1 where it is met.
     """
     with torch.enable_grad():  # a CallableHead insists on a function with a gradient
         at = latents.detach().requires_grad_()
-        return {guide.title: guide.log_prob(at).detach().exp().tolist() for guide in guides}
+        named = zip(titles(guides), guides, strict=True)
+        return {title: guide.log_prob(at).detach().exp().tolist() for title, guide in named}
 
 
 def first_line(error: Exception) -> str:

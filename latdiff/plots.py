@@ -13,12 +13,19 @@ PANELS = {
 }
 
 
-def plot_control(rows: list[dict], path: Path) -> None:
-    """Success against validity, coverage or what else the rows hold: a line for every mode, a point for every scale."""
+def require_matplotlib() -> None:
+    """Raise UserError where there is none: better before measuring than after."""
     try:
-        from matplotlib.figure import Figure
+        import matplotlib.figure  # noqa: F401
     except ImportError:
         raise UserError('plots need matplotlib; install it with pip install "latdiff[eval]"') from None
+
+
+def plot_control(rows: list[dict], path: Path) -> None:
+    """Success against validity, coverage or what else the rows hold: a line for every mode, a point for every scale."""
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
     keys = [key for key in PANELS if key in rows[0]]
     figure = Figure(figsize=(5.5 * len(keys), 4.2), layout="constrained")
     for key, axes in zip(keys, figure.subplots(1, len(keys), squeeze=False)[0], strict=True):

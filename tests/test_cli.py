@@ -318,6 +318,19 @@ def test_an_edit_without_texts_or_direction(refused, tmp_path):
     assert "strength is 2.0" in refused("edit", "--text", "A story.", "--guide", "tense=past", "--strength", 2)
 
 
+def test_settings_that_do_not_go_together(refused, reviews):
+    data = reviews(rows_of(["1", "2"]))
+    assert "leave out --noise-aware" in refused("fit-head", "--data", data, "--name", "x", "--number", "--noise-aware")
+    assert "--limit is 0" in refused("edit", "--data", data, "--guide", "tense=past", "--limit", 0)
+    assert "must be finite" in refused("evaluate", "--json", data.parent / "m.json", "--sweep-scale", "nan")
+
+
+def test_guides_of_one_head_are_all_reported(latdiff):
+    with pytest.warns(UserWarning, match="pull against each other"):
+        printed = latdiff("sample", "--num-samples", 1, "--json", "--guide", "tense=past", "--guide", "tense=present")
+    assert list(json.loads(printed)["guides"]) == ["tense", "tense=present"]
+
+
 def test_a_mode_that_the_head_cannot_be_read_in(refused):
     assert "fit it with noise_aware=True" in refused("sample", "--guide", "tense=past", "--mode", "noisy")
 

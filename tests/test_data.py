@@ -182,6 +182,9 @@ def test_numbers_need_no_classes(tmp_path):
     assert load_labelled(path, classes=False)[1] == ["0.0", "0.5", "1.0", "1.5"]
     with pytest.raises(DataError):
         load_labelled(path)
+    blank = jsonl(tmp_path / "b.jsonl", [{"text": "a", "label": ""}]).as_posix()
+    with pytest.raises(DataError, match="no row has both a text and a 'label'"):
+        load_labelled(blank, classes=False)
 
 
 

@@ -7,7 +7,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from latdiff.config import MODES
-from latdiff.guidance import MAX_RAMP, GuidanceError, Guide, stack, steer, warn_of_strain
+from latdiff.guidance import MAX_RAMP, GuidanceError, Guide, stack, steer, titles, warn_of_strain
 from latdiff.heads import AttributeHead, CallableHead, NumberHead
 from latdiff.schedule import alpha2_at, betas, log_snr
 
@@ -99,6 +99,13 @@ def test_a_number_is_approached(x0):
     assert ((after - 4).abs() < (before - 4).abs()).all()
 
 
+def test_it_works_in_inference_mode(x0):
+    t, guides = torch.full((5,), 49), [random_head().toward("label1", mode=mode) for mode in ("x0", "denoiser")]
+    expected = steered(guides, x0, t)
+    with torch.inference_mode():
+        torch.testing.assert_close(steered(guides, x0 * 1, t), expected)
+
+
 def test_arguments_are_left_as_they_were(x0):
     before = x0.clone()
     steered([random_head().toward("label1")], x0, torch.full((5,), 49))
@@ -182,8 +189,10 @@ def test_a_guide_hands_on_condition_and_estimate(x0):
         seen.append((cond, x_prev))
         return z
 
-    random_head().toward("label0")(denoise, ALPHA2)(x0, torch.zeros(5).long(), "cond", "estimate")
-    assert seen == [("cond", "estimate")]
+    random_head().toward("label0")(denoise, ALPHA2)(x0, torch.zeros(5).long(), "cond", x0 + 1)
+    (found,) = seen
+    assert found[0] == "cond"
+    assert torch.equal(found[1], x0 + 1)
 
 
 @pytest.mark.parametrize("mode", ["x0", "denoiser", "monte-carlo"])
@@ -207,6 +216,17 @@ def test_the_denoiser_is_called_once_and_differentiated_only_where_the_mode_says
 def exact_denoiser(alpha2):
     """Of x ~ N(0, I): E[x | z] = alpha z."""
     return lambda z, t, cond=None, x_prev=None: alpha2[t].sqrt().view(-1, 1, 1) * z
+
+
+def sampled(denoise, n, steps):
+    """n latents by DDPM."""
+    scheduler = DDPMScheduler(trained_betas=betas("cosine"), prediction_type="sample", clip_sample=False,
+                              timestep_spacing="trailing")  # fmt: skip
+    scheduler.set_timesteps(steps)
+    z, generator = noise(n, L, D, seed=1), torch.Generator().manual_seed(2)
+    for t in scheduler.timesteps:
+        z = scheduler.step(denoise(z, t.expand(len(z))), t, z, generator=generator).prev_sample
+    return z
 
 
 def number_world():
@@ -240,6 +260,21 @@ def test_mode_monte_carlo_is_exact_with_enough_draws(x0):
     assert errors["monte-carlo", 20000] < 0.05 < errors["monte-carlo", 16] < 0.7 * errors["denoiser", 1]
 
 
+@pytest.mark.parametrize(
+    ("mode", "sd"),
+    [("x0", 0.3), ("x0", 1.0), ("x0", 3.0), ("denoiser", 0.3), ("denoiser", 1.0), ("monte-carlo", 1.0)],
+)
+def test_a_number_is_met_at_the_usual_scale_however_sure_the_head(mode, sd):
+    """|w|² = 1, so that a head of sd .3 explains 92% of the variance; scales of label heads would diverge."""
+    alphas_cumprod = DDPMScheduler(trained_betas=betas("cosine")).alphas_cumprod
+    weight = noise(L, D, seed=9) / noise(L, D, seed=9).norm()
+    head = NumberHead("y", weight, torch.tensor(0.5), "abc", sd=sd)
+    z = sampled(steer(exact_denoiser(alphas_cumprod), alphas_cumprod, [head.toward(2.0, mode=mode)]), 400, steps=25)
+    found = torch.tensor(head.predict(z))
+    assert found.mean() == pytest.approx(2.0, abs=0.25)
+    assert found.std() < 0.5
+
+
 def mixture():
     """x ~ half N(m, I), half N(-m, I): denoiser, and the two optimal heads, of clean latents and of z_t.
 
@@ -252,7 +287,7 @@ def mixture():
         alpha, sigma2 = alphas_cumprod[t].sqrt().view(-1, 1, 1), (1 - alphas_cumprod[t]).view(-1, 1, 1)
         return alpha * z + sigma2 * mean * torch.tanh((alpha * z * mean).sum((1, 2), keepdim=True))
 
-    levels = alphas_cumprod[torch.arange(999, -1, -9)]
+    levels = alphas_cumprod[torch.arange(900, -1, -9)]  # farther out, at 999, weights have to be extrapolated
     signed = torch.stack([-mean, mean])
     weight = levels.sqrt().view(-1, 1, 1, 1) * signed
     noisy = AttributeHead("side", ["left", "right"], weight, torch.zeros(len(weight), 2), "abc",
@@ -262,7 +297,7 @@ def mixture():
 
 def test_mode_noisy_is_exact_at_scale_one(x0):
     mean, alphas_cumprod, denoise, noisy, _ = mixture()
-    t = torch.tensor([99, 300, 504, 702, 900])
+    t = torch.tensor([99, 504, 702, 900, 970])
     alpha, sigma2 = alphas_cumprod[t].sqrt().view(-1, 1, 1), (1 - alphas_cumprod[t]).view(-1, 1, 1)
     guided = steer(denoise, alphas_cumprod, [noisy.toward("right", scale=1.0)])(x0, t)
     torch.testing.assert_close(guided, alpha * x0 + sigma2 * mean, rtol=1e-3, atol=2e-3)
@@ -274,12 +309,7 @@ def test_sampling_under_a_guide_ends_at_its_side(mode):
     mean, alphas_cumprod, denoise, noisy, clean = mixture()
     head = noisy if mode == "noisy" else clean
     denoise = steer(denoise, alphas_cumprod, [head.toward("right", 1.0, mode)])
-    scheduler = DDPMScheduler(trained_betas=betas("cosine"), prediction_type="sample", clip_sample=False,
-                              timestep_spacing="trailing")  # fmt: skip
-    scheduler.set_timesteps(100)
-    z, generator = noise(2000, L, D, seed=1), torch.Generator().manual_seed(2)
-    for t in scheduler.timesteps:
-        z = scheduler.step(denoise(z, t.expand(len(z))), t, z, generator=generator).prev_sample
+    z = sampled(denoise, 2000, steps=100)
     along = (z * mean).sum((1, 2)) / mean.norm()
     across = z - along.view(-1, 1, 1) * mean / mean.norm()
     # what was not asked for is left alone
@@ -323,14 +353,26 @@ def test_latents_driven_off_the_data_are_warned_of_with_a_smaller_scale(x0):
     head = random_head()
     head.radius = 1.2
     guide = head.toward("label1", 10.0)
-    with pytest.warns(UserWarning, match=r"100% of the steered latents lie off the data .*Try mood=label1:2$"):
+    with pytest.warns(UserWarning, match=r"2.00 standard deviations out or more.* 1.20; .*Try mood=label1:2$"):
         warn_of_strain(torch.full((5, L, D), 2.0), [guide])
 
 
-def test_no_warning_where_there_is_no_cause(x0, recwarn):
+def test_a_head_that_knows_no_radius_takes_that_of_whitened_latents():
+    for guide in (random_head().toward("label1"), CallableHead(lambda x: x.sum((1, 2))).guide()):
+        with pytest.warns(UserWarning, match="where the farthest text lies at 1.30"):
+            warn_of_strain(torch.full((5, L, D), 1.5), [guide])
+
+
+def test_no_warning_where_there_is_no_cause(recwarn):
     head = random_head()
-    warn_of_strain(torch.full((5, L, D), 9.0), [head.toward("label1")])  # a head of unknown radius
-    head.radius = 1.2
-    warn_of_strain(torch.full((5, L, D), 1.1), [head.toward("label1")])
-    warn_of_strain(torch.full((5, L, D), 9.0), [CallableHead(lambda x: x.sum((1, 2))).guide()])
+    warn_of_strain(torch.full((5, L, D), 1.2), [head.toward("label1")])
+    head.radius = 1.1
+    warn_of_strain(torch.cat([torch.full((2, L, D), 1.2), torch.full((3, L, D), 1.0)]), [head.toward("label1")])
+    warn_of_strain(torch.full((5, L, D), 9.0), [])
     assert not recwarn.list
+
+
+def test_titles_are_told_apart():
+    head = random_head()
+    guides = [head.toward(f"label{i}", mode=mode) for i, mode in ((1, "x0"), (2, "x0"), (1, "denoiser"), (1, "x0"))]
+    assert titles(guides) == ["mood=label1", "mood=label2", "mood=label1 #2", "mood=label1 #3"]

@@ -2,14 +2,15 @@
 
 import json
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.linear_model import LogisticRegression, Ridge, SGDClassifier
-from sklearn.svm import LinearSVC
+from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier, SGDClassifier
+from sklearn.svm import SVC, LinearSVC
 
 from latdiff.config import DEFAULT_SCALE
 from latdiff.fitting import calibration_error
@@ -123,7 +124,11 @@ def test_cross_validation_takes_the_strongest_regularisation_that_is_as_good():
     assert close.report["C"] in (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 
-@pytest.mark.parametrize("kind", [LinearDiscriminantAnalysis, LinearSVC, SGDClassifier, LogisticRegression])
+@pytest.mark.parametrize(
+    "kind",
+    [LinearDiscriminantAnalysis, LinearSVC, SGDClassifier, LogisticRegression, RidgeClassifier,
+     partial(LinearSVC, fit_intercept=False)],
+)  # fmt: skip
 @pytest.mark.parametrize("letters", ["ab", "abc"])
 def test_any_linear_classifier_of_scikit_learn_becomes_a_head(kind, letters):
     texts, labels = labelled(letters)
@@ -163,11 +168,19 @@ def test_the_report_shows_how_accuracy_falls_with_noise(noise_aware):
 def test_weights_between_two_noise_levels_are_interpolated_in_log_snr(x0):
     weight = torch.randn(3, 2, L, D, generator=torch.Generator().manual_seed(0))
     head = AttributeHead("mood", ["a", "b"], weight, torch.zeros(3, 2), "abc", log_snrs=torch.tensor([-4.0, 0.0, 2.0]))
-    for at, expected in ((-9.0, weight[0]), (-4.0, weight[0]), (-1.0, 0.25 * weight[0] + 0.75 * weight[1]),
+    for at, expected in ((-4.0, weight[0]), (-1.0, 0.25 * weight[0] + 0.75 * weight[1]),
                          (1.0, (weight[1] + weight[2]) / 2), (2.0, weight[2]), (7.0, weight[2])):  # fmt: skip
         found = head.logits(x0, torch.full((5,), at))
         torch.testing.assert_close(found, torch.einsum("bld,cld->bc", x0, expected), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(head.logits(x0), torch.einsum("bld,cld->bc", x0, weight[2]))
+
+
+def test_beyond_the_noisiest_level_weights_fall_like_the_signal(x0):
+    weight = torch.randn(2, 2, L, D, generator=torch.Generator().manual_seed(0))
+    head = AttributeHead("mood", ["a", "b"], weight, torch.zeros(2, 2), "abc", log_snrs=torch.tensor([-4.0, 0.0]))
+    alpha, lowest = (torch.tensor(x).sigmoid().sqrt() for x in (-9.0, -4.0))
+    expected = torch.einsum("bld,cld->bc", x0, weight[0]) * alpha / lowest
+    torch.testing.assert_close(head.logits(x0, torch.full((5,), -9.0)), expected)
 
 
 def test_a_number_is_scikit_learns_ridge():
@@ -264,8 +277,8 @@ def test_targets_say_what_they_are():
 def test_the_probability_of_several_labels_is_their_weighted_sum(x0):
     head = random_head(4)
     p = torch.tensor(head.predict_proba(x0))
-    found = head.toward({"label0": 2, "label3": 1}).log_prob(x0)
-    torch.testing.assert_close(found, (2 * p[:, 0] + p[:, 3]).log())
+    found = head.toward({"label0": 4, "label3": 2}).log_prob(x0)
+    torch.testing.assert_close(found, (p[:, 0] + p[:, 3] / 2).log())
     torch.testing.assert_close(head.away("label1").log_prob(x0), (1 - p[:, 1]).log())
 
 
@@ -276,6 +289,7 @@ def test_contradictions():
     for guides in (
         [head.toward("label0"), head.toward("label1")], [head.toward("label0"), head.away("label0")],
         [number.toward(3), other.toward("label0"), number.toward(4)],
+        [head.toward("label0", 5.0), head.toward("label0", -5.0)], [number.toward(3, 1.0), number.toward(3, -1.0)],
     ):  # fmt: skip
         with pytest.warns(UserWarning, match="pull against each other"):
             warn_of_contradictions(guides)
@@ -287,6 +301,9 @@ def test_guides_that_get_along(recwarn):
     for guides in (
         [head.toward("label0"), other.toward("label1")], [head.toward("label0"), head.away("label1")],
         [head.toward("label0"), head.toward("label1", -2.0)], [head.toward("label0")] * 2,
+        [head.toward("label0", -5.0), head.toward("label1", -5.0)],
+        [NumberHead("mood", torch.zeros(L, D), torch.tensor(0.0), "abc", sd=1.0).toward(3), head.toward("label0")],
+        [random_head(2).toward("label1"), random_head(4).toward("label3")],
     ):  # fmt: skip
         warn_of_contradictions(guides)
     assert not recwarn.list
@@ -299,6 +316,12 @@ def refusal(call, *arguments, **keywords):
     with pytest.raises(HeadError) as error:
         call(*arguments, **keywords)
     return str(error.value)
+
+
+def test_a_head_of_an_older_format(tmp_path):
+    random_head().save(tmp_path)
+    (tmp_path / "config.json").write_text('{"name": "mood", "labels": ["a", "b"], "accuracy": 0.9}', encoding="utf-8")
+    assert "written by an older latdiff; fit it again" in refusal(load_head, tmp_path)
 
 
 def test_labels_of_one_class():
@@ -324,6 +347,17 @@ def test_a_clean_head_cannot_be_read_at_z():
     assert "fit it with noise_aware=True" in refusal(random_head().toward, "label0", mode="noisy")
 
 
+@pytest.mark.parametrize("C", [0, -1, math.inf, "auto"])
+def test_a_regularisation_that_is_none(C):
+    assert f"C is {C!r}, must be a number above 0, or 'cv'" in refusal(AttributeHead.fit, PIPE, *labelled("ab"), C=C)
+
+
+def test_labels_may_be_numbers():
+    texts, labels = labelled("ab")
+    head = AttributeHead.fit(PIPE, texts, [int(label[-1] == "b") for label in labels])
+    assert head.toward(1).target == head.toward("1").target == head.away(0).target == (0.0, 1.0)
+
+
 def test_unknown_features():
     said = refusal(AttributeHead.fit, PIPE, *labelled("ab"), name="tone", features="max")
     assert said == "head 'tone': features is 'max', must be one of flat, mean, both"
@@ -337,6 +371,9 @@ def test_weights_of_labels_that_are_no_weights(wanted):
 def test_classifiers_that_are_not_linear_or_not_fitted_or_of_other_latents():
     texts, labels = labelled("ab")
     assert "must be a linear classifier, and fitted" in refusal(AttributeHead.from_sklearn, PIPE, LinearSVC())
+    three = labelled("abc")
+    duels = SVC(kernel="linear").fit(PIPE.codec.encode(three[0]).flatten(1).numpy(), three[1])
+    assert "one against rest" in refusal(AttributeHead.from_sklearn, PIPE, duels)
     narrow = LinearSVC().fit(PIPE.codec.encode(texts)[:, 0].numpy(), labels)
     said = refusal(AttributeHead.from_sklearn, PIPE, narrow, name="tone")
     assert "reads 3 features, but flat latents of this pipeline have 6" in said
@@ -390,7 +427,8 @@ def test_a_head_without_its_weights(tmp_path):
 
 @pytest.mark.parametrize(
     ("file", "content"),
-    [("model.safetensors", None), ("config.json", None), ("config.json", b"{}"), ("config.json", b"[1]")],
+    [("model.safetensors", None), ("config.json", None), ("config.json", b"{}"), ("config.json", b"[1]"),
+     ("config.json", b"null")],
 )
 def test_a_damaged_head(tmp_path, file, content):
     random_head().save(tmp_path)

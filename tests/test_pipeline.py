@@ -165,7 +165,7 @@ def test_contradictory_guides_run_and_say_so(pipe, head):
 
 def test_latents_driven_off_the_data_are_warned_of_once(pipe, head):
     head.radius = 1.5
-    with pytest.warns(UserWarning, match="lie off the data .*Try mood=a:") as warnings:
+    with pytest.warns(UserWarning, match="lie off the data, .*Try mood=a:") as warnings:
         pipe(num_samples=4, guides=[head.toward("a", 300.0)], generator=seeded())
     assert len(warnings) == 1
 
@@ -216,6 +216,20 @@ def test_an_edit_runs_its_share_of_the_steps_under_every_scheduler(pipe, stories
     assert len(calls) == 2 * 5
     assert torch.equal(first.latents, again.latents)
     assert first.latents.isfinite().all()
+
+
+def test_an_edit_of_full_strength_starts_from_noise(pipe, stories):
+    pipe.scheduler = make_scheduler("ddim", pipe.scheduler.config.trained_betas)
+    first, other = (
+        pipe.edit([stories[0][0]], strength=1.0, num_inference_steps=4, generator=seeded(seed)).latents
+        for seed in (0, 1)
+    )
+    assert not torch.allclose(first, other)
+
+
+def test_two_guides_of_one_title_have_two_scores(pipe, head):
+    guides = [head.toward("a"), head.toward("a", mode="denoiser")]
+    assert list(pipe(num_samples=2, guides=guides, generator=seeded()).scores) == ["mood=a", "mood=a #2"]
 
 
 @pytest.mark.parametrize("strength", [0, -1, 1.01])

@@ -41,7 +41,7 @@ def test_the_snippets_of_the_guidance_page_run_as_written(tiny, tmp_path, monkey
         exec(snippet, names)
     assert names["generation"].labels == ["elder", "peer"]
     assert list(names["out"].scores) == [
-        "attribute=elder", "attribute=elder+peer", "words=40", "centred=high",
+        "attribute=elder", "attribute=elder+peer", "attribute=elder #2", "words=40", "centred=high",
     ]  # fmt: skip
     assert len(names["edited"].texts) == 3 and len(names["between"]) == 5
     for command in re.findall(r"^latdiff (.*)$", page, re.MULTILINE):
