@@ -22,8 +22,7 @@ from pathlib import Path
 import yaml
 
 SCHEDULERS = ("ddpm", "ddim", "dpm++", "sde-dpm++", "unipc", "renoise")
-DEFAULT_SCALE = 18.0  # of a guide. This and C were chosen on storyworld: docs/experiments.md
-DEFAULT_C = 0.01  # of a head: its regularisation is strong, for a direction to push in more than for a verdict
+DEFAULT_C = 0.01  # of a head; strong regularisation, which steers better: docs/experiments.md
 DEFAULT_ALPHA = 100.0  # of a head of numbers
 DEFAULT_STRENGTH = 0.65  # of an edit
 MODES = ("x0", "denoiser", "monte-carlo", "noisy")  # of a guide; guidance.py says what they mean

@@ -20,7 +20,7 @@ from sklearn.metrics import accuracy_score
 from sklearn.model_selection import KFold, cross_val_predict
 from torch import Tensor
 
-from latdiff.config import DEFAULT_ALPHA, DEFAULT_C, DEFAULT_SCALE, FEATURES, MODES, UserError, nearest
+from latdiff.config import DEFAULT_ALPHA, DEFAULT_C, FEATURES, MODES, UserError, nearest
 from latdiff.fitting import (
     NOISE_TIMES,
     as_weights_of_latents,
@@ -37,8 +37,9 @@ from latdiff.fitting import (
 from latdiff.guidance import MAX_RAMP, Guide
 from latdiff.schedule import add_noise, alpha2_at, log_snr
 
-NORMALISED_SCALE = 0.3
-DEFAULT_SCALES = {"x0": DEFAULT_SCALE, "denoiser": 8.0, "monte-carlo": 8.0, "noisy": 16.0}
+# Root mean square of a usual push where the ramp is 1 and the head undecided, in latent standard deviations.
+# Chosen on storyworld: docs/experiments.md
+USUAL_PUSH = {"x0": 0.36, "denoiser": 0.16, "monte-carlo": 0.16, "noisy": 0.32}
 
 
 class HeadError(UserError):
@@ -88,12 +89,14 @@ class LinearHead:
                 f"mode{', or fit it with noise_aware=True' if self.kind == 'labels' else ''}"
             )
         if scale is None and mode in MODES:  # Guide refuses any other
-            scale = NORMALISED_SCALE if settings.get("normalise") else self.usual_scale(mode)
+            scale = USUAL_PUSH[mode] if settings.get("normalise") else self.usual_scale(mode)
         return Guide(self, target, 1.0 if scale is None else scale, mode, **settings)
 
     def usual_scale(self, mode: str) -> float:
-        """The scale of a guide that names none."""
-        return DEFAULT_SCALES[mode]
+        """The scale of a guide that names none: a usual push, whatever the size of the head's weights."""
+        weight = self.weight[-1]
+        size = (weight - weight.mean(0)).square().mean((1, 2)).sqrt().mean().item()
+        return USUAL_PUSH[mode] / max(size, 1e-6) if math.isfinite(size) else 1.0  # steering tells of bad weights
 
     def save(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors into the folder."""
@@ -406,8 +409,8 @@ class CallableHead:
             )
         return log_prob
 
-    def guide(self, scale: float = DEFAULT_SCALE, mode: str = "x0", **settings) -> Guide:
-        """A guide that makes the log-probability larger."""
+    def guide(self, scale: float, mode: str = "x0", **settings) -> Guide:
+        """A guide that makes the log-probability larger; what scale is usual depends on the function."""
         if mode == "noisy":
             raise HeadError(f"head {self.name!r} is a function of clean latents; take mode x0, denoiser or monte-carlo")
         return Guide(self, None, scale, mode, **settings)

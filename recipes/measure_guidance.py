@@ -25,7 +25,7 @@ from latdiff.pipeline import load_pipeline
 HARD = ("sentiment", "length")  # measured in every mode; one rule of the world hangs on either
 TRIPLES = (("sentiment", "tense", "topic"), ("length", "person", "weather"))
 ELDERS = ("mother", "father", "aunt", "uncle", "grandmother", "grandfather")
-EDITS = (("x0", 18.0), ("x0", 32.0), ("denoiser", 32.0))  # 18 is what a sample needs; an edit needs more
+EDITS = (("x0", 18.0), ("x0", 32.0), ("denoiser", 32.0))  # about 18 is usual for a sample; an edit needs more
 
 
 def fit(pipe, attribute: str, count: int, seed: int = 0) -> AttributeHead:
@@ -90,7 +90,8 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--num-samples", type=int, default=500, help="texts a value of an attribute (default 500)")
-    parser.add_argument("--seed", type=int, default=1, help="of the noise; 0 chose the defaults (default 1)")
+    # 0, 1 and 10 to 13 were looked at while the defaults were chosen
+    parser.add_argument("--seed", type=int, default=2, help="of the noise (default 2)")
     options = parser.parse_args()
     pipe = load_pipeline(options.checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
     pipe.set_progress_bar_config(disable=True)

@@ -8,7 +8,6 @@ import torch
 import yaml
 
 from latdiff import cli, load_head, storyworld
-from latdiff.config import DEFAULT_SCALE
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +87,7 @@ def test_sample_is_the_pipelines_own(latdiff, pipe):
     assert latdiff("sample", "--num-samples", 2, "--seed", 4) == "".join(f"{text}\n" for text in expected)
 
 
-def test_sample_as_json(latdiff):
+def test_sample_as_json(latdiff, checkpoint):
     printed = latdiff("sample", "--num-samples", 2, "--seed", 5, "--json", "--guide", "sentiment=positive:2.5",
                       "--guide", "tense=past")  # fmt: skip
     rows = [json.loads(line) for line in printed.splitlines()]
@@ -99,7 +98,7 @@ def test_sample_as_json(latdiff):
         assert set(row["guides"]) == {"sentiment", "tense"}
         assert row["guides"]["sentiment"]["target"] == "positive"
         assert row["guides"]["sentiment"]["scale"] == 2.5
-        assert row["guides"]["tense"]["scale"] == DEFAULT_SCALE
+        assert row["guides"]["tense"]["scale"] == load_head(checkpoint / "heads" / "tense").usual_scale("x0")
         assert 0 <= row["guides"]["sentiment"]["prob"] <= 1
 
 

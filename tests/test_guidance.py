@@ -358,7 +358,7 @@ def test_latents_driven_off_the_data_are_warned_of_with_a_smaller_scale(x0):
 
 
 def test_a_head_that_knows_no_radius_takes_that_of_whitened_latents():
-    for guide in (random_head().toward("label1"), CallableHead(lambda x: x.sum((1, 2))).guide()):
+    for guide in (random_head().toward("label1"), CallableHead(lambda x: x.sum((1, 2))).guide(1.0)):
         with pytest.warns(UserWarning, match="where the farthest text lies at 1.30"):
             warn_of_strain(torch.full((5, L, D), 1.5), [guide])
 

@@ -12,10 +12,9 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier, SGDClassifier
 from sklearn.svm import SVC, LinearSVC
 
-from latdiff.config import DEFAULT_SCALE
 from latdiff.fitting import calibration_error
 from latdiff.guidance import Guide, warn_of_contradictions
-from latdiff.heads import AttributeHead, CallableHead, HeadError, NumberHead, load_head
+from latdiff.heads import USUAL_PUSH, AttributeHead, CallableHead, HeadError, NumberHead, load_head
 from latdiff.schedule import add_noise, alpha2_at, log_snr
 
 L, D = 2, 3
@@ -261,8 +260,18 @@ def test_the_usual_mode_and_scale():
     texts, labels = labelled("ab")
     clean, noisy = (AttributeHead.fit(PIPE, texts, labels, noise_aware=aware) for aware in (False, True))
     assert (clean.toward("class a").mode, noisy.toward("class a").mode) == ("x0", "noisy")
-    assert clean.toward("class a").scale == DEFAULT_SCALE
+    assert clean.toward("class a").scale == clean.usual_scale("x0")
     assert clean.toward("class a", 3.0, "denoiser", clamp=0.5) == Guide(clean, (1.0, 0.0), 3.0, "denoiser", clamp=0.5)
+
+
+@pytest.mark.parametrize("mode", ["x0", "denoiser", "noisy"])
+def test_the_usual_push_is_as_long_whatever_the_size_of_the_weights(mode):
+    head = AttributeHead.fit(PIPE, *labelled("abc"), noise_aware=True)
+    large = AttributeHead("mood", head.labels, 5 * head.weight, head.bias, "abc", log_snrs=head.log_snrs)
+    assert large.usual_scale(mode) == pytest.approx(head.usual_scale(mode) / 5)
+    spread = head.weight[-1] - head.weight[-1].mean(0)
+    pushes = head.usual_scale(mode) * spread.square().mean((1, 2)).sqrt()
+    assert pushes.mean().item() == pytest.approx(USUAL_PUSH[mode])
 
 
 def test_targets_say_what_they_are():
@@ -399,10 +408,10 @@ def test_a_target_that_is_no_number():
 
 @pytest.mark.parametrize("function", [lambda x: x.sum(), lambda x: torch.zeros(len(x))])
 def test_functions_that_are_no_log_probability(function, x0):
-    guide = CallableHead(function, name="mine").guide()
+    guide = CallableHead(function, name="mine").guide(1.0)
     x0.requires_grad_()
     assert "one log-probability a text, computed by torch" in refusal(guide.log_prob, x0)
-    assert "take mode x0" in refusal(CallableHead(function).guide, mode="noisy")
+    assert "take mode x0" in refusal(CallableHead(function).guide, 1.0, mode="noisy")
 
 
 def test_an_unknown_label_is_met_with_the_nearest():
