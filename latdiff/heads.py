@@ -72,13 +72,14 @@ class LinearHead:
 
     def logits(self, x: Tensor, log_snr: Tensor | None = None) -> Tensor:
         """[B, C] for x [B, L, D]: clean latents, or z_t with its log-SNR [B]."""
-        weight, bias = self.weight.to(x), self.bias.to(x)
-        every = torch.einsum("bld,kcld->bkc", x, weight)
+        mix = self._mix(len(x), log_snr)
+        used = mix.any(dim=0)  # two levels where all texts are equally noisy
+        every = torch.einsum("bld,kcld->bkc", x, self.weight[used].to(x))
         if log_snr is not None and self.noise_aware:
             # Farther out than the noisiest level optimal weights fall like the signal, alpha.
             lowest = self.log_snrs[0].to(x)
             every = every * (log_snr.to(x).minimum(lowest).sigmoid() / lowest.sigmoid()).sqrt().view(-1, 1, 1)
-        return torch.einsum("bk,bkc->bc", self._mix(len(x), log_snr).to(x), every + bias)
+        return torch.einsum("bk,bkc->bc", mix[:, used].to(x), every + self.bias[used].to(x))
 
     def guide(self, target, scale: float | None, mode: str | None, **settings) -> Guide:
         """A Guide, with the mode and scale that are usual for the head."""
