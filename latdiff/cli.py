@@ -266,7 +266,7 @@ def _guide_options(command) -> None:
                          "for a head of numbers (default scale: what is usual for the mode)")  # fmt: skip
     command.add_argument("--avoid", action="append", default=[], metavar="HEAD=LABEL[:SCALE]",
                          help="steer away from a label, to any other")  # fmt: skip
-    command.add_argument("--mode", choices=MODES, help="where gradients are taken (default: the head's usual)")
+    command.add_argument("--mode", choices=MODES, default="x0", help="where gradients are taken (default x0)")
 
 
 def _guide_words_of(options: argparse.Namespace) -> list[tuple[str, str, str, float | None]]:

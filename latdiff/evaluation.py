@@ -111,8 +111,8 @@ class Evaluation:
             "samples": texts[:20],
         }
 
-    def guided(self, head: AttributeHead, scale: float | None = None, mode: str | None = None) -> list[dict]:
-        """A row for every label of a head; scale and mode None are the head's usual ones."""
+    def guided(self, head: AttributeHead, scale: float | None = None, mode: str = "x0") -> list[dict]:
+        """A row for every label of a head; scale None is the head's usual one."""
         share = max(1, self.num_samples // len(head.labels))
         rows = []
         for label in head.labels:
@@ -137,7 +137,7 @@ class Evaluation:
             rows.append(row)
         return rows
 
-    def edited(self, head: AttributeHead, strength: float, scale: float | None = None, mode: str | None = None) -> dict:
+    def edited(self, head: AttributeHead, strength: float, scale: float | None = None, mode: str = "x0") -> dict:
         """Stories of the oracle's world, each with its label changed to the next one of the head.
 
         `kept` is the mean share of a story's slots that are the same afterwards; of a changed sentiment, all
@@ -155,7 +155,7 @@ class Evaluation:
         return {"attribute": head.name, "strength": strength, "scale": guide.scale, "mode": guide.mode,
                 "n": len(rows), **means, "samples": [[row["before"], row["after"]] for row in rows[:5]]}  # fmt: skip
 
-    def composed(self, heads: list[AttributeHead], scale: float | None = None, mode: str | None = None) -> list[dict]:
+    def composed(self, heads: list[AttributeHead], scale: float | None = None, mode: str = "x0") -> list[dict]:
         """A row for every combination of one label from each of the heads."""
         combinations = list(itertools.product(*(head.labels for head in heads)))
         share = max(1, self.num_samples // len(combinations))

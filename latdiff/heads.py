@@ -81,9 +81,8 @@ class LinearHead:
             every = every * (log_snr.to(x).minimum(lowest).sigmoid() / lowest.sigmoid()).sqrt().view(-1, 1, 1)
         return torch.einsum("bk,bkc->bc", mix[:, used].to(x), every + self.bias[used].to(x))
 
-    def guide(self, target, scale: float | None, mode: str | None, **settings) -> Guide:
-        """A Guide, with the mode and scale that are usual for the head."""
-        mode = mode or ("noisy" if self.noise_aware else "x0")
+    def guide(self, target, scale: float | None, mode: str, **settings) -> Guide:
+        """A Guide, by default with the usual scale."""
         if mode == "noisy" and not self.noise_aware:
             raise HeadError(
                 f"head {self.name!r} was fitted on clean latents and mode 'noisy' reads noised ones; take another "
@@ -260,7 +259,7 @@ class AttributeHead(LinearHead):
         return accuracy_score(labels, self.predict(x0))
 
     def toward(
-        self, label: str | Mapping[str, float], scale: float | None = None, mode: str | None = None, **settings
+        self, label: str | Mapping[str, float], scale: float | None = None, mode: str = "x0", **settings
     ) -> Guide:
         """A guide towards a label, or any of several: {"art": 2, "music": 1} wants either, art twice as much.
 
@@ -277,7 +276,7 @@ class AttributeHead(LinearHead):
         weights = [wanted.get(one, 0) / max(wanted.values()) for one in self.labels]
         return self.guide(tuple(map(float, weights)), scale, mode, **settings)
 
-    def away(self, label: str, scale: float | None = None, mode: str | None = None, **settings) -> Guide:
+    def away(self, label: str, scale: float | None = None, mode: str = "x0", **settings) -> Guide:
         """A guide towards anything but this label."""
         self._check(str(label))
         return self.toward({one: 1.0 for one in self.labels if one != str(label)}, scale, mode, **settings)
@@ -372,7 +371,7 @@ class NumberHead(LinearHead):
         whole = self.sd**2 / self.weight[-1].square().sum().clamp(min=1e-12).item()
         return 4 * whole / MAX_RAMP if mode == "x0" else 4 * whole
 
-    def toward(self, value: float, scale: float | None = None, mode: str | None = None, **settings) -> Guide:
+    def toward(self, value: float, scale: float | None = None, mode: str = "x0", **settings) -> Guide:
         """A guide towards a value of the number."""
         return self.guide(float(_numbers(self.name, [value])[0]), scale, mode, **settings)
 

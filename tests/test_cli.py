@@ -164,8 +164,9 @@ def test_a_noise_aware_head_is_read_at_z(latdiff, checkpoint):
                       "--limit", 60, "--regularisation", "cv", "--features", "both")  # fmt: skip
     assert "accuracy by noise level sigma, at z_t:  0.00: " in printed
     assert any(f", C {C}," in printed for C in ("0.001", "0.01", "0.1", "1", "10"))
-    row = json.loads(latdiff("sample", "--num-samples", 1, "--json", "--guide", "time=past"))
-    assert row["guides"]["time"]["mode"] == "noisy"
+    flags = ("sample", "--num-samples", 1, "--json", "--guide", "time=past")
+    modes = [json.loads(latdiff(*flags, *more))["guides"]["time"]["mode"] for more in ((), ("--mode", "noisy"))]
+    assert modes == ["x0", "noisy"]
     shutil.rmtree(checkpoint / "heads" / "time")
 
 

@@ -299,7 +299,7 @@ def test_mode_noisy_is_exact_at_scale_one(x0):
     mean, alphas_cumprod, denoise, noisy, _ = mixture()
     t = torch.tensor([99, 504, 702, 900, 970])
     alpha, sigma2 = alphas_cumprod[t].sqrt().view(-1, 1, 1), (1 - alphas_cumprod[t]).view(-1, 1, 1)
-    guided = steer(denoise, alphas_cumprod, [noisy.toward("right", scale=1.0)])(x0, t)
+    guided = steer(denoise, alphas_cumprod, [noisy.toward("right", scale=1.0, mode="noisy")])(x0, t)
     torch.testing.assert_close(guided, alpha * x0 + sigma2 * mean, rtol=1e-3, atol=2e-3)
 
 
