@@ -2,8 +2,8 @@
 
     python recipes/measure_guidance.py checkpoints/storyworld --json docs/results/guidance.json
 
-Fits its own heads, from 400 labelled stories and from 50, and leaves the checkpoint as it is. Every section is one
-function, and every row says its mode and scale.
+Fits its own heads, from 400 labelled stories and from 50, and leaves the checkpoint as it is. Every row says its
+mode and scale.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ ELDERS = ("mother", "father", "aunt", "uncle", "grandmother", "grandfather")
 EDITS = (("x0", 18.0), ("x0", 32.0), ("denoiser", 32.0))  # about 18 is usual for a sample; an edit needs more
 
 
-def fit(pipe, attribute: str, count: int, seed: int = 0) -> AttributeHead:
+def fit(pipe, attribute: str, count: int) -> AttributeHead:
     """A noise-aware head from `count` stories; of 50, as many of every label as can be."""
     if count >= 400:
         texts, labels = load_labelled("storyworld", label_column=attribute, limit=count)
     else:
         values = storyworld.ATTRIBUTES[attribute]
         shares = {value: count // len(values) + (i < count % len(values)) for i, value in enumerate(values)}
-        stories = [s for v, n in shares.items() for s in storyworld.sample(n, 77 + seed, **{attribute: v})]
+        stories = [s for v, n in shares.items() for s in storyworld.sample(n, 77, **{attribute: v})]
         texts, labels = [s.text for s in stories], [s.attributes[attribute] for s in stories]
     return AttributeHead.fit(pipe, texts, labels, name=attribute, noise_aware=True)
 
