@@ -284,8 +284,8 @@ def scores(latents: Tensor, guides: list[Guide]) -> dict[str, list[float]]:
 
     That is a probability for a label; with weights the weighted sum, and for a number 1 where it is met.
     """
-    with torch.enable_grad():  # a CallableHead insists on a function with a gradient
-        at = latents.detach().requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad():  # a CallableHead insists on a function with a gradient
+        at = latents.clone().requires_grad_()
         named = zip(titles(guides), guides, strict=True)
         return {title: guide.log_prob(at).detach().exp().tolist() for title, guide in named}
 

@@ -181,6 +181,15 @@ def test_any_function_of_latents_can_steer(pipe):
     assert len(out.scores["two=high"]) == 4
 
 
+def test_steering_works_in_inference_mode(pipe, head):
+    guides = [head.toward("a"), CallableHead(lambda x: -x.square().mean((1, 2)), name="small").guide(1.0)]
+    plain = pipe(num_samples=2, guides=guides, generator=seeded())
+    with torch.inference_mode():
+        out = pipe(num_samples=2, guides=guides, generator=seeded())
+    torch.testing.assert_close(out.latents, plain.latents)
+    assert out.scores["mood=a"] == pytest.approx(plain.scores["mood=a"], rel=1e-4)
+
+
 # Editing
 
 
