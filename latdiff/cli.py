@@ -184,8 +184,9 @@ def run_evaluate(options: argparse.Namespace) -> None:
         if not all(map(math.isfinite, options.sweep_scale)):
             raise UserError(f"--sweep-scale has {options.sweep_scale}, must be finite numbers")
     pipe = _load(options)
+    from latdiff.cards import summary, write_card, write_json
     from latdiff.data import load_corpus
-    from latdiff.evaluation import Evaluation, reconstruction, summary, write_card, write_json
+    from latdiff.evaluation import Evaluation, reconstruction
     from latdiff.heads import AttributeHead, load_head
 
     folder = Path(options.checkpoint)

@@ -47,3 +47,8 @@ def diversity(texts: list[str]) -> float:
 def mean_words(texts: list[str]) -> float:
     """Blank-separated words a text."""
     return sum(len(text.split()) for text in texts) / len(texts)
+
+
+def mean_of(rows: list[dict], key: str) -> float:
+    """Mean of a figure over rows, weighted by their numbers of texts."""
+    return sum(row[key] * row["n"] for row in rows) / sum(row["n"] for row in rows)

@@ -15,11 +15,13 @@ from pathlib import Path
 import torch
 
 from latdiff import storyworld
+from latdiff.cards import write_json
 from latdiff.cli import machine
 from latdiff.config import MODES, load_recipe, plain_errors
 from latdiff.data import load_corpus, load_labelled
-from latdiff.evaluation import Evaluation, mean_of, write_json
+from latdiff.evaluation import Evaluation
 from latdiff.heads import AttributeHead
+from latdiff.metrics import mean_of
 from latdiff.pipeline import load_pipeline
 
 HARD = ("sentiment", "length")  # measured in every mode; one rule of the world hangs on either

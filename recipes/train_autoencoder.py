@@ -20,10 +20,11 @@ from torch import nn
 
 from latdiff.autoencoder import LatentAutoencoder
 from latdiff.backbone import decoder_logits, encode_features, load_backbone
+from latdiff.cards import reconstruction_table, update_metrics
 from latdiff.codec import TextCodec
 from latdiff.config import Recipe, plain_errors, recipe_from_command_line
 from latdiff.data import DataError, load_corpus
-from latdiff.evaluation import reconstruction, reconstruction_table, update_metrics
+from latdiff.evaluation import reconstruction
 from latdiff.precision import fast_autocast
 from latdiff.tokens import IGNORED, corrupt_spans, labels_of, pad, sentinel_ids, tokenize
 from latdiff.training import (

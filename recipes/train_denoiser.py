@@ -15,12 +15,12 @@ import train_autoencoder
 from diffusers import DDPMScheduler
 from diffusers.training_utils import EMAModel
 
+from latdiff.cards import update_metrics, write_card
 from latdiff.codec import TextCodec
 from latdiff.config import Recipe, plain_errors, recipe_from_command_line
 from latdiff.data import load_corpus
 from latdiff.denoiser import LatentDenoiser
 from latdiff.diffusion import GaussianDiffusion
-from latdiff.evaluation import update_metrics, write_card
 from latdiff.pipeline import LatentTextDiffusionPipeline, load_codec, make_scheduler
 from latdiff.precision import fast_autocast
 from latdiff.schedule import betas

@@ -20,6 +20,7 @@ RANKS = {
     "metrics": 1,
     "plots": 1,
     "training": 1,
+    "cards": 2,
     "backbone": 2,
     "autoencoder": 2,
     "denoiser": 2,

@@ -6,17 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from latdiff import evaluation, storyworld
+from latdiff import cards, evaluation, storyworld
 from latdiff.config import Recipe, load_recipe
 from latdiff.data import Corpus, load_corpus
-from latdiff.evaluation import (
-    Evaluation,
-    reconstruction,
-    reconstruction_table,
-    sweep_tables,
-    token_accuracy,
-    update_metrics,
-)
+from latdiff.evaluation import Evaluation, reconstruction, token_accuracy
 from latdiff.heads import AttributeHead
 from latdiff.tokens import tokenize
 
@@ -75,14 +68,6 @@ def test_token_accuracy_counts_what_the_decoder_ranks_first(codec, monkeypatch):
 
     monkeypatch.setattr(evaluation, "decoder_logits", logits)
     assert token_accuracy(codec, latents, ids) == pytest.approx(1 / 3, abs=0.03)
-
-
-def test_the_table_names_every_figure():
-    table = reconstruction_table(
-        {"n": 1200, "token_accuracy": 0.91, "exact_match": 0.5, "under_noise": {"0.25": 0.4, "0.5": 0.125}}
-    )
-    for part in ("1,200", "0.910", "0.500", "0.25 sd", "0.400", "0.125"):
-        assert part in table
 
 
 # Sampling
@@ -187,15 +172,6 @@ def test_an_edit_that_changes_nothing_keeps_everything_and_never_succeeds(pipe, 
     assert measured.edited(head("sentiment", ("negative", "positive"), pipe), strength=0.5)["kept"] < 0.5
 
 
-def test_the_card_shows_a_sweep_as_a_table_and_a_picture():
-    row = {"attribute": "tone", "mode": "x0", "scale": 3.5, "n": 8, "success": 0.5, "worst": 0.25, "distinct": 1.0}
-    tables = sweep_tables([row, row | {"scale": 7.0}, row | {"attribute": "topic"}])
-    assert "| mode | scale | success | worst | distinct |" in tables
-    assert "| x0 | 3.5 | 0.500 | 0.250 | 1.000 |" in tables
-    assert "control-tone.png" in tables and "control-topic.png" in tables
-    assert sweep_tables([]) == ""
-
-
 def test_a_composition_succeeds_only_with_all_its_targets(pipe):
     measured, fixed = evaluate(pipe, stories(sentiment="positive", tense="past"))
     heads = [head("sentiment", ("negative", "positive"), pipe), head("tense", ("past", "present"), pipe)]
@@ -235,32 +211,11 @@ def test_the_summary_carries_every_row(pipe):
         "guided": [row for h in heads for row in measured.guided(h, 2.0)],
         "composed": measured.composed(heads, 2.0),
     }
-    said = evaluation.summary(document)
+    said = cards.summary(document)
     assert "ddim 7 steps: valid 1.000" in said
     assert "steered by sentiment: right 0.500 (worst 0.000), valid 1.000, 8 samples at scale 2" in said
     assert "steered by tense:" in said
     assert "steered by sentiment and tense at once" in said
-
-
-def test_means_are_weighted_by_numbers_of_texts():
-    assert evaluation.mean_of([{"n": 1, "x": 1.0}, {"n": 3, "x": 0.0}], "x") == 0.25
-
-
-# The document on disk
-
-
-def test_figures_join_those_already_there(tmp_path):
-    update_metrics(tmp_path, {"a": 1, "b": {"c": 2}})
-    update_metrics(tmp_path, {"b": 3})
-    assert json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8")) == {"a": 1, "b": 3}
-    assert [file.name for file in tmp_path.iterdir()] == ["metrics.json"]
-
-
-def test_the_card_says_how_to_sample_and_what_was_measured(tiny):
-    card = (tiny.checkpoint / "README.md").read_text(encoding="utf-8")
-    assert "latdiff sample checkpoints/tiny" in card
-    measured = json.loads((tiny.checkpoint / "metrics.json").read_text(encoding="utf-8"))["reconstruction"]
-    assert f"reconstruction of {measured['n']} unseen texts" in card
 
 
 def test_a_head_with_labels_of_its_own_is_not_the_oracles_business(pipe, tiny):

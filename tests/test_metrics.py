@@ -44,3 +44,7 @@ def test_diversity_is_the_product_of_unique_shares():
 
 def test_mean_words():
     assert metrics.mean_words(["a b c", "a", ""]) == pytest.approx(4 / 3)
+
+
+def test_means_are_weighted_by_numbers_of_texts():
+    assert metrics.mean_of([{"n": 1, "x": 1.0}, {"n": 3, "x": 0.0}], "x") == 0.25

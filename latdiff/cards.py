@@ -1,0 +1,99 @@
+"""What is written about a checkpoint: figures as JSON, a summary for a person, the model card."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from pathlib import Path
+
+from latdiff.config import load_recipe
+from latdiff.metrics import mean_of
+
+
+def reconstruction_table(measured: dict) -> str:
+    """The figures of `reconstruction`, as a person reads them."""
+    rows = [("tokens right", measured["token_accuracy"]), ("exact match", measured["exact_match"])]
+    rows += [(f"exact match, latent noise of {sd} sd", share) for sd, share in measured["under_noise"].items()]
+    lines = [f"{name:34} {value:.3f}" for name, value in rows]
+    return "\n".join([f"reconstruction of {measured['n']:,} unseen texts", *lines])
+
+
+def summary(document: dict) -> str:
+    """The document's main figures, a line each, always with the figure that keeps them honest."""
+    lines = []
+    if "reconstruction" in document:
+        lines.append(reconstruction_table(document["reconstruction"]))
+    for row in document.get("unconditional", []):
+        quality = f"valid {row['validity']:.3f}, slot TV {row['slot_tv']['mean']:.3f} (floor " \
+                  f"{row['slot_tv']['floor']:.3f}), " if "validity" in row else ""  # fmt: skip
+        lines.append(f"{row['n']:,} samples, {row['scheduler']} {row['steps']} steps: {quality}distinct "
+                     f"{row['distinct']:.3f}, memorised {row['memorised']:.3f}, {row['seconds']:.0f} s")  # fmt: skip
+    groups = itertools.groupby(document.get("guided", []), key=lambda row: row["attribute"])
+    groups = [(f"steered by {name}", list(rows)) for name, rows in groups]
+    if document.get("composed"):
+        groups.append((f"steered by {' and '.join(document['composed'][0]['targets'])} at once", document["composed"]))
+    for title, rows in groups:
+        valid = f", valid {mean_of(rows, 'validity'):.3f}" if "validity" in rows[0] else ""
+        worst = min(row["success"] for row in rows)
+        lines.append(f"{title}: right {mean_of(rows, 'success'):.3f} (worst {worst:.3f}){valid}, "
+                     f"{sum(row['n'] for row in rows):,} samples at scale {rows[0]['scale']:g}")  # fmt: skip
+    return "\n".join(lines)
+
+
+def write_card(folder: Path) -> None:
+    """The checkpoint's README.md: what it is, how to sample from it, and what was measured."""
+    figures = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    recipe = load_recipe(str(folder / "recipe.yaml"))
+    shown = [row["samples"][:5] for row in figures.get("unconditional", [])[:1]]
+    samples = "".join(f"- {text}\n" for texts in shown for text in texts)
+    sweep = sweep_tables(figures.get("sweep", []))
+    (folder / "README.md").write_text(
+        f"""# {recipe.name}
+
+A latent text diffusion pipeline, trained by latdiff on {recipe.data.source} (`recipe.yaml`, seed {recipe.seed}).
+
+    latdiff sample {folder} --num-samples 8 --seed 0
+
+Measured by `latdiff evaluate`, seed {figures.get("seed", "not yet")}, {figures.get("machine", "not yet")}; all of it in
+`metrics.json`:
+
+```
+{summary(figures)}
+```
+
+{"Unsteered samples, the first five:" if samples else ""}
+
+{samples}{sweep}""",
+        encoding="utf-8",
+    )
+
+
+def sweep_tables(rows: list[dict]) -> str:
+    """Control against fluency as Markdown: a table and a picture for every head."""
+    parts = []
+    for name, of_head in itertools.groupby(rows, key=lambda row: row["attribute"]):
+        of_head = list(of_head)
+        keys = [key for key in ("mode", "scale", "success", "worst", "validity", "slot_tv_floors", "distinct")
+                if key in of_head[0]]  # fmt: skip
+        cells = [[f"{row[key]:.3f}" if key not in ("mode", "scale") else f"{row[key]}" for key in keys]
+                 for row in of_head]  # fmt: skip
+        lines = [" | ".join(row) for row in (keys, ["---"] * len(keys), *cells)]
+        parts.append(f"\nControl against fluency, head {name}, n = {of_head[0]['n']} a row:\n\n"
+                     + "\n".join(f"| {line} |" for line in lines) + f"\n\n![](control-{name}.png)\n")  # fmt: skip
+    return "".join(parts)
+
+
+def update_metrics(folder: Path, figures: dict) -> None:
+    """Put figures into the folder's metrics.json, leaving the others as they are."""
+    path = folder / "metrics.json"
+    document = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    write_json(path, document | figures)
+
+
+def write_json(path: Path, document: dict) -> None:
+    """Write in one move: a cut-off write leaves the older file whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(unfinished, path)

@@ -1,0 +1,36 @@
+"""What is written about a checkpoint: the document on disk, the tables, the card."""
+
+import json
+
+from latdiff.cards import reconstruction_table, sweep_tables, update_metrics
+
+
+def test_the_table_names_every_figure():
+    table = reconstruction_table(
+        {"n": 1200, "token_accuracy": 0.91, "exact_match": 0.5, "under_noise": {"0.25": 0.4, "0.5": 0.125}}
+    )
+    for part in ("1,200", "0.910", "0.500", "0.25 sd", "0.400", "0.125"):
+        assert part in table
+
+
+def test_the_card_shows_a_sweep_as_a_table_and_a_picture():
+    row = {"attribute": "tone", "mode": "x0", "scale": 3.5, "n": 8, "success": 0.5, "worst": 0.25, "distinct": 1.0}
+    tables = sweep_tables([row, row | {"scale": 7.0}, row | {"attribute": "topic"}])
+    assert "| mode | scale | success | worst | distinct |" in tables
+    assert "| x0 | 3.5 | 0.500 | 0.250 | 1.000 |" in tables
+    assert "control-tone.png" in tables and "control-topic.png" in tables
+    assert sweep_tables([]) == ""
+
+
+def test_figures_join_those_already_there(tmp_path):
+    update_metrics(tmp_path, {"a": 1, "b": {"c": 2}})
+    update_metrics(tmp_path, {"b": 3})
+    assert json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8")) == {"a": 1, "b": 3}
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.json"]
+
+
+def test_the_card_says_how_to_sample_and_what_was_measured(tiny):
+    card = (tiny.checkpoint / "README.md").read_text(encoding="utf-8")
+    assert "latdiff sample checkpoints/tiny" in card
+    measured = json.loads((tiny.checkpoint / "metrics.json").read_text(encoding="utf-8"))["reconstruction"]
+    assert f"reconstruction of {measured['n']} unseen texts" in card
