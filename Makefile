@@ -12,8 +12,8 @@ PY         := .venv/bin/python
 LATDIFF    := .venv/bin/latdiff
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart quickstart-short test lint pretrain-backbone train-ae train-diffusion head \
-        sample evaluate
+.PHONY: help install quickstart quickstart-short test lint pretrain-backbone train-ae train-diffusion \
+        train-ar head sample evaluate
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ train-ae: install ## the autoencoder of RECIPE; the same command resumes
 
 train-diffusion: install ## the denoiser of RECIPE, and first what it needs and is missing
 	$(PY) recipes/train_denoiser.py $(RECIPE) $(ARGS)
+
+train-ar: install ## a language model of RECIPE's texts, the judge of fluency
+	$(PY) recipes/train_ar.py $(RECIPE) $(ARGS)
 
 head: install ## a guidance head NAME for CHECKPOINT from the labelled texts DATA
 	$(if $(and $(DATA),$(NAME)),,$(error head needs both, e.g. make head DATA=reviews.jsonl NAME=tone))

@@ -24,11 +24,16 @@ def summary(document: dict) -> str:
     lines = []
     if "reconstruction" in document:
         lines.append(reconstruction_table(document["reconstruction"]))
+    if "fluency" in document:
+        judge = document["fluency"]
+        lines.append(f"perplexity a token of {judge['n']:,} unseen texts, by {judge['model']}: {judge['tokens']:.1f}")
+    lines += [f"{name} is judged by {judge}" for name, judge in document.get("judges", {}).items()]
     for row in document.get("unconditional", []):
         quality = f"valid {row['validity']:.3f}, slot TV {row['slot_tv']['mean']:.3f} (floor " \
                   f"{row['slot_tv']['floor']:.3f}), " if "validity" in row else ""  # fmt: skip
-        lines.append(f"{row['n']:,} samples, {row['scheduler']} {row['steps']} steps: {quality}distinct "
-                     f"{row['distinct']:.3f}, memorised {row['memorised']:.3f}, {row['seconds']:.0f} s")  # fmt: skip
+        quality += f"distinct {row['distinct']:.3f}{_fluency([row])}"
+        lines.append(f"{row['n']:,} samples, {row['scheduler']} {row['steps']} steps: {quality}, memorised "
+                     f"{row['memorised']:.3f}, {row['seconds']:.0f} s")  # fmt: skip
     groups = itertools.groupby(document.get("guided", []), key=lambda row: row["attribute"])
     groups = [(f"steered by {name}", list(rows)) for name, rows in groups]
     if document.get("composed"):
@@ -36,9 +41,13 @@ def summary(document: dict) -> str:
     for title, rows in groups:
         valid = f", valid {mean_of(rows, 'validity'):.3f}" if "validity" in rows[0] else ""
         worst = min(row["success"] for row in rows)
-        lines.append(f"{title}: right {mean_of(rows, 'success'):.3f} (worst {worst:.3f}){valid}, "
+        lines.append(f"{title}: right {mean_of(rows, 'success'):.3f} (worst {worst:.3f}){valid}{_fluency(rows)}, "
                      f"{sum(row['n'] for row in rows):,} samples at scale {rows[0]['scale']:g}")  # fmt: skip
     return "\n".join(lines)
+
+
+def _fluency(rows: list[dict]) -> str:
+    return f", perplexity {mean_of(rows, 'perplexity'):.1f}" if "perplexity" in rows[0] else ""
 
 
 def write_card(folder: Path) -> None:
@@ -74,7 +83,8 @@ def sweep_tables(rows: list[dict]) -> str:
     parts = []
     for name, of_head in itertools.groupby(rows, key=lambda row: row["attribute"]):
         of_head = list(of_head)
-        keys = [key for key in ("mode", "scale", "success", "worst", "validity", "slot_tv_floors", "distinct")
+        keys = [key for key in ("mode", "scale", "success", "worst", "validity", "slot_tv_floors", "perplexity",
+                            "distinct")
                 if key in of_head[0]]  # fmt: skip
         cells = [[f"{row[key]:.3f}" if key not in ("mode", "scale") else f"{row[key]}" for key in keys]
                  for row in of_head]  # fmt: skip

@@ -10,6 +10,7 @@ import platform
 import re
 import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from latdiff.config import (
@@ -77,6 +78,11 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--sweep-scale", nargs="*", type=float, metavar="SCALE",
                           help="also draw control against fluency into control-HEAD.png, for every mode of every head "
                           "(default scales: 1/4 to 4 times the usual one)")  # fmt: skip
+    evaluate.add_argument("--judge", action="append", default=[], metavar="HEAD=DATA[:COLUMN]",
+                          help="labelled texts other than the head's, for a classifier of another kind that says "
+                          "whether steering by HEAD worked; may be repeated (default column: label)")  # fmt: skip
+    evaluate.add_argument("--fluency", metavar="MODEL", help="a causal language model, folder or hub id, whose "
+                          "perplexity of the texts is measured; recipes/train_ar.py trains one")  # fmt: skip
     evaluate.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
     evaluate.add_argument("--samplers", nargs="+", metavar="NAME:STEPS",
                           help="unconditional rows (default: the checkpoint's own, and renoise:25)")  # fmt: skip
@@ -188,6 +194,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     from latdiff.data import load_corpus
     from latdiff.evaluation import Evaluation, reconstruction
     from latdiff.heads import AttributeHead, load_head
+    from latdiff.judges import FluencyJudge
 
     folder = Path(options.checkpoint)
     recipe = load_recipe(str(folder / "recipe.yaml"))
@@ -195,8 +202,10 @@ def run_evaluate(options: argparse.Namespace) -> None:
     heads = [head for head in heads if isinstance(head, AttributeHead)]
     samplers = options.samplers or [f"{recipe.sampling.scheduler}:{pipe.config.num_inference_steps}", "renoise:25"]
     samplers = [_sampler_words(text) for text in samplers]
+    judges = {head.name: judge for head, judge in _judges(options.judge, heads)}
+    fluency = FluencyJudge(options.fluency) if options.fluency else None
     corpus = load_corpus(recipe.data, recipe.seed)
-    evaluation = Evaluation(pipe, recipe, corpus, options.num_samples, options.seed)
+    evaluation = Evaluation(pipe, recipe, corpus, options.num_samples, options.seed, judges, fluency)
     began = time.monotonic()
     document = {"checkpoint": folder.name, "seed": options.seed, "machine": machine()}
     if options.json.exists():  # what training measured stays
@@ -207,9 +216,15 @@ def run_evaluate(options: argparse.Namespace) -> None:
     document["reconstruction"] = (document.get("reconstruction") or {}) | reconstruction(
         pipe.codec, corpus.valid[: options.num_samples], options.seed
     )
+    for part in ("fluency", "judges", "sweep"):  # older ones would not be of these rows
+        document.pop(part, None)
+    if fluency:
+        unseen = corpus.valid[: options.num_samples]
+        document["fluency"] = {"model": fluency.path, "n": len(unseen)} | fluency.perplexity(unseen)
+    if judges:
+        document["judges"] = {name: judge.describe() for name, judge in judges.items()}
     document["unconditional"] = [evaluation.unconditional(name, steps) for name, steps in samplers]
     document["guided"] = [row for head in heads for row in evaluation.guided(head, options.scale)]
-    document.pop("sweep", None)  # an older one would not be of these heads
     if options.sweep_scale is not None:
         document["sweep"] = _sweep(evaluation, heads, options.sweep_scale)
     pairs = itertools.combinations(heads, 2)
@@ -222,6 +237,23 @@ def run_evaluate(options: argparse.Namespace) -> None:
     if options.json.resolve() == (folder / "metrics.json").resolve():
         write_card(folder)
     print(summary(document), f"-> {options.json}", sep="\n")
+
+
+def _judges(wanted: list[str], heads: list) -> Iterator[tuple]:
+    """Pairs of a head and its judge, fitted on texts that the head has not seen."""
+    from latdiff.data import load_labelled
+    from latdiff.judges import LabelJudge
+
+    known = {head.name: head for head in heads}
+    for words in wanted:
+        name, equals, rest = words.partition("=")
+        # a colon only splits off a column where the whole is no file
+        source, _, column = (rest, "", "") if Path(rest).exists() else rest.partition(":")
+        if not (name and equals and source):
+            raise UserError(f"--judge is {words!r}, must be HEAD=DATA or HEAD=DATA:COLUMN, e.g. tone=other.jsonl:stars")
+        if name not in known:
+            raise UserError(f"--judge names the head {name!r}; heads of labels there: {', '.join(known) or 'none'}")
+        yield known[name], LabelJudge.apart_from(known[name], *load_labelled(source, label_column=column or "label"))
 
 
 def _sweep(evaluation, heads: list, scales: list[float]) -> list[dict]:

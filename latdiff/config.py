@@ -135,6 +135,18 @@ class TrainDenoiserConfig:
 
 
 @dataclass(frozen=True)
+class TrainArConfig:
+    """recipes/train_ar.py: a GPT-2 on the recipe's texts, the judge of fluency."""
+
+    width: int = setting(192, "n_embd", low=8)
+    layers: int = setting(4, "blocks", low=1)
+    heads: int = setting(6, "attention heads; must divide width", low=1)
+    steps: int = setting(3000, "optimiser steps", low=1)
+    batch_size: int = setting(64, "texts a step", low=1)
+    learning_rate: float = setting(2e-3, "AdamW's peak rate", low=0.0)
+
+
+@dataclass(frozen=True)
 class SamplingConfig:
     """What the finished pipeline samples with unless told otherwise."""
 
@@ -157,6 +169,7 @@ class Recipe:
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     train_denoiser: TrainDenoiserConfig = field(default_factory=TrainDenoiserConfig)
+    train_ar: TrainArConfig = field(default_factory=TrainArConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
     @property
@@ -309,7 +322,7 @@ def _number(value):
 def _check_together(recipe: Recipe, problems: list[str]) -> None:
     if not re.fullmatch(r"\w[\w.-]*", recipe.name):
         problems.append(f"name: is {recipe.name!r}, must be a folder name of letters, digits, '_', '-' and '.'")
-    for name in ("pretrain_backbone", "autoencoder", "denoiser"):
+    for name in ("pretrain_backbone", "autoencoder", "denoiser", "train_ar"):
         part = getattr(recipe, name)
         if part.width % part.heads:
             fits = part.width - part.width % part.heads or part.heads

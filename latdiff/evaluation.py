@@ -1,8 +1,8 @@
 """A checkpoint measured: reconstruction, unconditional samples, steered samples, all in one JSON document.
 
-On storyworld the oracle judges, never the head that guided. On other text, where there is no oracle,
-a steered sample counts as a success when the label's own words stand in the text, the measure of
-Diffusion-LM's semantic-content task (Li et al. 2022, section 5).
+On storyworld the oracle judges, never the head that guided. On other text, where there is no oracle, a classifier
+of another kind, fitted on other texts, does; where none was given, a steered sample counts as a success when the
+label's own words stand in the text, the measure of Diffusion-LM's semantic-content task (Li et al. 2022, section 5).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from latdiff.config import Recipe
 from latdiff.data import Corpus
 from latdiff.guidance import Guide
 from latdiff.heads import AttributeHead
+from latdiff.judges import FluencyJudge, LabelJudge
 from latdiff.pipeline import LatentTextDiffusionPipeline, make_scheduler
 from latdiff.tokens import IGNORED, labels_of, pad, tokenize
 
@@ -69,13 +70,17 @@ class Evaluation:
         pipe, recipe, corpus: the checkpoint and what it was trained on.
         num_samples: texts a figure; shared among the labels of a head.
         seed: every sampling run starts from its own generator with this seed.
+        judges: by the name of the head whose success each one judges; none judges where the oracle can.
+        fluency: a language model, whose perplexity then stands in every row.
     """
 
     def __init__(
-        self, pipe: LatentTextDiffusionPipeline, recipe: Recipe, corpus: Corpus, num_samples: int, seed: int
-    ):
+        self, pipe: LatentTextDiffusionPipeline, recipe: Recipe, corpus: Corpus, num_samples: int, seed: int,
+        judges: dict[str, LabelJudge] | None = None, fluency: FluencyJudge | None = None,
+    ):  # fmt: skip
         self.pipe, self.recipe, self.corpus = pipe, recipe, corpus
         self.num_samples, self.seed = num_samples, seed
+        self.judges, self.fluency = judges or {}, fluency
         self.training = set(corpus.train)
         self.has_oracle = recipe.data.source == "storyworld"
 
@@ -90,7 +95,7 @@ class Evaluation:
         row = {"scheduler": scheduler, "steps": steps, "n": len(texts)}
         if self.has_oracle:
             row |= _judged(texts)
-        return row | {
+        return row | self._fluency(texts) | {
             "distinct": metrics.distinct(texts),
             "memorised": metrics.memorised(texts, self.training),
             "four_gram_memorisation": metrics.four_gram_memorisation(texts, self.training),
@@ -120,9 +125,10 @@ class Evaluation:
                     "distinct": metrics.mean_of(of_labels, "distinct")}  # fmt: skip
             if "validity" in of_labels[0]:
                 row["validity"] = metrics.mean_of(of_labels, "validity")
-                row["slot_tv_floors"] = sum(r["slot_tv"]["mean"] / r["slot_tv"]["floor"] for r in of_labels) / len(
-                    of_labels
-                )
+                floors = [row["slot_tv"]["mean"] / row["slot_tv"]["floor"] for row in of_labels]
+                row["slot_tv_floors"] = sum(floors) / len(floors)
+            if "perplexity" in of_labels[0]:
+                row["perplexity"] = metrics.mean_of(of_labels, "perplexity")
             rows.append(row)
         return rows
 
@@ -158,15 +164,29 @@ class Evaluation:
 
     def _steered(self, targets: dict[str, str], guides: list[Guide], n: int) -> dict:
         texts = self._sample(n, guides, None)
-        row = {"n": n}
+        hits, judge = self._hits(texts, targets)
+        row = {"n": n, "success": sum(hits) / n, "judge": judge}
+        row |= _judged(texts, **targets) if judge == "oracle" else {}
+        return row | self._fluency(texts) | {"distinct": metrics.distinct(texts), "samples": texts[:10]}
+
+    def _hits(self, texts: list[str], targets: dict[str, str]) -> tuple[list[bool], str]:
+        """Whether each text has all the labels, and who says so."""
         if self.has_oracle and all(label in storyworld.ATTRIBUTES.get(name, ()) for name, label in targets.items()):
             read = [storyworld.read(text).attributes for text in texts]
-            hits = [all(found.get(k) == v for k, v in targets.items()) for found in read]
-            row |= {"success": sum(hits) / n, "judge": "oracle"} | _judged(texts, **targets)
-        else:
-            hits = [all(label.lower() in text.lower() for label in targets.values()) for text in texts]
-            row |= {"success": sum(hits) / n, "judge": "the label's words stand in the text"}
-        return row | {"distinct": metrics.distinct(texts), "samples": texts[:10]}
+            return [all(found.get(k) == v for k, v in targets.items()) for found in read], "oracle"
+        if targets.keys() <= self.judges.keys():
+            judges = {name: self.judges[name] for name in targets}
+            found = zip(*(judge.predict(texts) for judge in judges.values()), strict=True)
+            said = "; ".join(f"{name}: {judge.describe()}" for name, judge in judges.items())
+            return [labels == tuple(targets.values()) for labels in found], said
+        words = [label.lower() for label in targets.values()]
+        return [all(word in text.lower() for word in words) for text in texts], "the label's words stand in the text"
+
+    def _fluency(self, texts: list[str]) -> dict[str, float]:
+        if self.fluency is None:
+            return {}
+        measured = self.fluency.perplexity(texts)
+        return {"perplexity": measured["tokens"], "perplexity_of_texts": measured["texts"]}
 
     def _sample(self, n: int, guides: list[Guide], steps: int | None) -> list[str]:
         generator = torch.Generator().manual_seed(self.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
 import numpy as np
@@ -94,3 +95,9 @@ def calibration_error(probabilities: np.ndarray, right: list[int], bins: int = 1
 def radius(latents: Tensor) -> float:
     """The largest root mean square of the latents [N, L, D]."""
     return latents.square().mean((1, 2)).sqrt().max().item()
+
+
+def fingerprints(texts: list[str]) -> Tensor:
+    """64 bits [N] that tell texts apart, whatever their white space."""
+    digests = (hashlib.blake2b(" ".join(text.split()).encode(), digest_size=8).digest() for text in texts)
+    return torch.tensor([int.from_bytes(digest, signed=True) for digest in digests], dtype=torch.int64)

@@ -26,6 +26,7 @@ from latdiff.fitting import (
     as_weights_of_latents,
     calibration_error,
     features_of,
+    fingerprints,
     fit_levels,
     folds,
     held_out,
@@ -56,14 +57,17 @@ class LinearHead:
         radius: the largest root mean square of the latents it was fitted on.
         codec_digest: of the codec whose latents it reads; a pipeline refuses any other.
         report: held-out figures of the fit, as saved.
+        fitted_on [N]: fingerprints of its texts, so that a judge can keep off them; none if not fitted here.
     """
 
     kind = ""
 
     def __init__(self, name: str, weight: Tensor, bias: Tensor, codec_digest: str, log_snrs: Tensor | None = None,
-                 radius: float | None = None, report: dict | None = None):  # fmt: skip
+                 radius: float | None = None, report: dict | None = None,
+                 fitted_on: Tensor | None = None):  # fmt: skip
         self.name, self.weight, self.bias, self.log_snrs = name, weight, bias, log_snrs
         self.codec_digest, self.radius, self.report = codec_digest, radius, report or {}
+        self.fitted_on = torch.empty(0, dtype=torch.int64) if fitted_on is None else fitted_on
 
     @property
     def noise_aware(self) -> bool:
@@ -102,13 +106,18 @@ class LinearHead:
         """Write config.json and model.safetensors into the folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({"weight": self.weight.contiguous(), "bias": self.bias.contiguous()}, folder / "model.safetensors")
+        tensors = {"weight": self.weight, "bias": self.bias, "fitted_on": self.fitted_on}
+        save_file({key: value.contiguous() for key, value in tensors.items()}, folder / "model.safetensors")
         config = {
             "kind": self.kind, "name": self.name, **self._settings(), "radius": self.radius,
             "log_snrs": None if self.log_snrs is None else self.log_snrs.tolist(),
             "codec_digest": self.codec_digest, "report": self.report,
         }  # fmt: skip
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+    def saw(self, texts: list[str]) -> list[bool]:
+        """Whether the head was fitted on each of the texts."""
+        return torch.isin(fingerprints(texts), self.fitted_on).tolist()
 
     def _settings(self) -> dict:
         return {}
@@ -192,7 +201,7 @@ class AttributeHead(LinearHead):
             weight = as_weights_of_latents(torch.stack(weight), latents.shape[1:], features)
             return cls(
                 name, order, weight, torch.stack(bias), pipe.codec.digest(), radius=radius(latents), report=report,
-                log_snrs=noise_levels() if noise_aware else None,
+                log_snrs=noise_levels() if noise_aware else None, fitted_on=fingerprints(texts),
             )  # fmt: skip
 
         train, test = next(folds(labels, seed).split(inputs, labels))
@@ -353,7 +362,7 @@ class NumberHead(LinearHead):
         report = {"texts": len(values), "alpha": alpha, "r2": float(1 - errors.var() / values.var())}
         weight = torch.tensor(ridge.coef_).float().view(latents.shape[1:])
         return cls(name, weight, torch.tensor(float(ridge.intercept_)), pipe.codec.digest(), float(errors.std()),
-                   radius=radius(latents), report=report)  # fmt: skip
+                   radius=radius(latents), report=report, fitted_on=fingerprints(texts))  # fmt: skip
 
     def predict(self, x0: Tensor) -> list[float]:
         """The number of each of the latents [B, L, D]."""
@@ -430,7 +439,7 @@ def load_head(folder: str | Path) -> AttributeHead | NumberHead:
         kind = {head.kind: head for head in (AttributeHead, NumberHead)}[config.pop("kind")]
         if config["log_snrs"] is not None:
             config["log_snrs"] = torch.tensor(config["log_snrs"])
-        return kind(weight=tensors["weight"], bias=tensors["bias"], **config)
+        return kind(**tensors, **config)
     except FileNotFoundError:
         absent = [name for name in ("config.json", "model.safetensors") if not (folder / name).exists()]
         beside = sorted(p.parent.name for p in folder.parent.glob("*/config.json"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from latdiff.config import UserError
+
 
 def exact_match(texts: list[str], references: list[str]) -> float:
     """Share of texts equal to their reference, character by character."""
@@ -52,3 +54,12 @@ def mean_words(texts: list[str]) -> float:
 def mean_of(rows: list[dict], key: str) -> float:
     """Mean of a figure over rows, weighted by their numbers of texts."""
     return sum(row[key] * row["n"] for row in rows) / sum(row["n"] for row in rows)
+
+
+def bleu(texts: list[str], references: list[str]) -> float:
+    """Corpus BLEU, 0 to 100, lower-cased, one reference a text: sacrebleu's (Post 2018), from the extra `eval`."""
+    try:
+        import sacrebleu
+    except ImportError:
+        raise UserError('BLEU needs sacrebleu; install it with pip install "latdiff[eval]"') from None
+    return sacrebleu.corpus_bleu(texts, [references], lowercase=True).score

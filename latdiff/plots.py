@@ -9,6 +9,7 @@ from latdiff.config import UserError
 PANELS = {
     "validity": "valid, by the oracle",
     "slot_tv_floors": "slot total variation / its floor (1 = as varied as the corpus)",
+    "perplexity": "perplexity a token, by the judge of fluency",
     "distinct": "distinct texts",
 }
 

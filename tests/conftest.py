@@ -25,6 +25,7 @@ autoencoder: {num_latents: 3, latent_dim: 4, width: 16, depth: 1, heads: 2, max_
 train_autoencoder: {steps: 6, batch_size: 4, warmup_steps: 2, sample_every: 100, save_every: 3}
 denoiser: {width: 16, depth: 1, heads: 2}
 train_denoiser: {steps: 6, batch_size: 8, warmup_steps: 2, sample_every: 100, save_every: 3}
+train_ar: {width: 16, layers: 1, heads: 2, steps: 4, batch_size: 4}
 sampling: {steps: 3}
 """
 
@@ -33,9 +34,11 @@ sampling: {steps: 3}
 def tiny(tmp_path_factory):
     """A whole checkpoint from a few steps of the real recipes; to be read, never written to.
 
-    `root` is the working directory they ran in, `recipe` the recipe file, `checkpoint` the folder.
+    `root` is the working directory they ran in, `recipe` the recipe file, `checkpoint` the folder, `ar` the
+    language model's.
     """
     import pretrain_backbone
+    import train_ar
     import train_autoencoder
     import train_denoiser
 
@@ -46,9 +49,10 @@ def tiny(tmp_path_factory):
     path.write_text(TINY, encoding="utf-8")
     with contextlib.chdir(root):
         recipe = load_recipe(str(path))
-        for stage in (pretrain_backbone, train_autoencoder, train_denoiser):
+        for stage in (pretrain_backbone, train_autoencoder, train_denoiser, train_ar):
             stage.main(recipe, quiet=True)
-    return SimpleNamespace(root=root, recipe=path, checkpoint=root / "checkpoints" / "tiny")
+    runs = root / "checkpoints"
+    return SimpleNamespace(root=root, recipe=path, checkpoint=runs / "tiny", ar=runs / "tiny-ar")
 
 
 @pytest.fixture

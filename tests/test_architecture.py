@@ -21,6 +21,7 @@ RANKS = {
     "plots": 1,
     "training": 1,
     "cards": 2,
+    "judges": 2,
     "backbone": 2,
     "autoencoder": 2,
     "denoiser": 2,

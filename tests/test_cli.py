@@ -263,6 +263,28 @@ def test_a_sweep_of_scales_is_measured_drawn_and_put_on_the_card(latdiff, checkp
     assert "| mode | scale |" in card and "control-sentiment.png" in card
 
 
+def test_a_judge_of_ones_own_and_fluency(latdiff, checkpoint, reviews, tmp_path, tiny):
+    """Real text has no oracle: other labelled texts give a judge, a language model the fluency."""
+    copy, file = shutil.copytree(checkpoint, tmp_path / "copy"), tmp_path / "m.json"
+    for name in ("sentiment", "tense"):
+        shutil.rmtree(copy / "heads" / name)
+    rows = [row | {"mood": "merry" if i % 2 else "grim"} for i, row in enumerate(rows_of(["a", "b"], each=30))]
+    latdiff("fit-head", "--data", reviews(rows[:30]), "--label-column", "mood", "--name", "mood", folder=copy)
+    flags = ("--num-samples", 4, "--samplers", "ddim:1", "--sweep-scale", 1, "--fluency", tiny.ar)
+    printed = latdiff("evaluate", "--json", file, *flags, "--judge", f"mood={reviews(rows)}:mood", folder=copy)
+    document = json.loads(file.read_text(encoding="utf-8"))
+    assert "on 30 other texts" in document["judges"]["mood"]  # the 30 that the head knows are left out
+    assert document["fluency"]["tokens"] > 1
+    for row in document["guided"]:
+        assert row["judge"] == f"mood: {document['judges']['mood']}"
+        assert row["perplexity"] > 1
+    assert all(row["perplexity"] > 1 for row in document["sweep"] + document["unconditional"])
+    assert "mood is judged by" in printed and ", perplexity " in printed
+    latdiff("evaluate", "--json", file, "--num-samples", 2, "--samplers", "ddim:1", folder=copy)
+    again = json.loads(file.read_text(encoding="utf-8"))
+    assert not {"judges", "fluency", "sweep"} & set(again)  # they would not be of these rows
+
+
 def test_evaluate_keeps_what_training_measured(latdiff, checkpoint, tmp_path):
     file = tmp_path / "metrics.json"
     trained = {
@@ -352,6 +374,16 @@ def test_an_unknown_scheduler(refused):
 @pytest.mark.parametrize("sampler", ["ddim", "ddim:", "ddim:0", "ddim:x", "dim:5"])
 def test_a_malformed_sampler(refused, tmp_path, sampler):
     assert repr(sampler) in refused("evaluate", "--json", tmp_path / "m.json", "--samplers", sampler)
+    assert not (tmp_path / "m.json").exists()
+
+
+def test_a_judge_that_cannot_judge(refused, reviews, tmp_path):
+    flags, labelled = ("evaluate", "--json", tmp_path / "m.json"), reviews(rows_of(["past", "present"]))
+    assert "must be HEAD=DATA" in refused(*flags, "--judge", "tense")
+    assert "heads of labels there: sentiment, tense" in refused(*flags, "--judge", f"tens={labelled}")
+    assert "no data 'none.jsonl'" in refused(*flags, "--judge", "tense=none.jsonl:label")
+    assert "none has the label negative, positive" in refused(*flags, "--judge", f"sentiment={labelled}")
+    assert "no language model 'nothing'" in refused(*flags, "--fluency", "nothing")
     assert not (tmp_path / "m.json").exists()
 
 

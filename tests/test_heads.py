@@ -223,6 +223,15 @@ def test_a_saved_head_is_the_same(tmp_path, x0):
     ]
 
 
+def test_a_head_knows_the_texts_it_was_fitted_on(tmp_path):
+    texts, labels = labelled("ab")
+    numbers = list(range(len(texts)))
+    for head in (AttributeHead.fit(PIPE, texts, labels), NumberHead.fit(PIPE, texts, numbers)):
+        head.save(tmp_path)
+        assert load_head(tmp_path).saw(["a0", " b29 ", "a30", "b"]) == [True, True, False, False]
+    assert random_head().saw(["a0"]) == [False]
+
+
 def test_a_fitted_head_can_be_saved(tmp_path):
     head = AttributeHead.fit(PIPE, *labelled("ab"))
     head.save(str(tmp_path))

@@ -48,3 +48,12 @@ def test_mean_words():
 
 def test_means_are_weighted_by_numbers_of_texts():
     assert metrics.mean_of([{"n": 1, "x": 1.0}, {"n": 3, "x": 0.0}], "x") == 0.25
+
+
+def test_bleu_is_of_whole_corpora_and_blind_to_case():
+    texts = ["the food was very good today", "nothing here was fresh at all"]
+    assert metrics.bleu(texts, [text.upper() for text in texts]) == pytest.approx(100)
+    assert metrics.bleu(texts, texts[::-1]) < 10
+    half = metrics.bleu(["the food was very bad today"], ["the food was very good today"])
+    # 5/6 words, 3/5 pairs, 2/4 triples, 1/3 runs of four
+    assert half == pytest.approx(100 * (5 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25)

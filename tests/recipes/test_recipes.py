@@ -11,6 +11,7 @@ from pathlib import Path
 import pretrain_backbone
 import pytest
 import torch
+import train_ar
 import train_autoencoder
 import train_denoiser
 from safetensors.torch import load_file
@@ -227,12 +228,56 @@ def test_a_finished_backbone_is_not_overwritten(recipe, fingerprint):
     assert fingerprint("checkpoints") == before
 
 
+def test_the_table_of_a_backbone_counts_the_texts_that_it_copies(tiny, recipe, monkeypatch):
+    codec = load_codec(tiny.checkpoint)
+    texts = [story.text for story in storyworld.sample(4, 1)]
+    start = torch.zeros(4, 1, dtype=torch.long)
+
+    def copies(spoilt):
+        def generate(ids, **options):
+            written = torch.cat([start, ids], dim=1)
+            written[:spoilt, 3] = 7
+            return written
+
+        monkeypatch.setattr(codec.text_model, "generate", generate)
+        return pretrain_backbone.table(codec.text_model, codec.tokenizer, texts, recipe()).splitlines()[-1]
+
+    assert copies(0).endswith(" 1.000") and copies(1).endswith(" 0.750")
+    monkeypatch.setattr(codec.text_model, "generate", lambda ids, **options: start)  # it stops at once
+    last = pretrain_backbone.table(codec.text_model, codec.tokenizer, texts, recipe()).splitlines()[-1]
+    assert last == "unmasked texts copied exactly   0.000"
+
+
 def test_a_finished_autoencoder_is_not_taken_for_one_of_other_settings(recipe, fingerprint):
     before = fingerprint("checkpoints")
     for stage in (train_autoencoder, train_denoiser):
         with pytest.raises(ResumeError, match=r"autoencoder\.num_latents was 3, is 5"):
             stage.main(recipe("autoencoder.num_latents=5"), quiet=True)
     assert fingerprint("checkpoints") == before
+
+
+def test_a_language_model_that_was_interrupted_is_the_same_in_the_end(tiny, recipe, interrupt, monkeypatch):
+    monkeypatch.setattr(train_ar, "SAVE_EVERY", 2)
+    shutil.rmtree("checkpoints/tiny-ar")
+    interrupt(train_ar, 3)
+    with pytest.raises(Interrupted):
+        train_ar.main(recipe(), quiet=True)
+    interrupt(train_ar)
+    train_ar.main(recipe(), quiet=True)
+    assert interrupt.starts == [0, 2]
+    assert_equal(weights("checkpoints/tiny-ar"), weights(tiny.ar))
+
+
+def test_a_finished_language_model_says_so(recipe, fingerprint, capsys):
+    before = fingerprint("checkpoints")
+    train_ar.main(recipe(), quiet=True)
+    assert "already holds a finished model" in capsys.readouterr().out
+    assert fingerprint("checkpoints") == before
+
+
+def test_a_language_model_needs_the_backbones_vocabulary(recipe):
+    with pytest.raises(BackboneError, match="train the backbone first"):
+        train_ar.main(recipe("backbone.path=checkpoints/none", "name=other"), quiet=True)
 
 
 def test_what_a_finished_run_leaves(tiny):
@@ -340,7 +385,7 @@ def test_three_mistakes_are_all_told_before_anything_begins(workplace, fingerpri
 
 
 @pytest.mark.parametrize(
-    "stage", [pretrain_backbone, train_autoencoder, train_denoiser], ids=lambda s: s.__name__
+    "stage", [pretrain_backbone, train_autoencoder, train_denoiser, train_ar], ids=lambda s: s.__name__
 )
 def test_every_stage_tells_its_usage(stage):
     assert stage.__doc__.count(f"python recipes/{stage.__name__}.py storyworld") == 1

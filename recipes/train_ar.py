@@ -1,0 +1,116 @@
+"""Train an autoregressive language model on the recipe's texts, to judge how fluent samples are.
+
+    python recipes/train_ar.py storyworld train_ar.steps=3000
+
+A GPT-2 with the backbone's vocabulary, written to checkpoints/NAME-ar; `latdiff evaluate --fluency` reads it.
+It learns from the training texts alone, never from samples.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+from latdiff.backbone import BackboneError, fast_attention
+from latdiff.config import Recipe, plain_errors, recipe_from_command_line
+from latdiff.data import load_corpus
+from latdiff.judges import FluencyJudge
+from latdiff.tokens import IGNORED, labels_of, pad, tokenize
+from latdiff.training import (
+    BatchOrder,
+    accelerator,
+    load_state,
+    progress_bar,
+    report,
+    save_state,
+    set_learning_rate,
+    step_generator,
+)
+
+WARMUP_STEPS = 100
+SAVE_EVERY = 500
+
+
+def main(recipe: Recipe, quiet: bool = False) -> None:
+    folder, settings = Path(f"{recipe.folder}-ar"), recipe.train_ar
+    state = folder / "train" / "ar.safetensors"
+    if (folder / "model.safetensors").exists():
+        print(f"{folder} already holds a finished model; delete it to train another, or set name=")
+        return
+    corpus = load_corpus(recipe.data, recipe.seed)
+    tokenizer = load_tokenizer(recipe)
+    ids = [row for row in tokenize(tokenizer, corpus.train) if len(row) <= recipe.data.max_tokens]
+
+    torch.manual_seed(recipe.seed)
+    model = fast_attention(GPT2LMHeadModel(model_config(recipe, tokenizer)))
+    print(f"GPT-2 with {sum(p.numel() for p in model.parameters()):,} weights, {len(ids):,} texts -> {folder}")
+    accelerate = accelerator(recipe, "ar")
+    steps, optimisers = settings.steps, [torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.1)]
+    model, *optimisers = accelerate.prepare(model, *optimisers)
+    start = load_state(state, {"model": model}, optimisers)
+    order = BatchOrder(len(ids), settings.batch_size, recipe.seed, list(map(len, ids)))
+
+    began = time.monotonic()
+    bar = progress_bar(start, steps, "language model", quiet)
+    for step in bar:
+        set_learning_rate(optimisers, settings.learning_rate, step, steps, WARMUP_STEPS)
+        torch.manual_seed(step_generator(recipe.seed, step).initial_seed())  # of the dropout
+        rows, mask = pad([ids[i] for i in order[step]], tokenizer.pad_token_id)
+        with accelerate.autocast():
+            loss = next_token_loss(model, rows.to(accelerate.device), mask.to(accelerate.device))
+        accelerate.backward(loss)
+        accelerate.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimisers:
+            optimizer.step()
+            optimizer.zero_grad()
+        report(bar, accelerate, step, loss)
+        if (step + 1) % SAVE_EVERY == 0 and step + 1 < steps:
+            save_state(state, step + 1, {"model": model}, optimisers)
+    minutes = (time.monotonic() - began) / 60
+    accelerate.end_training()
+
+    model = accelerate.unwrap_model(model).eval()
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
+    state.unlink(missing_ok=True)
+    unseen = FluencyJudge(folder).perplexity(corpus.valid)
+    print(f"perplexity of {len(corpus.valid):,} unseen texts: {unseen['tokens']:.2f} a token, mean of the texts' own "
+          f"{unseen['texts']:.2f}; {steps - start} steps in {minutes:.1f} minutes -> {folder}")  # fmt: skip
+
+
+def load_tokenizer(recipe: Recipe):
+    """The backbone's; raises BackboneError where there is none yet."""
+    try:
+        return AutoTokenizer.from_pretrained(recipe.backbone.path, local_files_only=Path(recipe.backbone.path).is_dir())
+    except Exception as error:  # transformers and the hub each raise kinds of their own
+        raise BackboneError(
+            f"backbone.path is {recipe.backbone.path!r}, where no tokenizer could be read; train the backbone first, "
+            "with `make train-ae` or `make pretrain-backbone`"
+        ) from error
+
+
+def model_config(recipe: Recipe, tokenizer) -> GPT2Config:
+    """GPT-2's layout; a text begins after the padding piece, as in a T5 decoder. Room for samples that run on."""
+    settings = recipe.train_ar
+    return GPT2Config(
+        vocab_size=len(tokenizer), n_positions=2 * recipe.data.max_tokens, n_embd=settings.width,
+        n_layer=settings.layers, n_head=settings.heads, bos_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+
+
+def next_token_loss(model, ids: Tensor, mask: Tensor) -> Tensor:
+    """Cross-entropy in nats a token of ids [B, T] with mask [B, T], end-of-text included."""
+    start = ids.new_full((len(ids), 1), model.config.bos_token_id)
+    logits = model(torch.cat([start, ids[:, :-1]], dim=1), use_cache=False).logits
+    return F.cross_entropy(logits.flatten(0, 1).float(), labels_of(ids, mask).flatten(), ignore_index=IGNORED)
+
+
+if __name__ == "__main__":
+    with plain_errors():
+        main(*recipe_from_command_line(__doc__))

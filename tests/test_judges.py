@@ -1,0 +1,128 @@
+"""Judges of real text: what they are fitted on, and that they say what they should."""
+
+import math
+
+import pytest
+import torch
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+from latdiff.heads import AttributeHead
+from latdiff.judges import FluencyJudge, JudgeError, LabelJudge
+
+GOOD = ["a lovely plate of food", "lovely staff", "what a lovely place!", "the food is lovely", "so lovely", "lovely!"]
+BAD = ["an awful plate of food", "awful staff", "what an awful place!", "the food is awful", "so awful", "awful!"]
+TEXTS, LABELS = GOOD + BAD, ["good"] * 6 + ["bad"] * 6
+
+
+# Labels
+
+
+def test_a_judge_tells_labels_by_their_words():
+    judge = LabelJudge(TEXTS, LABELS)
+    assert judge.labels == ["bad", "good"]
+    assert judge.predict(["some awful soup", "a lovely cake"]) == ["bad", "good"]
+    assert (judge.accuracy_, judge.texts_) == (1.0, 12)
+    assert "12 other texts, right on 1.000" in judge.describe()
+
+
+def test_pairs_of_words_count():
+    texts = ["not good", "not a bit good", "good", "so good", "really good", "it is good"] * 5
+    labels = ["no", "no", "yes", "yes", "yes", "yes"] * 5
+    assert LabelJudge(texts, labels).predict(["not good", "so good"]) == ["no", "yes"]
+
+
+def test_accuracy_is_of_texts_held_out():
+    """Every text has a word of its own and labels are tossed: learnt by heart, and worth nothing on others."""
+    coin = torch.randint(2, (200,), generator=torch.Generator().manual_seed(0)).tolist()
+    judge = LabelJudge([f"word{i}" for i in range(200)], coin)
+    assert judge.predict([f"word{i}" for i in range(200)]) == [str(label) for label in coin]
+    assert judge.accuracy_ < 0.7
+
+
+@pytest.mark.parametrize("labels", [["good"] * 12, ["good"] * 8 + ["bad"] * 4, LABELS[:-1]])
+def test_too_few_labels_are_refused(labels):
+    with pytest.raises(JudgeError, match="five texts of every label"):
+        LabelJudge(TEXTS, labels)
+
+
+def head_that_saw(pipe, texts):
+    from latdiff.fitting import fingerprints
+
+    weight = torch.zeros(2, *pipe.codec.latent_shape)
+    return AttributeHead("taste", ["bad", "good"], weight, torch.zeros(2), "abc", fitted_on=fingerprints(texts))
+
+
+def test_a_judge_keeps_off_what_its_head_was_fitted_on(pipe):
+    more = [f"{text} {i}" for i, text in enumerate(TEXTS)]
+    judge = LabelJudge.apart_from(head_that_saw(pipe, TEXTS), TEXTS + more, LABELS + LABELS)
+    assert judge.texts_ == 12
+    with pytest.raises(JudgeError, match=r"texts of their own: among the 6 .* none has the label bad"):
+        LabelJudge.apart_from(head_that_saw(pipe, BAD), TEXTS, LABELS)
+
+
+# Fluency
+
+
+@pytest.fixture
+def language_model(tiny):
+    """A GPT-2 with random weights and the tiny tokenizer, saved to a folder; -> (folder, model)."""
+
+    def build(folder, **settings):
+        tokenizer = AutoTokenizer.from_pretrained(tiny.checkpoint / "tokenizer")
+        torch.manual_seed(0)
+        config = GPT2Config(vocab_size=len(tokenizer), n_positions=40, n_embd=8, n_layer=1, n_head=1, bos_token_id=0,
+                            eos_token_id=1, **settings)  # fmt: skip
+        model = GPT2LMHeadModel(config).eval()
+        tokenizer.save_pretrained(folder)
+        model.save_pretrained(folder)
+        return tokenizer, model
+
+    return build
+
+
+TWO = ["I walked to the harbor.", "On a wet Monday, Lucy and her uncle hurried to the old barn to bake."]
+
+
+def test_perplexity_is_what_transformers_own_loss_says(tmp_path, language_model):
+    tokenizer, model = language_model(tmp_path)
+    nats, counts = [], []
+    for text in TWO:
+        ids = torch.tensor([[0, *tokenizer(text).input_ids]])
+        counts.append(ids.shape[1] - 1)
+        nats.append(model(ids, labels=ids).loss.item() * counts[-1])
+    measured = FluencyJudge(tmp_path).perplexity(TWO)
+    assert measured["tokens"] == pytest.approx(math.exp(sum(nats) / sum(counts)), rel=1e-4)
+    own = [math.exp(n / c) for n, c in zip(nats, counts, strict=True)]
+    assert measured["texts"] == pytest.approx(sum(own) / 2, rel=1e-4)
+
+
+def test_a_model_that_knows_nothing_has_the_vocabularys_perplexity(tmp_path, language_model):
+    tokenizer, model = language_model(tmp_path)
+    with torch.no_grad():
+        model.transformer.wte.weight.zero_()
+    model.save_pretrained(tmp_path)
+    measured = FluencyJudge(tmp_path).perplexity([*TWO, ""])
+    assert measured["tokens"] == pytest.approx(len(tokenizer), rel=1e-4)
+    assert measured["texts"] == pytest.approx(len(tokenizer), rel=1e-4)
+
+
+def test_a_text_is_scored_the_same_beside_any_other_and_cut_where_the_model_ends(tmp_path, language_model):
+    language_model(tmp_path)
+    judge = FluencyJudge(tmp_path)
+    nats, counts = judge.losses([*TWO, "harbor " * 300])
+    alone = torch.cat([judge.losses([text])[0] for text in TWO])
+    torch.testing.assert_close(nats[:2], alone, rtol=1e-4, atol=1e-3)
+    assert counts[2] == 39
+
+
+@pytest.mark.parametrize("path", ["nowhere", "{tmp}/empty"])
+def test_a_language_model_that_is_not_there_is_told_in_a_sentence(tmp_path, path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(JudgeError, match="language model"):
+        FluencyJudge(path.format(tmp=tmp_path))
+
+
+def test_texts_of_the_corpus_are_likelier_than_noise_to_a_model_trained_on_it(tiny):
+    judge = FluencyJudge(tiny.ar)
+    words = ["harbor uncle the of bake", "barn barn Monday wet to"]
+    assert judge.perplexity(words)["tokens"] > judge.perplexity(TWO)["tokens"] > 1
