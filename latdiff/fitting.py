@@ -1,4 +1,4 @@
-"""How the weights of a linear head come from labelled latents: scikit-learn's estimators, and what goes around them."""
+"""How the weights of a linear head come from labelled latents: checks, scikit-learn's estimators, held-out figures."""
 
 from __future__ import annotations
 
@@ -8,14 +8,20 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from sklearn.base import clone
+from sklearn.metrics import accuracy_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from torch import Tensor
 
+from latdiff.config import FEATURES, UserError
 from latdiff.schedule import add_noise, alpha2_at, log_snr
 
 GRID = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of C, for "cv"
 NOISE_TIMES = (0.0, 0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9)  # of the cosine schedule: noise levels, from clean
 DRAWS = 4  # noised copies of a text a level
+
+
+class HeadError(UserError):
+    """A head that cannot be fitted, loaded or used, in one sentence."""
 
 
 def features_of(latents: Tensor, features: str) -> np.ndarray:
@@ -101,3 +107,43 @@ def fingerprints(texts: list[str]) -> Tensor:
     """64 bits [N] that tell texts apart, whatever their white space."""
     digests = (hashlib.blake2b(" ".join(text.split()).encode(), digest_size=8).digest() for text in texts)
     return torch.tensor([int.from_bytes(digest, signed=True) for digest in digests], dtype=torch.int64)
+
+
+def check_labels(name: str, texts: list[str], labels: list[str]) -> None:
+    if len(texts) != len(labels):
+        raise HeadError(f"head {name!r}: {len(texts)} texts but {len(labels)} labels; give one label a text")
+    counts = {label: labels.count(label) for label in sorted(set(labels))}
+    if len(counts) < 2:
+        found = ", ".join(map(repr, counts)) or "none at all"
+        raise HeadError(f"head {name!r}: all labels are of one class ({found}); a head needs two or more")
+    if min(counts.values()) < 5:
+        raise HeadError(f"head {name!r}: every class needs five texts or more, found {counts}")
+
+
+def check_features(name: str, features: str) -> None:
+    if features not in FEATURES:
+        raise HeadError(f"head {name!r}: features is {features!r}, must be one of {', '.join(FEATURES)}")
+
+
+def numbers_of(name: str, values: list) -> np.ndarray:
+    try:
+        numbers = np.array([float(value) for value in values])
+    except (TypeError, ValueError) as error:
+        raise HeadError(f"head {name!r}: every value must be a number ({error})") from None
+    if not np.isfinite(numbers).all():
+        raise HeadError(f"head {name!r}: every value must be finite, number {int(np.isfinite(numbers).argmin()) + 1} "
+                        f"is {numbers[np.isfinite(numbers).argmin()]}")  # fmt: skip
+    return numbers
+
+
+def accuracy_by_noise(pipe, head, latents: Tensor, labels: np.ndarray, seed: int) -> dict[str, float]:
+    """Noise level sigma -> accuracy on noised latents [N, L, D], read as a guide reads them."""
+    generator, found = torch.Generator().manual_seed(seed), {}
+    for time in NOISE_TIMES:
+        alpha2 = alpha2_at("cosine", torch.full((len(latents),), time))
+        z = add_noise(latents, torch.randn(latents.shape, generator=generator), alpha2)
+        read = z if head.noise_aware else pipe.estimate(z.to(pipe.device), alpha2[0].item()).cpu()
+        guessed = head.log_prob(read, log_snr(alpha2)).argmax(1).tolist()
+        sigma = (1 - alpha2[0]).sqrt().item()
+        found[f"{sigma:.2f}"] = float(accuracy_score(labels, [head.labels[i] for i in guessed]))
+    return found

@@ -44,13 +44,17 @@ class Head(Protocol):
     """What a guide needs of a head; `latdiff.heads` has three kinds."""
 
     name: str
-    codec_digest: str | None
+    codec_digest: str | None  # None: any codec's latents will do
+    radius: float | None  # the largest root mean square of latents that it knows; None: not known
 
     def log_prob_of(self, target: Any, x: Tensor, log_snr: Tensor | None = None) -> Tensor:
         """log p(target | x) [B], differentiable in x [B, L, D]: clean latents, or z_t with its log-SNR [B]."""
 
     def describe(self, target: Any) -> str:
         """The target in a few words, such as "positive"."""
+
+    def excludes(self, one: Guide, two: Guide) -> bool:
+        """Whether two guides of this head cannot both succeed."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +188,7 @@ def warn_of_strain(x0: Tensor, guides: Sequence[Guide]) -> None:
     """
     if not guides:
         return
-    limit = max(getattr(guide.head, "radius", None) or USUAL_RADIUS for guide in guides)
+    limit = max(guide.head.radius or USUAL_RADIUS for guide in guides)
     reached = _rms(x0).median().item()
     if reached > limit:
         # The excess over 1, the radius of the data, grows about linearly with the scale.
@@ -201,8 +205,7 @@ def warn_of_contradictions(guides: Sequence[Guide]) -> None:
     """Warn, once a call, when two guides ask one head for targets that exclude each other."""
     for i, one in enumerate(guides):
         for two in guides[:i]:
-            excludes = getattr(one.head, "excludes", None)
-            if excludes and one.head.name == two.head.name and excludes(one, two):
+            if one.head.name == two.head.name and one.head.excludes(one, two):
                 warnings.warn(f"{two.title} and {one.title} pull against each other; the stronger wins", stacklevel=3)
 
 

@@ -20,31 +20,30 @@ from sklearn.metrics import accuracy_score
 from sklearn.model_selection import KFold, cross_val_predict
 from torch import Tensor
 
-from latdiff.config import DEFAULT_ALPHA, DEFAULT_C, FEATURES, MODES, UserError, nearest
+from latdiff.config import DEFAULT_ALPHA, DEFAULT_C, MODES, nearest
 from latdiff.fitting import (
-    NOISE_TIMES,
+    HeadError,
+    accuracy_by_noise,
     as_weights_of_latents,
     calibration_error,
+    check_features,
+    check_labels,
     features_of,
     fingerprints,
     fit_levels,
     folds,
     held_out,
     noise_levels,
+    numbers_of,
     radius,
     softmax_form,
     strongest_good_C,
 )
 from latdiff.guidance import MAX_RAMP, Guide
-from latdiff.schedule import add_noise, alpha2_at, log_snr
 
 # Root mean square of a usual push where the ramp is 1 and the head undecided, in latent standard deviations.
 # Chosen on storyworld: docs/experiments.md
 USUAL_PUSH = {"x0": 0.36, "denoiser": 0.16, "monte-carlo": 0.16, "noisy": 0.32}
-
-
-class HeadError(UserError):
-    """A head that cannot be fitted, loaded or used, in one sentence."""
 
 
 class LinearHead:
@@ -176,8 +175,8 @@ class AttributeHead(LinearHead):
         unknown features, and codec.TextError for empty or too long texts.
         """
         texts, labels = list(texts), [str(label) for label in labels]
-        _check_labels(name, texts, labels)
-        _check_features(name, features)
+        check_labels(name, texts, labels)
+        check_features(name, features)
         if C != "cv" and not (isinstance(C, (int, float)) and 0 < C < math.inf):
             raise HeadError(f"head {name!r}: C is {C!r}, must be a number above 0, or 'cv'")
         latents, labels = pipe.codec.encode(texts).cpu(), np.array(labels)
@@ -205,7 +204,7 @@ class AttributeHead(LinearHead):
             )  # fmt: skip
 
         train, test = next(folds(labels, seed).split(inputs, labels))
-        report["accuracy_by_noise"] = _accuracy_by_noise(
+        report["accuracy_by_noise"] = accuracy_by_noise(
             pipe, head(latents[train], labels[train]), latents[test], labels[test], seed
         )
         return head(latents, labels)
@@ -225,7 +224,7 @@ class AttributeHead(LinearHead):
                 f"head {name!r}: {type(classifier).__name__} has no {' and no '.join(missing)}; it must be a linear "
                 "classifier, and fitted"
             )
-        _check_features(name, features)
+        check_features(name, features)
         shape = pipe.codec.latent_shape
         weight, bias = softmax_form(classifier)
         expected = {"flat": shape[0] * shape[1], "mean": shape[1], "both": (shape[0] + 1) * shape[1]}[features]
@@ -348,7 +347,7 @@ class NumberHead(LinearHead):
         Raises HeadError for unequal lengths, values that are not finite numbers, that are all the same, or
         fewer than ten, and codec.TextError for empty or too long texts.
         """
-        texts, values = list(texts), _numbers(name, list(values))
+        texts, values = list(texts), numbers_of(name, list(values))
         if len(texts) != len(values):
             raise HeadError(f"head {name!r}: {len(texts)} texts but {len(values)} numbers; give one number a text")
         if len(values) < 10 or values.std() == 0:
@@ -382,7 +381,7 @@ class NumberHead(LinearHead):
 
     def toward(self, value: float, scale: float | None = None, mode: str = "x0", **settings) -> Guide:
         """A guide towards a value of the number."""
-        return self.guide(float(_numbers(self.name, [value])[0]), scale, mode, **settings)
+        return self.guide(float(numbers_of(self.name, [value])[0]), scale, mode, **settings)
 
     def describe(self, target: float) -> str:
         return f"{target:g}"
@@ -405,7 +404,7 @@ class CallableHead:
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor], name: str = "callable", codec_digest: str | None = None):
-        self.function, self.name, self.codec_digest = function, name, codec_digest
+        self.function, self.name, self.codec_digest, self.radius = function, name, codec_digest, None
 
     def log_prob_of(self, target: None, x: Tensor, log_snr: Tensor | None = None) -> Tensor:
         """The function's log-probability [B]. Raises HeadError when it has another shape or no gradient."""
@@ -426,6 +425,10 @@ class CallableHead:
 
     def describe(self, target: None) -> str:
         return "high"
+
+    def excludes(self, one: Guide, two: Guide) -> bool:
+        """Nothing is known of a function but its scale: up and down at once."""
+        return two.head is self and one.scale * two.scale < 0
 
 
 def load_head(folder: str | Path) -> AttributeHead | NumberHead:
@@ -451,43 +454,3 @@ def load_head(folder: str | Path) -> AttributeHead | NumberHead:
         raise
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise HeadError(f"the head in {folder} is cut short or damaged ({error}); fit it again") from None
-
-
-def _check_labels(name: str, texts: list[str], labels: list[str]) -> None:
-    if len(texts) != len(labels):
-        raise HeadError(f"head {name!r}: {len(texts)} texts but {len(labels)} labels; give one label a text")
-    counts = {label: labels.count(label) for label in sorted(set(labels))}
-    if len(counts) < 2:
-        found = ", ".join(map(repr, counts)) or "none at all"
-        raise HeadError(f"head {name!r}: all labels are of one class ({found}); a head needs two or more")
-    if min(counts.values()) < 5:
-        raise HeadError(f"head {name!r}: every class needs five texts or more, found {counts}")
-
-
-def _check_features(name: str, features: str) -> None:
-    if features not in FEATURES:
-        raise HeadError(f"head {name!r}: features is {features!r}, must be one of {', '.join(FEATURES)}")
-
-
-def _numbers(name: str, values: list) -> np.ndarray:
-    try:
-        numbers = np.array([float(value) for value in values])
-    except (TypeError, ValueError) as error:
-        raise HeadError(f"head {name!r}: every value must be a number ({error})") from None
-    if not np.isfinite(numbers).all():
-        raise HeadError(f"head {name!r}: every value must be finite, number {int(np.isfinite(numbers).argmin()) + 1} "
-                        f"is {numbers[np.isfinite(numbers).argmin()]}")  # fmt: skip
-    return numbers
-
-
-def _accuracy_by_noise(pipe, head: AttributeHead, latents: Tensor, labels: np.ndarray, seed: int) -> dict[str, float]:
-    """Noise level sigma -> accuracy on noised latents [N, L, D], read as a guide reads them."""
-    generator, found = torch.Generator().manual_seed(seed), {}
-    for time in NOISE_TIMES:
-        alpha2 = alpha2_at("cosine", torch.full((len(latents),), time))
-        z = add_noise(latents, torch.randn(latents.shape, generator=generator), alpha2)
-        read = z if head.noise_aware else pipe.estimate(z.to(pipe.device), alpha2[0].item()).cpu()
-        guessed = head.log_prob(read, log_snr(alpha2)).argmax(1).tolist()
-        sigma = (1 - alpha2[0]).sqrt().item()
-        found[f"{sigma:.2f}"] = float(accuracy_score(labels, [head.labels[i] for i in guessed]))
-    return found

@@ -303,10 +303,12 @@ def test_contradictions():
     head, other = random_head(), random_head()
     other.name = "tone"
     number = NumberHead("words", torch.zeros(L, D), torch.tensor(0.0), "abc", sd=1.0)
+    any_function = CallableHead(lambda x: x.sum((1, 2)))
     for guides in (
         [head.toward("label0"), head.toward("label1")], [head.toward("label0"), head.away("label0")],
         [number.toward(3), other.toward("label0"), number.toward(4)],
         [head.toward("label0", 5.0), head.toward("label0", -5.0)], [number.toward(3, 1.0), number.toward(3, -1.0)],
+        [any_function.guide(1.0), any_function.guide(-1.0)],
     ):  # fmt: skip
         with pytest.warns(UserWarning, match="pull against each other"):
             warn_of_contradictions(guides)
@@ -321,6 +323,7 @@ def test_guides_that_get_along(recwarn):
         [head.toward("label0", -5.0), head.toward("label1", -5.0)],
         [NumberHead("mood", torch.zeros(L, D), torch.tensor(0.0), "abc", sd=1.0).toward(3), head.toward("label0")],
         [random_head(2).toward("label1"), random_head(4).toward("label3")],
+        [CallableHead(lambda x: x.sum((1, 2))).guide(1.0), CallableHead(lambda x: x.mean((1, 2))).guide(-1.0)],
     ):  # fmt: skip
         warn_of_contradictions(guides)
     assert not recwarn.list

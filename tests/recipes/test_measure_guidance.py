@@ -17,6 +17,8 @@ def test_every_section_is_measured_and_the_checkpoint_left_alone(tiny, tmp_path,
     assert len(document["one head of 400"]) == len(document["one head of 50"]) == 6
     assert [row["mode"] for row in document["modes"]] == ["x0", "denoiser", "monte-carlo", "noisy"] * 2
     assert len(document["three heads"]) == 2 and len(document["editing"]) == 9
-    rows = [row for section in ("one head of 400", "modes", "three heads", "editing") for row in document[section]]
-    assert all(0 <= row[key] <= 1 for row in rows for key in ("success", "validity"))
+    assert [row["target"] for row in document["words"]] == sorted({row["target"] for row in document["words"]})
+    judged = ("one head of 400", "modes", "three heads", "editing", "words")
+    rows = [row for section in judged for row in document[section]]
+    assert all(0 <= row[key] <= 1 for row in rows for key in ("success", "within_two", "validity") if key in row)
     assert all(document["time of guided over unguided denoising"].values())
