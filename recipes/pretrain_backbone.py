@@ -122,7 +122,7 @@ def table(model, tokenizer, texts: list[str], recipe: Recipe) -> str:
     ids = [row for row in tokenize(tokenizer, texts) if len(row) <= recipe.data.max_tokens]
     whole, present = (x.to(model.device) for x in pad(ids, tokenizer.pad_token_id))
     labels = labels_of(whole, present)
-    for rate in recipe.pretrain_backbone.mask_rates:
+    for rate in sorted(set(recipe.pretrain_backbone.mask_rates)):
         rng = random.Random(f"{recipe.seed}/table")
         masked = [corrupt_spans(row, rate, sentinel_ids(tokenizer), rng) for row in ids]
         padded, mask = (x.to(model.device) for x in pad(masked, tokenizer.pad_token_id))
