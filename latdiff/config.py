@@ -45,7 +45,11 @@ def setting(default, doc: str, *, low=None, high=None, choices=None):
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the texts come from."""
+    """Where the texts come from.
+
+    A hub id is owner/name, owner/name:configuration where a data set has several, and either may end in @revision:
+    wmt/wmt14:de-en with text_column translation.de. With train_size, only as many of its rows are read as that needs.
+    """
 
     source: str = setting("storyworld", "storyworld, a hub id, or a file or folder of jsonl/csv/tsv/txt/parquet")
     text_column: str = setting("text", "column that holds the text; a dot reaches into nested columns")

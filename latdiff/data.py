@@ -4,17 +4,21 @@
     texts, labels = load_labelled("reviews.jsonl", label_column="sentiment")
 
 A source is looked for in this order: the word `storyworld`, an existing file or folder, a hub id
-`owner/name` with an optional `@revision`. So nothing asks the hub for what is on the disk.
+`owner/name` with an optional `:configuration` and an optional `@revision`. So nothing asks the hub for what
+is on the disk.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
 import json
 import random
 import re
+import textwrap
+import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -28,7 +32,8 @@ STORIES = 60_000
 LABELLED_STORIES = 400
 MIN_PER_CLASS = 5
 SPLITS = {"train": ("train",), "valid": ("valid", "validation", "dev")}
-HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(.+))?")
+HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::([^:/@]+))?(?:@(.+))?")
+SHUFFLE_BUFFER = 10_000  # rows of a hub data set held at once, where it is not read whole
 MISSING = object()
 
 
@@ -46,6 +51,21 @@ class Corpus:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """How many rows to draw from a hub data set that may be larger than memory, and the seed that draws them."""
+
+    train: int
+    valid: int
+    seed: int
+
+    def draw(self, stream, split: str, has_valid: bool) -> list[dict]:
+        """Rows of one streamed split; the training split gives the unseen ones too where no other does."""
+        held_out = 0 if has_valid else self.valid
+        rows = self.valid if split == "valid" else self.train + held_out
+        return list(stream.shuffle(seed=self.seed, buffer_size=SHUFFLE_BUFFER).take(rows))
+
+
+@dataclass(frozen=True)
 class Table:
     """The rows of one split with their numbers; `place` and `unit` let a message point at one."""
 
@@ -60,30 +80,18 @@ class Table:
 def load_corpus(data: DataConfig, seed: int) -> Corpus:
     """Read and clean the training and the unseen texts, in an order that depends on `seed` alone.
 
-    White space becomes single spaces; blank texts and training texts that also are unseen ones are
-    dropped and counted. Without unseen texts of its own, a source gives at most a tenth of itself.
-    Raises DataError.
+    White space becomes single spaces. Blank texts are dropped and counted, and so are training texts with
+    the same letters and digits as another one or as an unseen one. Without unseen texts of its own, a source
+    gives at most a tenth of itself, or what `train_size` leaves. With `train_size`, no more rows of a hub data
+    set are read than that and the unseen texts need, so it may be larger than memory. Raises DataError.
     """
-    if data.source == "storyworld":
-        train = _stories(data.train_size or STORIES, f"{seed}/train")
-        valid = _stories(data.valid_size, f"{seed}/valid")
-    else:
-        split = _open(data.source, ("train", "valid"))
-        train = _texts(split["train"], data.text_column)
-        valid = _texts(split["valid"], data.text_column) if "valid" in split else None
-    blank = train.count("") + (valid or []).count("")
-    train = _shuffled(filter(None, train), f"{seed}/train order")
-    if valid is None:
-        held_out = max(1, min(data.valid_size, len(train) // 10))
-        train, valid = train[held_out:], train[:held_out]
-    else:
-        valid = _shuffled(filter(None, valid), f"{seed}/valid order")
-    unseen = set(valid)
-    kept = [text for text in train if text not in unseen]
-    if not kept:
-        raise DataError(f"{data.source}: no training text is left beside the unseen ones; give more texts")
-    dropped = {"blank": blank, "also unseen": len(train) - len(kept)}
-    return Corpus(kept[: data.train_size or None], valid[: data.valid_size], dropped)
+    train, valid, dropped = _story_splits(data, seed) if data.source == "storyworld" else _own_splits(data, seed)
+    if not train:
+        counts = ", ".join(f"{count:,} {why}" for why, count in dropped.items())
+        raise DataError(
+            f"{data.source}: no training text is left beside the unseen ones (left out: {counts}); give more texts"
+        )
+    return Corpus(train[: data.train_size or None], valid[: data.valid_size], dropped)
 
 
 def load_labelled(
@@ -121,6 +129,65 @@ def load_texts(source: str, text_column: str = "text") -> list[str]:
     return [text for text in _texts(table, text_column) if text]
 
 
+def _story_splits(data: DataConfig, seed: int) -> tuple[list[str], list[str], dict[str, int]]:
+    # repeats stay as the grammar drew them, and its spelling has no variants to look through
+    train = _shuffled(_stories(data.train_size or STORIES, f"{seed}/train"), f"{seed}/train order")
+    valid = _shuffled(_stories(data.valid_size, f"{seed}/valid"), f"{seed}/valid order")
+    unseen = set(valid)
+    kept = [text for text in train if text not in unseen]
+    return kept, valid, {"blank": 0, "also unseen": len(train) - len(kept)}
+
+
+def _own_splits(data: DataConfig, seed: int) -> tuple[list[str], list[str], dict[str, int]]:
+    sample = Sample(data.train_size, data.valid_size, _stream(f"{seed}/hub rows")) if data.train_size else None
+    split = _open(data.source, ("train", "valid"), sample)
+    read = {name: _texts(table, data.text_column) for name, table in split.items()}
+    given = {name: [text for text in texts if text] for name, texts in read.items()}
+    distinct = _distinct(given["train"])
+    train = _shuffled(distinct.items(), f"{seed}/train order")
+    if "valid" in given:
+        valid = _shuffled(given["valid"], f"{seed}/valid order")
+    else:
+        held_out = _held_out(len(train), data)
+        train, valid = train[held_out:], [text for _, text in train[:held_out]]
+    unseen = set(map(_letters, valid))
+    kept = [text for letters, text in train if letters not in unseen]
+    blank = sum(texts.count("") for texts in read.values())
+    repeated = len(given["train"]) - len(distinct)
+    return kept, valid, {"blank": blank, "repeated": repeated, "also unseen": len(train) - len(kept)}
+
+
+def _held_out(count: int, data: DataConfig) -> int:
+    """How many of the training split's texts become unseen ones, where the source has none."""
+    spare = count - data.train_size if data.train_size else 0  # would not be trained on anyway
+    return min(data.valid_size, max(1, count // 10, spare))
+
+
+def _distinct(texts: list[str]) -> dict[str, str]:
+    """The first of all texts that count as the same, by the letters that they share."""
+    first = {}
+    for text in texts:
+        first.setdefault(_letters(text), text)
+    return first
+
+
+class _Letters(dict):
+    """For str.translate: keeps letters, the marks that belong to them and digits; fills as characters come up."""
+
+    def __missing__(self, code: int) -> int | None:
+        self[code] = code if unicodedata.category(chr(code))[0] in "LMN" else None
+        return self[code]
+
+
+LETTERS = _Letters()
+
+
+def _letters(text: str) -> str:
+    """The lower-cased letters and digits, by which texts count as the same; of a text without any, all of it."""
+    letters = unicodedata.normalize("NFC", text.lower()).translate(LETTERS)
+    return letters if any(map(str.isalnum, letters)) else text
+
+
 def _stream(name: str) -> int:
     # a named stream, so that no seed a user may type for one purpose meets another purpose's
     return random.Random(name).getrandbits(32)
@@ -136,26 +203,26 @@ def _labelled_stories(count: int, stream: str) -> Table:
     return Table("storyworld", "story", list(enumerate(rows, 1)))
 
 
-def _shuffled(texts: Iterable[str], stream: str) -> list[str]:
-    texts = list(texts)
-    random.Random(stream).shuffle(texts)
-    return texts
+def _shuffled(items: Iterable, stream: str) -> list:
+    items = list(items)
+    random.Random(stream).shuffle(items)
+    return items
 
 
 # Where a source is and which of its splits there are
 
 
-def _open(source: str, wanted: tuple[str, ...]) -> dict[str, Table]:
-    """The wanted splits that the source has; `train` always."""
+def _open(source: str, wanted: tuple[str, ...], sample: Sample | None = None) -> dict[str, Table]:
+    """The wanted splits that the source has; `train` always. Only of a hub data set, a sample is enough."""
     path = Path(source).expanduser()
     if path.is_dir():
         return {split: _read(file) for split, file in _files(path).items() if split in wanted}
     if path.exists():
         return {"train": _read(path)}
     if HUB_ID.fullmatch(source) and not _format(path):
-        return _from_hub(source, wanted)
+        return _from_hub(source, wanted, sample)
     raise DataError(
-        f"no data {source!r}: it is neither storyworld, nor a hub id such as owner/name, "
+        f"no data {source!r}: it is neither storyworld, nor a hub id such as owner/name or owner/name:config, "
         f"nor a file or folder{_nearest_path(path)}"
     )
 
@@ -182,30 +249,48 @@ def _files(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _from_hub(source: str, wanted: tuple[str, ...]) -> dict[str, Table]:
+def _from_hub(source: str, wanted: tuple[str, ...], sample: Sample | None) -> dict[str, Table]:
     import datasets  # slow to import, and needed for nothing else
 
-    name, revision = HUB_ID.fullmatch(source).groups()
-    try:
-        loaded = datasets.load_dataset(name, revision=revision)
-    except Exception as error:  # the hub's clients raise many kinds, and the way out is the same for all
-        first_line = str(error).partition("\n")[0]
-        unreachable = isinstance(error, ConnectionError)
-        reason = "the hub cannot be reached" if unreachable else f"{type(error).__name__}: {first_line}"
-        raise DataError(
-            f"{source} is no file or folder here, so it was asked of the hub, but {reason}; put a folder "
-            "with train.jsonl and valid.jsonl in its place, for a recipe with "
-            'ARGS="data.source=path/to/folder data.text_column=text"'
-        ) from None
-    tables = {}
-    for split in wanted:
-        there = next((name for name in SPLITS[split] if name in loaded), None)
-        if there:
-            rows = list(enumerate(loaded[there].to_list(), 1))
-            tables[split] = Table(f"{source}, split {there}", "row", rows)
-    if "train" not in tables:
+    name, config, revision = HUB_ID.fullmatch(source).groups()
+    with _hub_problems(source):
+        loaded = datasets.load_dataset(name, config, revision=revision, streaming=sample is not None)
+    there = {split: next((name for name in SPLITS[split] if name in loaded), None) for split in wanted}
+    there = {split: name for split, name in there.items() if name}
+    if "train" not in there:
         raise DataError(f"{source}: has no split train (there is {', '.join(loaded)})")
+    unit, tables = "shuffled row" if sample else "row", {}
+    for split, name in there.items():
+        with _hub_problems(source):  # a stream asks the hub only as it is read
+            rows = sample.draw(loaded[name], split, "valid" in there) if sample else loaded[name].to_list()
+        tables[split] = Table(f"{source}, split {name}", unit, list(enumerate(rows, 1)))
     return tables
+
+
+@contextlib.contextmanager
+def _hub_problems(source: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # the hub's clients raise many kinds, and the way out is the same for nearly all
+        raise DataError(_way_out(source, error)) from None
+
+
+def _way_out(source: str, error: Exception) -> str:
+    configs = re.search(r"available[^[]*\[('.+')\]", str(error), re.IGNORECASE)
+    if isinstance(error, ValueError) and configs:
+        names = re.findall(r"'(.+?)'", configs[1])
+        name, _, revision = HUB_ID.fullmatch(source).groups()
+        example = f"{name}:{names[0]}" + (f"@{revision}" if revision else "")
+        shown = textwrap.shorten(", ".join(names), 200, placeholder=" ...")
+        return f"{source}: name the configuration (there is {shown}), as in {example}"
+    unreachable = isinstance(error, ConnectionError)
+    first_line = str(error).partition("\n")[0]
+    reason = "the hub cannot be reached" if unreachable else f"{type(error).__name__}: {first_line}"
+    return (
+        f"{source} is no file or folder here, so it was asked of the hub, but {reason}; put a folder "
+        "with train.jsonl and valid.jsonl in its place, for a recipe with "
+        'ARGS="data.source=path/to/folder data.text_column=text"'
+    )
 
 
 # From a file to numbered rows
@@ -220,8 +305,6 @@ def _read(path: Path) -> Table:
         rows = list(reader(path))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
-    if not rows:
-        raise DataError(f"{path}: is empty; it should hold one text a row")
     return Table(str(path), "row" if _format(path) == ".parquet" else "line", rows)
 
 
@@ -306,7 +389,12 @@ READERS: dict[str, Callable[[Path], Iterable[tuple[int, dict]]]] = {
 
 
 def _texts(table: Table, column: str) -> list[str]:
-    """One text a row with single spaces, '' for a blank one; raises DataError where the column is missing."""
+    """One text a row with single spaces, '' for a blank one.
+
+    Raises DataError for a table without rows, where the column is missing, and if every text is blank.
+    """
+    if not table.rows:
+        raise DataError(f"{table.place}: is empty; it should hold one text a row")
     texts = []
     for number, row in table.rows:
         text = _reach(row, column)
@@ -319,7 +407,11 @@ def _texts(table: Table, column: str) -> list[str]:
             raise DataError(f"{table.at(number)}: {column} is {str(text)[:40]}, must be a text")
         texts.append(" ".join((text or "").split()))
     if not any(texts):
-        raise DataError(f"{table.place}: no usable row, column {column!r} is blank in all {len(texts)}")
+        there = _columns((row for _, row in table.rows), "")
+        raise DataError(
+            f"{table.place}: no usable row, column {column!r} is blank in all {len(texts)}{there}; "
+            "give texts, or set text_column to the one that holds them"
+        )
     return texts
 
 

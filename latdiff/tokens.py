@@ -54,6 +54,17 @@ def tokenize(tokenizer, texts: list[str]) -> list[list[int]]:
     return tokenizer(texts, truncation=False).input_ids
 
 
+def limit_for(ids: list[list[int]], percent: int) -> int:
+    """The least max_tokens at which `percent` in a hundred of these texts, or more, are short enough."""
+    return sorted(map(len, ids))[math.ceil(percent * len(ids) / 100) - 1]
+
+
+def length_report(ids: list[list[int]]) -> str:
+    """One line on the limits that texts of these lengths ask for, to be read before training."""
+    most, whole = limit_for(ids, 99), limit_for(ids, 100)
+    return f"data.max_tokens={most} would keep 99% of the training texts, {whole} all of them"
+
+
 def pad(ids: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
     """Right-padded ids [B, T] and their mask [B, T], True on real tokens."""
     longest = max(map(len, ids))

@@ -19,7 +19,16 @@ from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 from latdiff.backbone import BackboneError, decoder_logits, encode_features, fast_attention
 from latdiff.config import Recipe, plain_errors, recipe_from_command_line
 from latdiff.data import load_corpus
-from latdiff.tokens import IGNORED, corrupt_spans, labels_of, pad, sentinel_ids, tokenize, train_vocabulary
+from latdiff.tokens import (
+    IGNORED,
+    corrupt_spans,
+    labels_of,
+    length_report,
+    pad,
+    sentinel_ids,
+    tokenize,
+    train_vocabulary,
+)
 from latdiff.training import (
     BatchOrder,
     accelerator,
@@ -48,8 +57,10 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     else:
         tokenizer = train_vocabulary(corpus.train, folder, settings.vocab_size)
-    ids = [row for row in tokenize(tokenizer, corpus.train) if len(row) <= recipe.data.max_tokens]
+    whole = tokenize(tokenizer, corpus.train)
+    ids = [row for row in whole if len(row) <= recipe.data.max_tokens]
     print(f"{len(ids):,} texts of at most {recipe.data.max_tokens} tokens, {len(tokenizer)} pieces")
+    print(length_report(whole))
 
     torch.manual_seed(recipe.seed)
     model = fast_attention(T5ForConditionalGeneration(model_config(recipe, len(tokenizer))))

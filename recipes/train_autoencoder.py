@@ -26,7 +26,7 @@ from latdiff.config import Recipe, plain_errors, recipe_from_command_line
 from latdiff.data import DataError, load_corpus
 from latdiff.evaluation import reconstruction
 from latdiff.precision import fast_autocast
-from latdiff.tokens import IGNORED, corrupt_spans, labels_of, pad, sentinel_ids, tokenize
+from latdiff.tokens import IGNORED, corrupt_spans, labels_of, length_report, pad, sentinel_ids, tokenize
 from latdiff.training import (
     BatchOrder,
     accelerator,
@@ -74,10 +74,12 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     if recipe.backbone.path.startswith("checkpoints/") and not Path(recipe.backbone.path, "config.json").exists():
         pretrain_backbone.main(recipe, quiet)
     tokenizer, text_model = load_backbone(recipe.backbone.path)
-    ids = [row for row in tokenize(tokenizer, corpus.train) if len(row) <= recipe.data.max_tokens]
+    whole = tokenize(tokenizer, corpus.train)
+    ids = [row for row in whole if len(row) <= recipe.data.max_tokens]
     left_out = {"too long": len(corpus.train) - len(ids)} | corpus.dropped
     counts = ", ".join(f"{count:,} {why}" for why, count in left_out.items())
     print(f"{len(ids):,} texts of at most {recipe.data.max_tokens} tokens; left out: {counts}")
+    print(length_report(whole))
     unseen = sum(len(row) <= recipe.autoencoder.max_tokens for row in tokenize(tokenizer, corpus.valid))
     if len(ids) < 2 or not unseen:
         raise DataError(

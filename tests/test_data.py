@@ -2,7 +2,9 @@
 
 import csv
 import gzip
+import hashlib
 import io
+import itertools
 import json
 import time
 
@@ -108,7 +110,49 @@ def test_white_space_is_collapsed_and_what_is_dropped_is_counted(tmp_path):
     texts_jsonl(tmp_path / "valid.jsonl", ["Seen twice.", " "])
     read = corpus(tmp_path)
     assert sorted(read.train) == ["One text here.", "Two."] and read.valid == ["Seen twice."]
-    assert read.dropped == {"blank": 3, "also unseen": 1}
+    assert read.dropped == {"blank": 3, "repeated": 0, "also unseen": 1}
+
+
+def test_texts_with_the_same_letters_and_digits_count_as_the_same(tmp_path):
+    twice = ["Room 4, please!", "ROOM 4 -- please", "room 4 please.", "Room 5, please!"]
+    texts_jsonl(tmp_path / "train.jsonl", [*twice, "Caf\u00e9.", "cafe\u0301", "Cafe", "seen: twice"])
+    texts_jsonl(tmp_path / "valid.jsonl", ["Seen twice.", "SEEN TWICE"])
+    read = corpus(tmp_path)
+    assert sorted(read.train) == ["Cafe", "Caf\u00e9.", "Room 4, please!", "Room 5, please!"]  # the first of each
+    assert sorted(read.valid) == ["SEEN TWICE", "Seen twice."]  # what is measured on stays as it was given
+    assert read.dropped == {"blank": 0, "repeated": 3, "also unseen": 1}
+
+
+@pytest.mark.parametrize(
+    "texts", [["हाँ की", "हाँ का"], [":-)", ":-("], ["\u2764\ufe0f", "\u2600\ufe0f"], ["東京", "京都"]]
+)
+def test_texts_that_differ_in_marks_or_have_no_letters_are_not_taken_for_the_same(tmp_path, texts):
+    texts_jsonl(tmp_path / "train.jsonl", texts)
+    texts_jsonl(tmp_path / "valid.jsonl", ["..."])
+    read = corpus(tmp_path)
+    assert sorted(read.train) == sorted(texts) and read.dropped["repeated"] == 0
+
+
+def test_what_is_held_out_never_is_a_repeat_of_a_training_text(tmp_path):
+    path = texts_jsonl(tmp_path / "train.jsonl", [*TEXTS, *map(str.upper, TEXTS)])
+    read = corpus(path)
+    assert (len(read.train), len(read.valid)) == (36, 4) and read.dropped["repeated"] == 40
+    assert not {text.lower() for text in read.train} & {text.lower() for text in read.valid}
+
+
+def test_only_repeats_leave_nothing_to_train_on(tmp_path):
+    path = texts_jsonl(tmp_path / "a.jsonl", ["Same.", "same", " ", "SAME!"])
+    with pytest.raises(DataError, match=r"no training text is left .*left out: 1 blank, 2 repeated, 0 also unseen"):
+        corpus(path)
+
+
+def test_what_the_training_texts_leave_over_may_be_held_out(tmp_path):
+    path = texts_jsonl(tmp_path / "a.jsonl", TEXTS)
+    sizes = {(10, 8): (10, 8), (10, 100): (10, 30), (38, 100): (36, 4), (100, 100): (36, 4)}
+    for (train, valid), found in sizes.items():
+        read = corpus(path, train_size=train, valid_size=valid)
+        assert (len(read.train), len(read.valid)) == found
+        assert not set(read.train) & set(read.valid)
 
 
 def test_a_null_text_counts_as_blank(tmp_path):
@@ -150,6 +194,12 @@ def test_storyworld_writes_its_own_unseen_stories():
     assert not set(read.train) & set(read.valid)
     assert read == corpus("storyworld", train_size=200, valid_size=50)
     assert read.train != corpus("storyworld", seed=1, train_size=200, valid_size=50).train
+
+
+def test_the_stories_that_every_published_figure_is_of_stay_what_they_are():
+    read = corpus("storyworld", train_size=300, valid_size=50)
+    digest = hashlib.sha256(json.dumps([read.train, read.valid]).encode()).hexdigest()
+    assert digest.startswith("c84806282d954b06")
 
 
 def test_storyworld_labels_are_its_attributes_on_stories_of_their_own():
@@ -270,7 +320,11 @@ FILE_PROBLEMS = {
     ),
     "missing csv column": ("a.csv", b"story,id\nb,1\n", r"line 2: no column 'text' \(there is story, id\)"),
     "number for a text": ("a.jsonl", b'{"text": 5}\n', r"line 1: text is 5, must be a text"),
-    "all blank": ("a.jsonl", b'{"text": " "}\n{"text": null}\n', r"no usable row, .* blank in all 2"),
+    "all blank": (
+        "a.jsonl",
+        b'{"text": " ", "id": 1}\n{"text": null}\n',
+        r"no usable row, .* blank in all 2 \(there is text, id\); give texts, or set text_column to the one",
+    ),
     "too many fields": (
         "a.csv",
         b"text\na, b\n",
@@ -350,16 +404,22 @@ def test_every_problem_is_a_user_error():
 
 
 def hub(monkeypatch, answer):
+    """A hub that gives one answer, streamed if asked to; returns the list of what is asked of it."""
     asked = []
 
-    def load_dataset(name, revision=None):
-        asked.append((name, revision))
+    def load_dataset(name, config=None, revision=None, streaming=False):
+        asked.append((name, config, revision, streaming))
         if isinstance(answer, Exception):
             raise answer
-        return answer
+        return streamed(answer) if streaming and isinstance(answer, datasets.DatasetDict) else answer
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     return asked
+
+
+def streamed(splits):
+    streams = {name: datasets.IterableDataset.from_generator(rows.__iter__) for name, rows in splits.items()}
+    return datasets.IterableDatasetDict(streams)
 
 
 def hub_data(**splits):
@@ -368,12 +428,20 @@ def hub_data(**splits):
     )
 
 
-@pytest.mark.parametrize("source, revision", [("owner/name", None), ("owner/name@refs/pr/1", "refs/pr/1")])
-def test_a_hub_id_is_loaded_with_its_splits_and_revision(monkeypatch, source, revision):
+HUB_IDS = {
+    "owner/name": ("owner/name", None, None, False),
+    "owner/name@refs/pr/1": ("owner/name", None, "refs/pr/1", False),
+    "wmt/wmt14:de-en": ("wmt/wmt14", "de-en", None, False),
+    "owner/na.me:20220301.en@v1:2": ("owner/na.me", "20220301.en", "v1:2", False),
+}
+
+
+@pytest.mark.parametrize("source, expected", HUB_IDS.items(), ids=HUB_IDS)
+def test_a_hub_id_is_loaded_with_its_splits_configuration_and_revision(monkeypatch, source, expected):
     asked = hub(monkeypatch, hub_data(train=TEXTS[:30], validation=TEXTS[30:], test=["x"]))
     read = corpus(source, text_column="ref")
     assert sorted(read.train) == sorted(TEXTS[:30]) and sorted(read.valid) == sorted(TEXTS[30:])
-    assert asked == [("owner/name", revision)]
+    assert asked == [expected]
 
 
 def test_a_hub_data_set_without_a_valid_split_gives_a_tenth_of_train(monkeypatch):
@@ -388,6 +456,67 @@ def test_a_hub_data_set_gives_labels_too(monkeypatch):
     assert load_labelled("owner/name")[1] == ["0", "1"] * 10
 
 
+def test_nested_columns_of_a_hub_data_set_are_reached(monkeypatch):
+    rows = [{"translation": {"de": f"Satz {n}.", "en": f"Sentence {n}."}} for n in range(20)]
+    hub(monkeypatch, datasets.DatasetDict(train=datasets.Dataset.from_list(rows)))
+    assert corpus("wmt/wmt14:de-en", text_column="translation.de").valid[0].startswith("Satz")
+
+
+def endless(words, asked_for):
+    def rows():
+        for number in itertools.count():
+            asked_for[words] = number + 1
+            yield {"text": f"{words} {number}"}
+
+    return datasets.IterableDataset.from_generator(rows)
+
+
+@pytest.mark.parametrize("most", [{"train": 70}, {"train": 50, "validation": 20}], ids=["alone", "with valid"])
+def test_with_a_train_size_no_more_of_a_hub_data_set_is_read_than_needed(monkeypatch, most):
+    """A set without an end: reading on would never return."""
+    monkeypatch.setattr("latdiff.data.SHUFFLE_BUFFER", 20)
+    rows, sizes = {}, {"train_size": 50, "valid_size": 20}
+    asked = hub(monkeypatch, datasets.IterableDatasetDict({name: endless(name, rows) for name in most}))
+    read = corpus("owner/name", **sizes)
+    assert asked == [("owner/name", None, None, True)]
+    assert rows.keys() == most.keys() and all(rows[name] <= most[name] + 25 for name in most)  # and the buffer
+    assert (len(read.train), len(read.valid)) == (50, 20)
+    assert {text.split()[0] for text in read.valid} == {[*most][-1]}
+    numbers = [int(text.split()[1]) for text in read.train]
+    assert len(set(numbers)) == 50 and max(numbers) >= most["train"]  # not simply the first ones
+    assert corpus("owner/name", **sizes) == read
+    assert set(corpus("owner/name", seed=1, **sizes).train) != set(read.train)
+
+
+def test_a_hub_data_set_smaller_than_its_train_size_gives_what_it_has(monkeypatch):
+    hub(monkeypatch, hub_data(train=[*TEXTS, " ", TEXTS[0].upper()]))
+    read = corpus("owner/name", text_column="ref", train_size=1000)
+    assert (len(read.train), len(read.valid)) == (36, 4)
+    assert read.dropped == {"blank": 1, "repeated": 1, "also unseen": 0}
+
+
+@pytest.mark.parametrize("train_size", [0, 10])
+def test_the_configurations_of_a_hub_data_set_are_named(tmp_path, monkeypatch, train_size):
+    """What the library itself says of a folder with two of them."""
+    for name in ("de-en", "cs-en"):
+        texts_jsonl(tmp_path / f"{name}.jsonl", TEXTS)
+    configs = "".join(f"- config_name: {name}\n  data_files: {name}.jsonl\n" for name in ("de-en", "cs-en"))
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{configs}---\n", encoding="utf-8")
+    load = datasets.load_dataset
+    monkeypatch.setattr(
+        datasets,
+        "load_dataset",
+        lambda name, config, revision, streaming: load(
+            str(tmp_path), config, streaming=streaming, cache_dir=str(tmp_path / "cache")
+        ),
+    )
+    message = r"name the configuration \(there is de-en, cs-en\), as in owner/name:de-en@main$"
+    for source in ("owner/name@main", "owner/name:de@main"):
+        with pytest.raises(DataError, match=message):
+            corpus(source, train_size=train_size)
+    assert len(corpus("owner/name:cs-en", train_size=train_size).train) == (train_size or 36)
+
+
 def test_problems_inside_a_hub_data_set_are_explained(monkeypatch):
     hub(monkeypatch, hub_data(test=TEXTS))
     with pytest.raises(DataError, match=r"owner/name: has no split train \(there is test\)"):
@@ -395,6 +524,29 @@ def test_problems_inside_a_hub_data_set_are_explained(monkeypatch):
     hub(monkeypatch, hub_data(train=TEXTS))
     with pytest.raises(DataError, match=r"owner/name, split train, row 1: no column 'text' \(there is ref\)"):
         corpus("owner/name")
+    with pytest.raises(DataError, match=r"split train, shuffled row 1: no column 'text' \(there is ref\)"):
+        corpus("owner/name", train_size=5)
+    hub(monkeypatch, hub_data(train=TEXTS, validation=[" ", ""]))
+    with pytest.raises(DataError, match=r"owner/name, split validation: no usable row, .*blank in all 2"):
+        corpus("owner/name", text_column="ref")
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize("train_size", [0, 10])
+def test_a_split_without_rows_is_named(monkeypatch, split, train_size):
+    hub(monkeypatch, hub_data(**{"train": TEXTS, "validation": TEXTS, split: []}))
+    with pytest.raises(DataError, match=f"owner/name, split {split}: is empty; it should hold one text a row"):
+        corpus("owner/name", text_column="ref", train_size=train_size)
+
+
+def test_a_hub_that_breaks_off_while_it_is_read_says_what_to_put_in_its_place(monkeypatch):
+    def rows():
+        yield {"text": "the first"}
+        raise ConnectionError("reset by peer")
+
+    hub(monkeypatch, datasets.IterableDatasetDict(train=datasets.IterableDataset.from_generator(rows)))
+    with pytest.raises(DataError, match=r"the hub cannot be reached; put a folder .*ARGS="):
+        corpus("owner/name", train_size=5)
 
 
 def test_an_unreachable_hub_says_what_to_put_in_its_place(monkeypatch):

@@ -11,6 +11,8 @@ from latdiff.tokens import (
     NUM_SENTINELS,
     corrupt_spans,
     labels_of,
+    length_report,
+    limit_for,
     pad,
     sentinel_ids,
     tokenize,
@@ -43,6 +45,18 @@ def test_nothing_is_cut(vocabulary):
     text = " ".join(TEXTS * 40)
     (row,) = tokenize(tokenizer, [text])
     assert tokenizer.decode(row, skip_special_tokens=True) == text
+
+
+@pytest.mark.parametrize("texts, most, whole", [(1, 1, 1), (100, 99, 100), (101, 100, 101), (700, 693, 700)])
+def test_the_limit_for_a_share_of_the_texts_is_the_least_that_keeps_it(texts, most, whole):
+    ids = [[7] * length for length in random.Random(0).sample(range(1, texts + 1), texts)]
+    assert (limit_for(ids, 99), limit_for(ids, 100)) == (most, whole)
+    assert sum(len(row) <= most for row in ids) >= 0.99 * texts > sum(len(row) < most for row in ids)
+
+
+def test_the_report_on_lengths_names_the_setting():
+    ids = [[7] * 20] * 198 + [[7] * 31, [7] * 500]
+    assert length_report(ids) == "data.max_tokens=20 would keep 99% of the training texts, 500 all of them"
 
 
 def test_a_saved_vocabulary_reads_the_same(vocabulary):

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -320,12 +321,13 @@ def test_training_learns_something(recipe, monkeypatch):
 
 @pytest.fixture
 def corpus(workplace):
-    """A folder with two splits; one training text and one unseen text are far too long."""
+    """A folder with two splits; a text of each is far too long, and the training split repeats one, twice."""
     folder = workplace / "mine"
     folder.mkdir()
     long = "Mia met a dog. " * 60
     for name, seed, count in (("train", 0, 40), ("valid", 1, 4)):
         texts = [long + name, *(story.text for story in storyworld.sample(count, seed))]
+        texts += [texts[1], texts[1].upper(), " "] if name == "train" else []
         rows = "\n".join(json.dumps({"body": text}) for text in texts)
         (folder / f"{name}.jsonl").write_text(rows, encoding="utf-8")
     return ("name=mine", "data.source=mine", "data.text_column=body")
@@ -337,7 +339,10 @@ def test_texts_of_ones_own_from_scratch(recipe, corpus, capsys):
                   "data.max_tokens=200", "autoencoder.max_tokens=200", "train_autoencoder.sample_every=2")  # fmt: skip
     train_denoiser.main(mine)  # not quiet: it looks at unseen texts, of which one is too long
     said = capsys.readouterr().out
-    assert "40 texts of at most 200 tokens; left out: 1 too long" in said
+    assert "40 texts of at most 200 tokens; left out: 1 too long, 1 blank, 2 repeated, 0 also unseen" in said
+    limits = re.findall(r"data\.max_tokens=(\d+) would keep 99% of the training texts, (\d+) all of them", said)
+    assert len(limits) == 2 and limits[0] == limits[1]  # before the backbone's training and the autoencoder's
+    assert int(limits[0][0]) == int(limits[0][1]) > 200  # one text in 41 is more than one in a hundred
     figures = json.loads((mine.folder / "metrics.json").read_text(encoding="utf-8"))["reconstruction"]
     assert (figures["n"], figures["too_long"]) == (4, 1)
     assert len(load_pipeline(mine.folder)(num_samples=2).texts) == 2
