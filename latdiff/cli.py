@@ -38,7 +38,14 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     sample = _command(commands, "sample", run_sample, "write texts, steered by guides or not")
-    sample.add_argument("--num-samples", type=int, default=8, help="how many texts (default 8)")
+    sample.add_argument("--num-samples", type=int, help="how many texts (default 8, or one for each --cond)")
+    sample.add_argument("--cond", action="append", default=[], metavar="TEXT",
+                        help="what a conditional model is told: a class or a source text; may be repeated, for a text "
+                        "each")  # fmt: skip
+    sample.add_argument("--guidance-scale", type=float, default=1.0,
+                        help="classifier-free guidance towards --cond (default 1: none)")  # fmt: skip
+    sample.add_argument("--candidates", type=int, default=1,
+                        help="draw so many and keep the one that agrees best with the others (default 1)")  # fmt: skip
     _guide_options(sample)
     sample.add_argument("--steps", type=int, help="denoiser calls a text (default: the checkpoint's)")
     sample.add_argument("--scheduler", help=f"one of {', '.join(SCHEDULERS)} (default: the checkpoint's)")
@@ -102,11 +109,15 @@ def run_sample(options: argparse.Namespace) -> None:
     from latdiff.pipeline import make_scheduler
 
     guides = _guides(options, wanted)
+    several = len(options.cond) > 1
+    cond = options.cond if several else next(iter(options.cond), None)
+    count = options.num_samples if options.num_samples is not None else len(options.cond) if several else 8
     if options.scheduler:
         pipe.scheduler = make_scheduler(options.scheduler, pipe.scheduler.config.trained_betas)
 
     def draw(guides):
-        return pipe(num_samples=options.num_samples, guides=guides, num_inference_steps=options.steps,
+        return pipe(num_samples=count, guides=guides, num_inference_steps=options.steps, cond=cond,
+                    guidance_scale=options.guidance_scale, candidates=options.candidates,
                     generator=torch.Generator().manual_seed(options.seed))  # fmt: skip
 
     out = draw(guides)
@@ -115,6 +126,7 @@ def run_sample(options: argparse.Namespace) -> None:
         steering = _steering(guides, out.scores, index)
         if options.json:
             row = {"text": text, "seed": options.seed, "index": index, "guides": steering}
+            row |= {"cond": cond if isinstance(cond, str) else cond[index]} if cond else {}
             row |= {"unsteered": unsteered} if options.compare else {}
             print(json.dumps(row, ensure_ascii=False))
         elif options.compare:

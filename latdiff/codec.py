@@ -9,6 +9,7 @@ from torch import Tensor
 
 from latdiff.autoencoder import LatentAutoencoder
 from latdiff.backbone import encode_features, generate_ids
+from latdiff.conditions import Source
 from latdiff.config import UserError
 from latdiff.tokens import pad, tokenize
 
@@ -48,6 +49,23 @@ class TextCodec:
         ids = tokenize(self.tokenizer, texts) if texts else []
         self._refuse(texts, ids)
         return self.autoencoder.whiten(self.compress(ids, batch_size))
+
+    @torch.no_grad()
+    def read(self, sources: list[str], batch_size: int = 256) -> Source:
+        """The frozen encoder's features of source texts, for a denoiser that is told them.
+
+        Raises TextError as `encode` does, though a source is never compressed.
+        """
+        ids = tokenize(self.tokenizer, sources) if sources else []
+        self._refuse(sources, ids)
+        return self.features(ids, batch_size)
+
+    @torch.no_grad()
+    def features(self, ids: list[list[int]], batch_size: int = 256) -> Source:
+        """Features [B, T, H] of tokenized texts, and their mask."""
+        ids, mask = (x.to(self.autoencoder.device) for x in pad(ids, self.tokenizer.pad_token_id))
+        chunks = zip(ids.split(batch_size), mask.split(batch_size), strict=True)
+        return Source(torch.cat([encode_features(self.text_model, *chunk) for chunk in chunks]), mask)
 
     @torch.no_grad()
     def compress(self, ids: list[list[int]], batch_size: int = 256) -> Tensor:

@@ -26,7 +26,9 @@ DEFAULT_C = 0.01  # of a head; strong regularisation, which steers better: docs/
 DEFAULT_ALPHA = 100.0  # of a head of numbers
 DEFAULT_STRENGTH = 0.65  # of an edit
 MODES = ("x0", "denoiser", "monte-carlo", "noisy")  # of a guide; guidance.py says what they mean
+CONDITIONS = ("none", "label", "text", "prefix")  # that a denoiser may be told
 FEATURES = ("flat", "mean", "both")  # of latents, for a head
+UTILITIES = ("bleu", "chrf")  # that candidates are compared by
 CONFIG_FOLDER = Path("recipes/configs")
 
 
@@ -56,6 +58,10 @@ class DataConfig:
     train_size: int = setting(0, "at most so many training texts, 0 for all (storyworld writes 60,000)", low=0)
     valid_size: int = setting(1000, "at most so many unseen texts to measure on", low=1)
     max_tokens: int = setting(96, "longer texts are counted, reported and left out of training", low=4)
+    condition: str = setting("none", "what the denoiser is told: a class, a source text, or the text's own first "
+                             "sentence, which is then no longer part of the text", choices=CONDITIONS)  # fmt: skip
+    condition_column: str = setting("label", "column of the class or the source text")
+    classes: tuple = setting((), "the classes there may be; none listed: those of the training texts")
 
 
 @dataclass(frozen=True)
@@ -133,6 +139,7 @@ class TrainDenoiserConfig:
     batch_size: int = setting(128, "latents a step", low=1)
     learning_rate: float = setting(2e-3, "Muon's peak rate for the matrices", low=0.0)
     warmup_steps: int = setting(100, "steps of linear warm-up", low=0)
+    told_nothing: float = setting(0.1, "probability that the condition, if there is one, is left out", low=0, high=1)
     ema_decay: float = setting(0.999, "largest decay of the averaged weights", low=0.0, high=1.0)
     sample_every: int = setting(500, "steps between looks at decoded samples", low=1)
     save_every: int = setting(500, "steps between resume states", low=1)
@@ -336,6 +343,8 @@ def _check_together(recipe: Recipe, problems: list[str]) -> None:
             f"data.max_tokens: {recipe.data.max_tokens} is more than autoencoder.max_tokens="
             f"{recipe.autoencoder.max_tokens}; raise the latter"
         )
+    if recipe.data.classes and recipe.data.condition != "label":
+        problems.append(f"data.classes: are listed, but data.condition is {recipe.data.condition!r}; set it to label")
     schedule = re.fullmatch(r"cosine|tan-(\d+(\.\d+)?)", recipe.diffusion.schedule)
     if not schedule or float(schedule[1] or 1) == 0:
         problems.append(f"diffusion.schedule: is {recipe.diffusion.schedule!r}, must be cosine or tan-D, e.g. tan-5")

@@ -1,97 +1,73 @@
-"""Texts in: the embedded storyworld, local files, or a data set of the hub.
+"""Which texts to train on and which are unseen, with their labels or conditions: of storyworld, or of somebody's rows.
 
     corpus = load_corpus(DataConfig(source="path/to/folder"), seed=0)
     texts, labels = load_labelled("reviews.jsonl", label_column="sentiment")
-
-A source is looked for in this order: the word `storyworld`, an existing file or folder, a hub id
-`owner/name` with an optional `:configuration` and an optional `@revision`. So nothing asks the hub for what
-is on the disk.
 """
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import gzip
-import io
-import json
 import random
 import re
-import textwrap
 import unicodedata
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from latdiff import storyworld
-from latdiff.config import DataConfig, UserError, nearest
+from latdiff.config import DataConfig
+from latdiff.sources import MISSING, DataError, Sample, Table, columns, open_source, reach
 
 STORIES = 60_000
 LABELLED_STORIES = 400
 MIN_PER_CLASS = 5
-SPLITS = {"train": ("train",), "valid": ("valid", "validation", "dev")}
-HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::([^:/@]+))?(?:@(.+))?")
-SHUFFLE_BUFFER = 10_000  # rows of a hub data set held at once, where it is not read whole
-MISSING = object()
-
-
-class DataError(UserError):
-    """Data that cannot be used; the message is one sentence for the user."""
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Texts to train on, unseen texts to measure on, and how many rows were left out and why."""
+    """Texts to train on, unseen texts to measure on, and how many rows were left out and why.
+
+    With a condition, a class or a source text for each of the texts, and the classes.
+    """
 
     train: list[str]
     valid: list[str]
     dropped: dict[str, int] = field(default_factory=dict)
+    train_conditions: list[str] = field(default_factory=list)
+    valid_conditions: list[str] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class Sample:
-    """How many rows to draw from a hub data set that may be larger than memory, and the seed that draws them."""
+class Splits:
+    """Pairs of a text and its condition, '' where there is none, and how many rows were left out and why."""
 
-    train: int
-    valid: int
-    seed: int
-
-    def draw(self, stream, split: str, has_valid: bool) -> list[dict]:
-        """Rows of one streamed split; the training split gives the unseen ones too where no other does."""
-        held_out = 0 if has_valid else self.valid
-        rows = self.valid if split == "valid" else self.train + held_out
-        return list(stream.shuffle(seed=self.seed, buffer_size=SHUFFLE_BUFFER).take(rows))
-
-
-@dataclass(frozen=True)
-class Table:
-    """The rows of one split with their numbers; `place` and `unit` let a message point at one."""
-
-    place: str
-    unit: str
-    rows: list[tuple[int, dict]]
-
-    def at(self, number: int) -> str:
-        return f"{self.place}, {self.unit} {number}"
+    train: list[tuple[str, str]]
+    valid: list[tuple[str, str]]
+    dropped: dict[str, int]
 
 
 def load_corpus(data: DataConfig, seed: int) -> Corpus:
     """Read and clean the training and the unseen texts, in an order that depends on `seed` alone.
 
-    White space becomes single spaces. Blank texts are dropped and counted, and so are training texts with
-    the same letters and digits as another one or as an unseen one. Without unseen texts of its own, a source
+    White space becomes single spaces. Left out and counted are blank texts, texts without the condition that
+    `data.condition` asks for, and training texts with the same letters and digits as another one or as an unseen
+    one, or with an unseen one's source text. Without unseen texts of its own, a source
     gives at most a tenth of itself, or what `train_size` leaves. With `train_size`, no more rows of a hub data
     set are read than that and the unseen texts need, so it may be larger than memory. Raises DataError.
     """
-    train, valid, dropped = _story_splits(data, seed) if data.source == "storyworld" else _own_splits(data, seed)
-    if not train:
-        counts = ", ".join(f"{count:,} {why}" for why, count in dropped.items())
-        raise DataError(
-            f"{data.source}: no training text is left beside the unseen ones (left out: {counts}); give more texts"
-        )
-    return Corpus(train[: data.train_size or None], valid[: data.valid_size], dropped)
+    splits = _story_splits(data, seed) if data.source == "storyworld" else _own_splits(data, seed)
+    train, valid = splits.train[: data.train_size or None], splits.valid[: data.valid_size]
+    for split, name, beside in ((train, "training", " beside the unseen ones"), (valid, "unseen", "")):
+        if not split:
+            counts = ", ".join(f"{count:,} {why}" for why, count in splits.dropped.items())
+            raise DataError(f"{data.source}: no {name} text is left{beside} (left out: {counts}); give more texts")
+    texts = [text for text, _ in train], [text for text, _ in valid]
+    if data.condition == "none":
+        return Corpus(*texts, splits.dropped)
+    conditions = [told for _, told in train], [told for _, told in valid]
+    classes = _classes(data, set().union(*conditions)) if data.condition == "label" else []
+    return Corpus(*texts, splits.dropped, *conditions, classes)
 
 
 def load_labelled(
@@ -109,9 +85,9 @@ def load_labelled(
     Raises DataError, with `classes` also for fewer than two classes or a class of fewer than five texts.
     """
     if source == "storyworld":
-        table = _labelled_stories(limit or LABELLED_STORIES, f"{seed}/labelled")
+        table = _story_table(limit or LABELLED_STORIES, f"{seed}/labelled")
     else:
-        table = _open(source, ("train",))["train"]
+        table = open_source(source, ("train",))["train"]
     pairs = list(_pairs(table, _texts(table, text_column), label_column))
     if limit and limit < len(pairs):
         pairs = random.Random(f"{seed}/labelled").sample(pairs, limit)
@@ -125,36 +101,67 @@ def load_labelled(
 
 def load_texts(source: str, text_column: str = "text") -> list[str]:
     """Read texts in their order: a file, or a folder's or a hub data set's train split; blank ones are left out."""
-    table = _open(source, ("train",))["train"]
+    table = open_source(source, ("train",))["train"]
     return [text for text in _texts(table, text_column) if text]
 
 
-def _story_splits(data: DataConfig, seed: int) -> tuple[list[str], list[str], dict[str, int]]:
+def _story_splits(data: DataConfig, seed: int) -> Splits:
+    sizes = {"train": data.train_size or STORIES, "valid": data.valid_size}
+    rows = {split: _rows(_story_table(size, f"{seed}/{split}"), data) for split, size in sizes.items()}
     # repeats stay as the grammar drew them, and its spelling has no variants to look through
-    train = _shuffled(_stories(data.train_size or STORIES, f"{seed}/train"), f"{seed}/train order")
-    valid = _shuffled(_stories(data.valid_size, f"{seed}/valid"), f"{seed}/valid order")
-    unseen = set(valid)
-    kept = [text for text in train if text not in unseen]
-    return kept, valid, {"blank": 0, "also unseen": len(train) - len(kept)}
+    train, valid = (_shuffled(filter(any, rows[split]), f"{seed}/{split} order") for split in rows)
+    unseen = {text for text, _ in valid}
+    kept = [row for row in train if row[0] not in unseen]
+    return Splits(kept, valid, {"blank": 0, "also unseen": len(train) - len(kept)})
 
 
-def _own_splits(data: DataConfig, seed: int) -> tuple[list[str], list[str], dict[str, int]]:
+def _own_splits(data: DataConfig, seed: int) -> Splits:
     sample = Sample(data.train_size, data.valid_size, _stream(f"{seed}/hub rows")) if data.train_size else None
-    split = _open(data.source, ("train", "valid"), sample)
-    read = {name: _texts(table, data.text_column) for name, table in split.items()}
-    given = {name: [text for text in texts if text] for name, texts in read.items()}
+    split = open_source(data.source, ("train", "valid"), sample)
+    read = {name: _rows(table, data) for name, table in split.items()}
+    given = {name: [row for row in rows if row[0]] for name, rows in read.items()}
     distinct = _distinct(given["train"])
     train = _shuffled(distinct.items(), f"{seed}/train order")
     if "valid" in given:
         valid = _shuffled(given["valid"], f"{seed}/valid order")
     else:
         held_out = _held_out(len(train), data)
-        train, valid = train[held_out:], [text for _, text in train[:held_out]]
-    unseen = set(map(_letters, valid))
-    kept = [text for letters, text in train if letters not in unseen]
-    blank = sum(texts.count("") for texts in read.values())
-    repeated = len(given["train"]) - len(distinct)
-    return kept, valid, {"blank": blank, "repeated": repeated, "also unseen": len(train) - len(kept)}
+        train, valid = train[held_out:], [row for _, row in train[:held_out]]
+    unseen = {_letters(text) for text, _ in valid}
+    sources = {_letters(told) for _, told in valid} if data.condition == "text" else ()
+    kept = [row for letters, row in train if letters not in unseen and _letters(row[1]) not in sources]
+    lacking = {"none": "blank", "label": "without a text or a label", "text": "without a text or a source",
+               "prefix": "of less than two sentences"}  # fmt: skip
+    dropped = {
+        lacking[data.condition]: sum(not text for rows in read.values() for text, _ in rows),
+        "repeated": len(given["train"]) - len(distinct), "also unseen": len(train) - len(kept),
+    }  # fmt: skip
+    return Splits(kept, valid, dropped)
+
+
+def _rows(table: Table, data: DataConfig) -> list[tuple[str, str]]:
+    """Text and condition of every row; ('', '') where either is missing."""
+    texts = _texts(table, data.text_column)
+    if data.condition == "none":
+        return [(text, "") for text in texts]
+    if data.condition == "prefix":  # the first sentence is told, the rest is the text
+        parts = (SENTENCE_END.split(text, maxsplit=1) for text in texts)
+        return [(part[1], part[0]) if len(part) == 2 else ("", "") for part in parts]
+    told = {number: condition for number, _, condition in _told(table, texts, data.condition_column)}
+    return [(text, told[number]) if number in told else ("", "")
+            for (number, _), text in zip(table.rows, texts, strict=True)]  # fmt: skip
+
+
+def _classes(data: DataConfig, found: set[str]) -> list[str]:
+    """The recipe's classes, or those found. Raises DataError for labels that the recipe does not list."""
+    listed = [str(label) for label in data.classes]
+    other = sorted(found - set(listed)) if listed else []
+    if other:
+        raise DataError(
+            f"{data.source}: column {data.condition_column!r} holds {', '.join(map(repr, other[:5]))}, which "
+            f"data.classes does not list ({', '.join(listed)}); list them, or leave data.classes out"
+        )
+    return listed or sorted(found)
 
 
 def _held_out(count: int, data: DataConfig) -> int:
@@ -163,11 +170,11 @@ def _held_out(count: int, data: DataConfig) -> int:
     return min(data.valid_size, max(1, count // 10, spare))
 
 
-def _distinct(texts: list[str]) -> dict[str, str]:
-    """The first of all texts that count as the same, by the letters that they share."""
+def _distinct(rows: list[tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    """The first of all rows whose texts count as the same, by the letters that they share."""
     first = {}
-    for text in texts:
-        first.setdefault(_letters(text), text)
+    for row in rows:
+        first.setdefault(_letters(row[0]), row)
     return first
 
 
@@ -193,11 +200,7 @@ def _stream(name: str) -> int:
     return random.Random(name).getrandbits(32)
 
 
-def _stories(count: int, stream: str) -> list[str]:
-    return [" ".join(story.text.split()) for story in storyworld.sample(count, _stream(stream))]
-
-
-def _labelled_stories(count: int, stream: str) -> Table:
+def _story_table(count: int, stream: str) -> Table:
     stories = storyworld.sample(count, _stream(stream))
     rows = [{"text": story.text, **story.attributes, "slots": story.slots} for story in stories]
     return Table("storyworld", "story", list(enumerate(rows, 1)))
@@ -207,182 +210,6 @@ def _shuffled(items: Iterable, stream: str) -> list:
     items = list(items)
     random.Random(stream).shuffle(items)
     return items
-
-
-# Where a source is and which of its splits there are
-
-
-def _open(source: str, wanted: tuple[str, ...], sample: Sample | None = None) -> dict[str, Table]:
-    """The wanted splits that the source has; `train` always. Only of a hub data set, a sample is enough."""
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return {split: _read(file) for split, file in _files(path).items() if split in wanted}
-    if path.exists():
-        return {"train": _read(path)}
-    if HUB_ID.fullmatch(source) and not _format(path):
-        return _from_hub(source, wanted, sample)
-    raise DataError(
-        f"no data {source!r}: it is neither storyworld, nor a hub id such as owner/name or owner/name:config, "
-        f"nor a file or folder{_nearest_path(path)}"
-    )
-
-
-def _nearest_path(path: Path) -> str:
-    missing = next(part for part in (*reversed(path.parents), path) if not part.exists())
-    found = [entry.name for entry in missing.parent.iterdir()] if missing.parent.is_dir() else []
-    return f" ({missing.parent} has no {missing.name}{nearest(missing.name, [*found, 'storyworld'])})"
-
-
-def _files(folder: Path) -> dict[str, Path]:
-    there, found = sorted(folder.iterdir()), {}
-    for split, names in SPLITS.items():
-        files = [file for file in there if _format(file) and file.name.split(".")[0] in names]
-        if len(files) > 1:
-            both = ", ".join(file.name for file in files)
-            raise DataError(f"{folder}: which is the {split} split, {both}? Leave only one of them there")
-        if files:
-            found[split] = files[0]
-    if "train" not in found:
-        names = ", ".join(file.name for file in there) or "nothing"
-        there_is = f"there is {names}; {_known_formats()}"
-        raise DataError(f"{folder}: has no train file such as train.jsonl ({there_is})")
-    return found
-
-
-def _from_hub(source: str, wanted: tuple[str, ...], sample: Sample | None) -> dict[str, Table]:
-    import datasets  # slow to import, and needed for nothing else
-
-    name, config, revision = HUB_ID.fullmatch(source).groups()
-    with _hub_problems(source):
-        loaded = datasets.load_dataset(name, config, revision=revision, streaming=sample is not None)
-    there = {split: next((name for name in SPLITS[split] if name in loaded), None) for split in wanted}
-    there = {split: name for split, name in there.items() if name}
-    if "train" not in there:
-        raise DataError(f"{source}: has no split train (there is {', '.join(loaded)})")
-    unit, tables = "shuffled row" if sample else "row", {}
-    for split, name in there.items():
-        with _hub_problems(source):  # a stream asks the hub only as it is read
-            rows = sample.draw(loaded[name], split, "valid" in there) if sample else loaded[name].to_list()
-        tables[split] = Table(f"{source}, split {name}", unit, list(enumerate(rows, 1)))
-    return tables
-
-
-@contextlib.contextmanager
-def _hub_problems(source: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # the hub's clients raise many kinds, and the way out is the same for nearly all
-        raise DataError(_way_out(source, error)) from None
-
-
-def _way_out(source: str, error: Exception) -> str:
-    configs = re.search(r"available[^[]*\[('.+')\]", str(error), re.IGNORECASE)
-    if isinstance(error, ValueError) and configs:
-        names = re.findall(r"'(.+?)'", configs[1])
-        name, _, revision = HUB_ID.fullmatch(source).groups()
-        example = f"{name}:{names[0]}" + (f"@{revision}" if revision else "")
-        shown = textwrap.shorten(", ".join(names), 200, placeholder=" ...")
-        return f"{source}: name the configuration (there is {shown}), as in {example}"
-    unreachable = isinstance(error, ConnectionError)
-    first_line = str(error).partition("\n")[0]
-    reason = "the hub cannot be reached" if unreachable else f"{type(error).__name__}: {first_line}"
-    return (
-        f"{source} is no file or folder here, so it was asked of the hub, but {reason}; put a folder "
-        "with train.jsonl and valid.jsonl in its place, for a recipe with "
-        'ARGS="data.source=path/to/folder data.text_column=text"'
-    )
-
-
-# From a file to numbered rows
-
-
-def _read(path: Path) -> Table:
-    """Read one file by its ending; raises DataError with the file's name and the line at fault."""
-    reader = READERS.get(_format(path))
-    if not reader:
-        raise DataError(f"{path}: the format is not known ({_known_formats()})")
-    try:
-        rows = list(reader(path))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
-    return Table(str(path), "row" if _format(path) == ".parquet" else "line", rows)
-
-
-def _format(path: Path) -> str:
-    """`.jsonl` for a.jsonl and a.jsonl.gz; '' for what no reader knows."""
-    name = path.name.lower()
-    ending = Path(name.removesuffix(".gz")).suffix
-    return "" if ending not in READERS or name.endswith(".parquet.gz") else ending
-
-
-def _known_formats() -> str:
-    return f"known: {', '.join(READERS)}, each but parquet also with .gz"
-
-
-def _content(path: Path) -> str:
-    content = path.read_bytes()
-    try:
-        content = gzip.decompress(content) if path.suffix.lower() == ".gz" else content
-        return content.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}, line {line}: is not UTF-8; save the file as UTF-8") from None
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: is not a whole gzip file: {error}") from None
-
-
-def _read_txt(path: Path) -> Iterator[tuple[int, dict]]:
-    text = _content(path).rstrip("\n")
-    return ((number, {"text": line}) for number, line in enumerate(text.split("\n") if text else (), 1))
-
-
-def _read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
-    # not splitlines(): a JSON string may hold U+2028 and its like as they are
-    for number, line in enumerate(_content(path).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            problem = f"is not JSON: {error.msg} at column {error.colno}"
-            raise DataError(f"{path}, line {number}: {problem}") from None
-        if not isinstance(row, dict):
-            problem = f'must be an object such as {{"text": "..."}}, is {line[:40]}'
-            raise DataError(f"{path}, line {number}: {problem}")
-        yield number, row
-
-
-def _read_separated(path: Path, separator: str) -> Iterator[tuple[int, dict]]:
-    # strict: a stray quote is an error here and not a text that swallows the lines after it
-    reader = csv.reader(io.StringIO(_content(path), newline=""), delimiter=separator, strict=True)
-    hint = "put a field that holds a separator, quote or line break in double quotes, its own quotes doubled"
-    try:
-        columns = next(reader, [])
-        for fields in filter(None, reader):
-            if len(fields) != len(columns):
-                raise csv.Error(f"has {len(fields)} fields, the first line has {len(columns)}")
-            yield reader.line_num, dict(zip(columns, fields, strict=True))
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: {error}; {hint}") from None
-
-
-def _read_parquet(path: Path) -> Iterator[tuple[int, dict]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        return enumerate(pyarrow.parquet.read_table(path).to_pylist(), 1)
-    except pyarrow.ArrowInvalid as error:
-        raise DataError(f"{path}: is not a readable parquet file: {error}") from None
-
-
-READERS: dict[str, Callable[[Path], Iterable[tuple[int, dict]]]] = {
-    ".jsonl": _read_jsonl,
-    ".csv": lambda path: _read_separated(path, ","),
-    ".tsv": lambda path: _read_separated(path, "\t"),
-    ".txt": _read_txt,
-    ".parquet": _read_parquet,
-}
 
 
 # From rows to texts and labels
@@ -397,17 +224,17 @@ def _texts(table: Table, column: str) -> list[str]:
         raise DataError(f"{table.place}: is empty; it should hold one text a row")
     texts = []
     for number, row in table.rows:
-        text = _reach(row, column)
+        text = reach(row, column)
         if text is MISSING:
             raise DataError(
-                f"{table.at(number)}: no column {column!r}{_columns([row], column)}; "
+                f"{table.at(number)}: no column {column!r}{columns([row], column)}; "
                 "set text_column to the one that holds the texts"
             )
         if text is not None and not isinstance(text, str):
             raise DataError(f"{table.at(number)}: {column} is {str(text)[:40]}, must be a text")
         texts.append(" ".join((text or "").split()))
     if not any(texts):
-        there = _columns((row for _, row in table.rows), "")
+        there = columns((row for _, row in table.rows), "")
         raise DataError(
             f"{table.place}: no usable row, column {column!r} is blank in all {len(texts)}{there}; "
             "give texts, or set text_column to the one that holds them"
@@ -416,18 +243,24 @@ def _texts(table: Table, column: str) -> list[str]:
 
 
 def _pairs(table: Table, texts: list[str], column: str) -> Iterator[tuple[str, str]]:
+    return ((text, label) for _, text, label in _told(table, texts, column))
+
+
+def _told(table: Table, texts: list[str], column: str) -> Iterator[tuple[int, str, str]]:
+    """Number, text and what a column says of it, of the rows that have both; raises DataError as `_texts` does."""
     known = False
     for (number, row), text in zip(table.rows, texts, strict=True):
-        label = _reach(row, column)
-        if isinstance(label, (dict, list)):
+        told = reach(row, column)
+        if isinstance(told, (dict, list)):
             raise DataError(
-                f"{table.at(number)}: {column} holds several values, a label is one{_columns([row], column)}"
+                f"{table.at(number)}: {column} holds several values, must be a single one{columns([row], column)}"
             )
-        known |= label is not MISSING
-        if text and label not in (MISSING, None, ""):
-            yield text, str(label)
+        known |= told is not MISSING
+        told = "" if told in (MISSING, None) else " ".join(str(told).split())
+        if text and told:
+            yield number, text, told
     if not known:
-        there = _columns((row for _, row in table.rows), column)
+        there = columns((row for _, row in table.rows), column)
         raise DataError(f"{table.place}: no row has a column {column!r}{there}")
 
 
@@ -443,26 +276,3 @@ def _check_classes(place: str, column: str, counts: Counter) -> None:
         )
 
 
-def _reach(row: dict, column: str):
-    """row["a.b"], or else row["a"]["b"], or else MISSING."""
-    if column in row:
-        return row[column]
-    for key in column.split("."):
-        if not isinstance(row, dict) or key not in row:
-            return MISSING
-        row = row[key]
-    return row
-
-
-def _columns(rows: Iterable[dict], wanted: str) -> str:
-    """' (there is a, b.c; did you mean b.c?)' for messages about a column that is not there."""
-    names = {name: None for row in rows for name in _flat(row)}  # a dict keeps the order
-    return f" (there is {', '.join(names) or 'none'}{nearest(wanted, names)})"
-
-
-def _flat(row: dict, prefix: str = "") -> Iterator[str]:
-    for key, value in row.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"

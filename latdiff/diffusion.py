@@ -18,20 +18,29 @@ class GaussianDiffusion:
         denoiser: predicts v or x0 (its config says which).
         alpha2: signal variance per timestep [T], a diffusers scheduler's `alphas_cumprod`.
         self_conditioning: probability in training that an estimate of x0 comes in (Chen et al. 2023).
+        told_nothing: probability in training that the condition is left out (Ho & Salimans 2022).
     """
 
-    def __init__(self, denoiser: LatentDenoiser, alpha2: Tensor, self_conditioning: float = 0.5):
-        self.denoiser, self.alpha2, self.self_conditioning = denoiser, alpha2, self_conditioning
+    def __init__(
+        self, denoiser: LatentDenoiser, alpha2: Tensor, self_conditioning: float = 0.5, told_nothing: float = 0.0
+    ):
+        self.denoiser, self.alpha2 = denoiser, alpha2
+        self.self_conditioning, self.told_nothing = self_conditioning, told_nothing
         self.predicts_v = getattr(denoiser, "module", denoiser).config.prediction == "v"
 
     def loss(self, x0: Tensor, generator: torch.Generator, cond=None) -> Tensor:
-        """Mean squared error of the prediction for x0 [B, L, D]; timesteps are stratified over the batch."""
+        """Mean squared error of the prediction for x0 [B, L, D]; timesteps are stratified over the batch.
+
+        cond, if there is one, holds a condition for each of the B rows: see conditions.
+        """
         batch, steps = len(x0), len(self.alpha2)
         strata = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
         t = (strata * steps).long().clamp(max=steps - 1).to(x0.device)
         alpha2 = self.alpha2.to(x0.device)[t]
         eps = torch.randn(x0.shape, generator=generator).to(x0)
         z = add_noise(x0, eps, alpha2)
+        if cond is not None and self.told_nothing:
+            cond = cond.without(torch.rand(batch, generator=generator) < self.told_nothing)
         x_prev = torch.zeros_like(z)
         chosen = (torch.rand(batch, generator=generator) < self.self_conditioning).to(x0.device)
         if chosen.any():

@@ -166,6 +166,30 @@ def steer(denoise: Denoise, alpha2: Tensor, guides: Sequence[Guide]) -> Denoise:
     return guided
 
 
+@dataclass(frozen=True)
+class ClassifierFree:
+    """Classifier-free guidance (Ho & Salimans 2022): x0 <- x0(nothing) + scale * (x0(cond) - x0(nothing)).
+
+    Another wrapper around a denoise function, for a denoiser that was trained with conditions; it calls the denoiser
+    twice. Linear, so that it is the same on x0 as on v. scale 1 is the conditional model itself.
+    """
+
+    scale: float
+
+    def __post_init__(self):
+        if not math.isfinite(self.scale):
+            raise GuidanceError(f"the scale of classifier-free guidance is {self.scale}, must be a finite number")
+
+    def __call__(self, denoise: Denoise, alpha2: Tensor) -> Denoise:
+        def guided(z: Tensor, t: Tensor, cond=None, x_prev: Tensor | None = None) -> Tensor:
+            told = denoise(z, t, cond, x_prev)
+            if cond is None or self.scale == 1:
+                return told
+            return torch.lerp(denoise(z, t, None, x_prev), told, self.scale)
+
+        return guided
+
+
 def stack(denoise: Denoise, alpha2: Tensor, guides: Sequence[Callable]) -> Denoise:
     """Wrap `denoise` in guides of any kind, the first innermost; neighbouring Guides steer as one."""
     together: list[Guide] = []

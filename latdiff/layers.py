@@ -85,17 +85,27 @@ class AdaptiveBlock(nn.Module):
 
     The modulation [B, 6, W] comes from one layer shared by all blocks; each block adds an offset of its
     own (adaLN-single, Chen et al. 2023), which saves a quarter of the weights.
+
+    With `reads_source` it also attends to a context [B, M, W], where mask [B, M] is True; that begins as nothing.
     """
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, heads: int, reads_source: bool = False):
         super().__init__()
         self.norm = Norm(width, elementwise_affine=False)
         self.attention, self.feed_forward = Attention(width, heads), FeedForward(width)
         self.offset = nn.Parameter(torch.zeros(6, width))
+        self.source_norm, self.source_attention = None, None
+        if reads_source:
+            self.source_norm, self.source_attention = Norm(width), Attention(width, heads)
+            nn.init.zeros_(self.source_attention.out.weight)
 
-    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, modulation: Tensor, context: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         scale_a, shift_a, gate_a, scale_f, shift_f, gate_f = (modulation + self.offset)[:, None].unbind(2)
         x = x + gate_a * self.attention(self.norm(x) * (1 + scale_a) + shift_a)
+        if self.source_attention is not None:
+            x = x + self.source_attention(self.source_norm(x), context, mask)
         return x + gate_f * self.feed_forward(self.norm(x) * (1 + scale_f) + shift_f)
 
 

@@ -23,9 +23,11 @@ from torch import Tensor
 from latdiff.autoencoder import LatentAutoencoder
 from latdiff.backbone import load_backbone
 from latdiff.codec import TextCodec
+from latdiff.conditions import Labels, Source
 from latdiff.config import DEFAULT_STRENGTH, SCHEDULERS, UserError, nearest
 from latdiff.diffusion import GaussianDiffusion
-from latdiff.guidance import Guide, stack, titles, warn_of_contradictions, warn_of_strain
+from latdiff.guidance import ClassifierFree, Guide, stack, titles, warn_of_contradictions, warn_of_strain
+from latdiff.mbr import Utility, most_agreed
 from latdiff.schedule import add_noise
 
 
@@ -76,43 +78,58 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def __call__(
-        self, num_samples: int = 1, guides: list[Guide] = (), num_inference_steps: int | None = None, cond=None,
-        generator: torch.Generator | None = None, latents: Tensor | None = None, batch_size: int = 256,
-        callback_on_step_end: Callable | None = None, decode_options: dict | None = None,
+        self, num_samples: int | None = None, guides: list[Guide] = (), num_inference_steps: int | None = None,
+        cond: str | list[str] | None = None, guidance_scale: float = 1.0, candidates: int = 1,
+        utility: str | Utility = "bleu", generator: torch.Generator | None = None, latents: Tensor | None = None,
+        batch_size: int = 256, callback_on_step_end: Callable | None = None, decode_options: dict | None = None,
     ) -> TextPipelineOutput:  # fmt: skip
         """Sample texts.
 
         Args:
-            num_samples: how many.  batch_size: how many at once; part of what a seed means.
+            num_samples: how many; 1 unless `cond` is a list.  batch_size: how many at once; part of what a seed means.
             guides: from a head's `toward`, or any guide(denoise, alpha2) -> denoise. They stack, the first
                 innermost; neighbouring guides of heads are added up, in any order.
             num_inference_steps: denoiser calls a text.
-            cond: handed to the denoiser.
+            cond: what a conditional denoiser is told: one class or source text for all samples, or a list with one for
+                each. Without it the model is unconditional.
+            guidance_scale: of classifier-free guidance towards `cond`, guidance.ClassifierFree; 1 is the model as it
+                is, for one denoiser call a step in place of two.
+            candidates, utility: draw so many texts for every sample and return the one that agrees best with the
+                others (minimum Bayes risk, see mbr.most_agreed).
             generator: on the CPU; the same seed gives the same texts.
-            latents: starting noise [num_samples, L, D] in place of a draw.
+            latents: starting noise [num_samples * candidates, L, D] in place of a draw.
             callback_on_step_end: called as callback(pipe, step, timestep, {"latents": z}) after every
                 step; what it returns under "latents" replaces z.
             decode_options: for transformers' `generate`, e.g. {"num_beams": 4}.
 
-        Raises CheckpointError for a head made for another codec or a scheduler of the wrong kind,
+        Raises CheckpointError for a head made for another codec, a scheduler of the wrong kind or a `cond` that this
+        denoiser cannot be told,
         UserError, a ValueError, for a number of samples or steps below one or more steps than the schedule has,
         and GuidanceError for a gradient that is not finite. Warns of guides that contradict each other, and of
         latents steered off the data.
         """
         steps = self._check(guides, num_inference_steps)
+        if num_samples is None:
+            num_samples = 1 if cond is None or isinstance(cond, str) else len(cond)
         if num_samples < 1:
             raise UserError(f"num_samples is {num_samples}, must be 1 or more")
+        if candidates < 1:
+            raise UserError(f"candidates is {candidates}, must be 1 or more")
+        told, guides = self._told(cond, num_samples, candidates), _with_classifier_free(guides, guidance_scale, cond)
         if latents is None:
-            latents = torch.randn(num_samples, *self.codec.latent_shape, generator=generator)
-        chunks = latents.to(self._execution_device).split(batch_size)
-        clean = [self._denoise(z, guides, steps, cond, generator, callback_on_step_end) for z in chunks]
-        return self._output(torch.cat(clean), guides, decode_options)
+            latents = torch.randn(num_samples * candidates, *self.codec.latent_shape, generator=generator)
+        clean = [
+            self._denoise(z, guides, steps, part, generator, callback_on_step_end)
+            for z, part in self._chunks(latents, told, batch_size)
+        ]
+        out = self._output(torch.cat(clean), guides, decode_options)
+        return out if candidates == 1 else _agreed(out, candidates, utility)
 
     @torch.no_grad()
     def edit(
         self, texts: list[str], guides: list[Guide] = (), strength: float = DEFAULT_STRENGTH,
-        num_inference_steps: int | None = None, cond=None, generator: torch.Generator | None = None,
-        batch_size: int = 256, decode_options: dict | None = None,
+        num_inference_steps: int | None = None, cond: str | list[str] | None = None, guidance_scale: float = 1.0,
+        generator: torch.Generator | None = None, batch_size: int = 256, decode_options: dict | None = None,
     ) -> TextPipelineOutput:  # fmt: skip
         """Change texts towards the guides and keep the rest: encode, noise part of the way, denoise under guidance.
 
@@ -129,8 +146,12 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
         steps = self._check(guides, num_inference_steps)
         if not 0 < strength <= 1:
             raise UserError(f"strength is {strength}, must be above 0 and at most 1")
-        chunks = self.codec.encode(list(texts)).to(self._execution_device).split(batch_size)
-        clean = [self._denoise(x0, guides, steps, cond, generator, None, strength) for x0 in chunks]
+        latents = self.codec.encode(list(texts))
+        told, guides = self._told(cond, len(latents)), _with_classifier_free(guides, guidance_scale, cond)
+        clean = [
+            self._denoise(x0, guides, steps, part, generator, None, strength)
+            for x0, part in self._chunks(latents, told, batch_size)
+        ]
         return self._output(torch.cat(clean), guides, decode_options)
 
     @torch.no_grad()
@@ -183,6 +204,33 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
                 z = (callback(self, step, t, {"latents": z}) or {}).get("latents", z)
         return z
 
+    def _told(self, cond: str | list[str] | None, n: int, times: int = 1) -> Labels | Source | None:
+        """What the denoiser is told about n samples, each `times` in a row; raises as a call does."""
+        if cond is None:
+            return None
+        config = self.denoiser.config
+        if not config.classes and not config.source_dim:
+            raise CheckpointError("this denoiser was trained without conditions; leave cond out and steer with guides")
+        told = [cond] * n if isinstance(cond, str) else list(cond)
+        if len(told) != n:
+            raise UserError(f"cond holds {len(told)} conditions for {n} samples; give one a sample, or a single one")
+        rows = [i for i in range(n) for _ in range(times)]
+        if config.source_dim:
+            once = list(dict.fromkeys(told))  # every source is read once
+            return self.codec.read(once)[[once.index(told[i]) for i in rows]]
+        unknown = sorted(set(told) - set(config.classes))
+        if unknown:
+            known = f"{', '.join(config.classes)}{nearest(unknown[0], config.classes)}"
+            raise UserError(f"cond is {unknown[0]!r}, must be one of {known}")
+        return Labels.of(told, config.classes).to(self._execution_device)[rows]
+
+    def _chunks(self, latents: Tensor, told: Labels | Source | None, size: int):
+        """Pairs of latents and what is told about them, `size` at once."""
+        latents = latents.to(self._execution_device)
+        for start in range(0, len(latents), size):
+            rows = slice(start, start + size)
+            yield latents[rows], None if told is None else told[rows]
+
     def _check(self, guides: list[Guide], num_inference_steps: int | None) -> int:
         """Everything that can be wrong before the first step; the number of steps."""
         steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
@@ -212,6 +260,20 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
                 "take a variance-preserving scheduler with prediction_type='sample', for instance "
                 "DDIMScheduler.from_config(pipe.scheduler.config)"
             )
+
+
+def _with_classifier_free(guides: list, scale: float, cond) -> list:
+    if scale != 1 and cond is None:
+        raise UserError(f"guidance_scale is {scale:g}, but there is no cond to guide towards; give one or leave it")
+    return [*guides] if scale == 1 else [ClassifierFree(scale), *guides]
+
+
+def _agreed(out: TextPipelineOutput, candidates: int, utility: str | Utility) -> TextPipelineOutput:
+    """Of every `candidates` texts in a row the one that agrees best with the others."""
+    groups = [out.texts[i : i + candidates] for i in range(0, len(out.texts), candidates)]
+    rows = [candidates * i + best for i, best in enumerate(most_agreed(groups, utility))]
+    scores = {title: [values[i] for i in rows] for title, values in out.scores.items()}
+    return TextPipelineOutput(texts=[out.texts[i] for i in rows], latents=out.latents[rows], scores=scores)
 
 
 def make_scheduler(name: str, trained_betas: list[float]):

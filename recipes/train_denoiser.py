@@ -8,7 +8,9 @@ run stopped, and writes a complete pipeline to checkpoints/NAME.
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections.abc import Callable
 
 import torch
 import train_autoencoder
@@ -17,8 +19,9 @@ from diffusers.training_utils import EMAModel
 
 from latdiff.cards import update_metrics, write_card
 from latdiff.codec import TextCodec
+from latdiff.conditions import Labels, Source
 from latdiff.config import Recipe, plain_errors, recipe_from_command_line
-from latdiff.data import load_corpus
+from latdiff.data import Corpus, load_corpus
 from latdiff.denoiser import LatentDenoiser
 from latdiff.diffusion import GaussianDiffusion
 from latdiff.pipeline import LatentTextDiffusionPipeline, load_codec, make_scheduler
@@ -55,18 +58,21 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     accelerate = accelerator(recipe, "denoiser")
     codec = load_codec(folder).to(accelerate.device)
     digest = codec.digest()
-    latents = cached_latents(recipe, codec, digest)
+    corpus = load_corpus(recipe.data, recipe.seed)
+    latents = cached_latents(recipe, codec, digest, corpus)
+    latents, told = conditioned(recipe, codec, corpus, latents)
     recipe.save(folder / "recipe.yaml")
 
     torch.manual_seed(recipe.seed)
-    denoiser = build(recipe, digest)
+    denoiser = build(recipe, codec, digest, corpus)
     print(f"denoiser with {sum(p.numel() for p in denoiser.parameters()):,} weights -> {folder}")
     ema = EMAModel(denoiser.parameters(), decay=settings.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
     steps, optimisers = settings.steps, optimizers(denoiser, settings.learning_rate)
     denoiser, *optimisers = accelerate.prepare(denoiser, *optimisers)
     ema.to(accelerate.device)
     scheduler = DDPMScheduler(trained_betas=betas(recipe.diffusion.schedule))
-    diffusion = GaussianDiffusion(denoiser, scheduler.alphas_cumprod, recipe.diffusion.self_conditioning)
+    diffusion = GaussianDiffusion(denoiser, scheduler.alphas_cumprod, recipe.diffusion.self_conditioning,
+                                  settings.told_nothing)  # fmt: skip
     start = load_state(state, {"denoiser": denoiser}, optimisers, ema)
     order = BatchOrder(len(latents), settings.batch_size, recipe.seed)
 
@@ -74,9 +80,9 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     bar = progress_bar(start, steps, "denoiser", quiet)
     for step in bar:
         set_learning_rate(optimisers, settings.learning_rate, step, steps, settings.warmup_steps)
-        batch = latents[order[step]].to(accelerate.device)
+        batch, cond = latents[order[step]].to(accelerate.device), told(order[step])
         with accelerate.autocast():
-            loss = diffusion.loss(batch, step_generator(recipe.seed, step))
+            loss = diffusion.loss(batch, step_generator(recipe.seed, step), cond)
         accelerate.backward(loss)
         accelerate.clip_grad_norm_(denoiser.parameters(), 1.0)
         for optimizer in optimisers:
@@ -85,7 +91,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
         ema.step(denoiser.parameters())
         report(bar, accelerate, step, loss)
         if (step + 1) % settings.sample_every == 0 and step + 1 < steps and not quiet:
-            show(bar, recipe, codec, denoiser, ema)
+            show(bar, recipe, codec, denoiser, ema, examples(corpus, codec, 3))
         if (step + 1) % settings.save_every == 0 and step + 1 < steps:
             save_state(state, step + 1, {"denoiser": denoiser}, optimisers, ema)
     minutes = (time.monotonic() - began) / 60
@@ -94,7 +100,9 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     denoiser = accelerate.unwrap_model(denoiser).eval()
     ema.copy_to(denoiser.parameters())
     pipe = pipeline(recipe, codec, denoiser)
-    texts = pipe(num_samples=20, generator=torch.Generator().manual_seed(recipe.seed)).texts
+    cond = examples(corpus, codec, 20)
+    texts = pipe(num_samples=20, cond=cond, generator=torch.Generator().manual_seed(recipe.seed)).texts
+    texts = texts if cond is None else [f"{c} -> {text}" for c, text in zip(cond, texts, strict=True)]
     (folder / "samples.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
     pipe.save_pretrained(folder)
     update_metrics(folder, {"training": {"denoiser_minutes": round(minutes, 2), "denoiser_steps": steps}})
@@ -103,12 +111,11 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     print("\n".join(texts[:5]) if not quiet else "", f"trained in {minutes:.1f} minutes -> {folder}", sep="\n")
 
 
-def cached_latents(recipe: Recipe, codec: TextCodec, digest: str) -> torch.Tensor:
+def cached_latents(recipe: Recipe, codec: TextCodec, digest: str, corpus: Corpus) -> torch.Tensor:
     """Whitened latents [N, L, D] of the training set, from disk, or encoded and put there."""
     latents = load_latents(recipe.folder, digest)
     if latents is None:
-        texts = load_corpus(recipe.data, recipe.seed).train
-        ids = [row for row in tokenize(codec.tokenizer, texts) if len(row) <= recipe.data.max_tokens]
+        ids = [row for row in tokenize(codec.tokenizer, corpus.train) if len(row) <= recipe.data.max_tokens]
         print(f"encoding {len(ids):,} texts once, for all steps to come")
         with fast_autocast(codec.autoencoder.device.type):
             latents = codec.autoencoder.whiten(codec.compress(ids)).cpu()
@@ -116,11 +123,39 @@ def cached_latents(recipe: Recipe, codec: TextCodec, digest: str) -> torch.Tenso
     return latents
 
 
-def build(recipe: Recipe, digest: str) -> LatentDenoiser:
+def conditioned(
+    recipe: Recipe, codec: TextCodec, corpus: Corpus, latents: torch.Tensor
+) -> tuple[torch.Tensor, Callable[[list[int]], Labels | Source | None]]:
+    """The latents whose condition can be told, and told(rows): what the denoiser is told about rows of them."""
+    if not corpus.train_conditions:
+        return latents, lambda rows: None
+    short = [len(row) <= recipe.data.max_tokens for row in tokenize(codec.tokenizer, corpus.train)]
+    conditions = list(itertools.compress(corpus.train_conditions, short))
+    if recipe.data.condition == "label":
+        labels = Labels.of(conditions, corpus.classes).to(codec.autoencoder.device)
+        return latents, labels.__getitem__
+    sources = tokenize(codec.tokenizer, conditions)
+    kept = [i for i, source in enumerate(sources) if len(source) <= recipe.autoencoder.max_tokens]
+    print(f"{len(kept):,} texts with a source of at most {recipe.autoencoder.max_tokens} tokens; "
+          f"left out: {len(sources) - len(kept):,}")  # fmt: skip
+    return latents[kept], lambda rows: codec.features([sources[kept[i]] for i in rows])
+
+
+def examples(corpus: Corpus, codec: TextCodec, n: int) -> list[str] | None:
+    """Conditions to show n samples of: the classes in turn, or unseen sources; none without either."""
+    told = corpus.classes
+    if not told and corpus.valid_conditions:
+        told = list(itertools.compress(corpus.valid_conditions, codec.fits(corpus.valid_conditions)))
+    return list(itertools.islice(itertools.cycle(told), n)) or None
+
+
+def build(recipe: Recipe, codec: TextCodec, digest: str, corpus: Corpus) -> LatentDenoiser:
+    reads_source = recipe.data.condition in ("text", "prefix")
     return LatentDenoiser(
         num_latents=recipe.autoencoder.num_latents, latent_dim=recipe.autoencoder.latent_dim,
         width=recipe.denoiser.width, depth=recipe.denoiser.depth, heads=recipe.denoiser.heads,
-        prediction=recipe.diffusion.prediction, codec_digest=digest,
+        prediction=recipe.diffusion.prediction, codec_digest=digest, classes=corpus.classes or None,
+        source_dim=codec.text_model.get_input_embeddings().embedding_dim if reads_source else 0,
     )  # fmt: skip
 
 
@@ -132,14 +167,15 @@ def pipeline(recipe: Recipe, codec: TextCodec, denoiser: LatentDenoiser) -> Late
     )  # fmt: skip
 
 
-def show(bar, recipe: Recipe, codec: TextCodec, denoiser: LatentDenoiser, ema: EMAModel) -> None:
+def show(bar, recipe: Recipe, codec: TextCodec, denoiser: LatentDenoiser, ema: EMAModel, cond: list | None) -> None:
     """A few decoded samples of the averaged weights, so that a person sees text emerge."""
     ema.store(denoiser.parameters())
     ema.copy_to(denoiser.parameters())
     pipe = pipeline(recipe, codec, denoiser)
     pipe.set_progress_bar_config(disable=True)
-    for text in pipe(num_samples=3, generator=torch.Generator().manual_seed(recipe.seed)).texts:
-        bar.write(f"  sample  {text}")
+    texts = pipe(num_samples=3, cond=cond, generator=torch.Generator().manual_seed(recipe.seed)).texts
+    for told, text in zip(cond or [""] * 3, texts, strict=True):
+        bar.write(f"  {told or 'sample'}  {text}")
     ema.restore(denoiser.parameters())
 
 

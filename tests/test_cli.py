@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from latdiff import cli, load_head, storyworld
+from latdiff.denoiser import LatentDenoiser
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +117,19 @@ def test_compare_shows_unsteered_texts_of_the_same_seed(latdiff):
     beside = latdiff("sample", *flags, "--compare")
     assert beside.count("\n\n") == 2
     assert all(line.count("  |  ") == 1 for line in beside.splitlines() if line)
+
+
+def test_a_conditional_model_is_told_on_the_command_line(latdiff, pipe, tmp_path):
+    settings = {"codec_digest": pipe.codec.digest(), "classes": ["calm", "wild"]}
+    denoiser = LatentDenoiser(3, 4, width=16, depth=1, heads=2, **settings)
+    pipe.register_modules(denoiser=denoiser)
+    pipe.save_pretrained(tmp_path)
+    rows = latdiff("sample", "--cond", "calm", "--cond", "wild", "--json", folder=tmp_path).splitlines()
+    assert [json.loads(row)["cond"] for row in rows] == ["calm", "wild"]
+    flags = ("--cond", "calm", "--guidance-scale", 2, "--candidates", 2, "--num-samples", 3, "--json")
+    assert [json.loads(row)["cond"] for row in latdiff("sample", *flags, folder=tmp_path).splitlines()] == ["calm"] * 3
+    with pytest.raises(SystemExit, match="must be one of calm, wild"):
+        latdiff("sample", "--cond", "clam", folder=tmp_path)
 
 
 def test_two_columns():
@@ -327,6 +341,10 @@ def test_an_unknown_head(refused):
     said = refused("sample", "--guide", "sentimnt=positive")
     assert "sentimnt" in said
     assert "sentiment, tense" in said
+
+
+def test_a_condition_that_the_model_was_not_trained_with(refused):
+    assert "trained without conditions" in refused("sample", "--cond", "positive")
 
 
 def test_an_unknown_label(refused):

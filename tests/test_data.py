@@ -281,7 +281,7 @@ LABEL_PROBLEMS = {
     "a group of columns": (
         labelled(("pub", 9)),
         "slots",
-        r"line 1: slots holds several values, a label is one \(there is text, slots.kind; did you mean",
+        r"line 1: slots holds several values, must be a single one \(there is text, slots.kind; did you mean",
     ),
     "one class": (labelled(("pub", 9)), "slots.kind", r"only the class 'pub'; .*at least two classes"),
     "no label": ([{"text": "a", "label": None}], "label", r"label holds no label at all; .*two classes"),
@@ -474,7 +474,7 @@ def endless(words, asked_for):
 @pytest.mark.parametrize("most", [{"train": 70}, {"train": 50, "validation": 20}], ids=["alone", "with valid"])
 def test_with_a_train_size_no_more_of_a_hub_data_set_is_read_than_needed(monkeypatch, most):
     """A set without an end: reading on would never return."""
-    monkeypatch.setattr("latdiff.data.SHUFFLE_BUFFER", 20)
+    monkeypatch.setattr("latdiff.sources.SHUFFLE_BUFFER", 20)
     rows, sizes = {}, {"train_size": 50, "valid_size": 20}
     asked = hub(monkeypatch, datasets.IterableDatasetDict({name: endless(name, rows) for name in most}))
     read = corpus("owner/name", **sizes)
@@ -570,3 +570,73 @@ def test_what_does_not_look_like_a_hub_id_never_asks_the_hub(monkeypatch, tmp_pa
     with pytest.raises(DataError, match=r"no data '"):
         corpus(source)
     assert not asked
+
+
+# Conditions
+
+
+def rows_with(**columns):
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def test_a_class_stays_with_its_text(tmp_path):
+    texts = [f"text number {i}" for i in range(40)]
+    jsonl(tmp_path / "train.jsonl", rows_with(text=texts, kind=["odd" if i % 2 else "even" for i in range(40)]))
+    found = corpus(tmp_path, condition="label", condition_column="kind", valid_size=4)
+    assert found.classes == ["even", "odd"]
+    pairs = [*zip(found.train, found.train_conditions, strict=True),
+             *zip(found.valid, found.valid_conditions, strict=True)]  # fmt: skip
+    assert len(pairs) == 40
+    assert all((int(text.split()[-1]) % 2 == 1) == (kind == "odd") for text, kind in pairs)
+    plain = corpus(tmp_path, valid_size=4)
+    assert (plain.train, plain.valid, plain.classes) == (found.train, found.valid, [])
+
+
+def test_a_row_without_its_condition_is_left_out_and_counted(tmp_path):
+    jsonl(tmp_path / "train.jsonl", rows_with(text=["a one", "b two", " ", "d four"], label=["x", None, "x", "y"]))
+    jsonl(tmp_path / "valid.jsonl", rows_with(text=["e five"], label=["x"]))
+    found = corpus(tmp_path, condition="label")
+    assert sorted(zip(found.train, found.train_conditions, strict=True)) == [("a one", "x"), ("d four", "y")]
+    assert found.dropped["without a text or a label"] == 2
+
+
+def test_labels_that_the_recipe_does_not_list(tmp_path):
+    jsonl(tmp_path / "train.jsonl", rows_with(text=["a one", "b two", "c three"], label=["x", "y", "x"]))
+    jsonl(tmp_path / "valid.jsonl", rows_with(text=["e five"], label=["x"]))
+    assert corpus(tmp_path, condition="label", classes=("y", "x")).classes == ["y", "x"]
+    with pytest.raises(DataError, match=r"column 'label' holds 'y', which data.classes does not list \(x\)"):
+        corpus(tmp_path, condition="label", classes=("x",))
+
+
+def test_a_source_that_is_among_the_unseen_ones_is_not_trained_on(tmp_path):
+    jsonl(tmp_path / "train.jsonl", rows_with(text=["a one", "b two", "c three"], hard=["Aa", "Bb!", "Aa"]))
+    jsonl(tmp_path / "valid.jsonl", rows_with(text=["d four"], hard=["bb"]))
+    found = corpus(tmp_path, condition="text", condition_column="hard")
+    assert sorted(zip(found.train, found.train_conditions, strict=True)) == [("a one", "Aa"), ("c three", "Aa")]
+    assert found.dropped["also unseen"] == 1
+    assert (found.valid, found.valid_conditions, found.classes) == (["d four"], ["bb"], [])
+
+
+def test_the_first_sentence_as_a_source(tmp_path):
+    texts = ["Is it so? It is. Yes!", "Only one sentence.", "At 5.30 p. We left!  Then we slept."]
+    jsonl(tmp_path / "train.jsonl", rows_with(text=texts))
+    jsonl(tmp_path / "valid.jsonl", rows_with(text=["One. Two."]))
+    found = corpus(tmp_path, condition="prefix")
+    assert sorted(zip(found.train_conditions, found.train, strict=True)) == [
+        ("At 5.30 p.", "We left! Then we slept."), ("Is it so?", "It is. Yes!"),
+    ]  # fmt: skip
+    assert found.dropped["of less than two sentences"] == 1
+
+
+def test_a_column_of_conditions_that_is_not_there(tmp_path):
+    jsonl(tmp_path / "train.jsonl", rows_with(text=["a one", "b two"], kind=["x", "y"]))
+    with pytest.raises(DataError, match=r"no row has a column 'knd' \(there is text, kind; did you mean kind"):
+        corpus(tmp_path, condition="label", condition_column="knd")
+
+
+def test_stories_have_their_attributes_for_classes():
+    found = corpus("storyworld", train_size=60, valid_size=5, condition="label", condition_column="sentiment")
+    assert found.classes == ["negative", "positive"]
+    read = [storyworld.read(text).attributes["sentiment"] for text in found.train]
+    assert read == found.train_conditions
+    assert corpus("storyworld", train_size=60, valid_size=5).train == found.train

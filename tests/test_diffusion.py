@@ -168,3 +168,30 @@ def test_denoise_hands_on_what_it_is_given(x0, prediction):
     (call,) = knowing.calls
     assert call.cond == "words"
     assert torch.equal(call.x_prev, x0 + 2)
+
+
+class Told:
+    """A condition that remembers which rows it was told nothing about."""
+
+    def __init__(self):
+        self.rows = None
+
+    def without(self, rows):
+        self.rows = rows
+        return self
+
+    def __getitem__(self, rows):
+        return self
+
+
+def test_the_condition_is_left_out_as_often_as_asked(prediction):
+    x0, told = torch.randn(4000, 3, 4, generator=seeded(3)), Told()
+    knowing = Knowing(x0, prediction)
+    GaussianDiffusion(knowing, ALPHA2, self_conditioning=0, told_nothing=0.2).loss(x0, seeded(), told)
+    assert told.rows.float().mean().item() == pytest.approx(0.2, abs=0.02)
+    assert knowing.calls[-1].cond is told
+
+
+def test_without_a_condition_its_dropout_changes_nothing(x0, network):
+    losses = [GaussianDiffusion(network, ALPHA2, 0.5, share).loss(x0, seeded()).item() for share in (0, 0.5)]
+    assert losses[0] == losses[1]

@@ -7,7 +7,16 @@ import torch
 from diffusers import DDPMScheduler
 
 from latdiff.config import MODES
-from latdiff.guidance import MAX_RAMP, GuidanceError, Guide, stack, steer, titles, warn_of_strain
+from latdiff.guidance import (
+    MAX_RAMP,
+    ClassifierFree,
+    GuidanceError,
+    Guide,
+    stack,
+    steer,
+    titles,
+    warn_of_strain,
+)
 from latdiff.heads import AttributeHead, CallableHead, NumberHead
 from latdiff.schedule import alpha2_at, betas, log_snr
 
@@ -376,3 +385,53 @@ def test_titles_are_told_apart():
     head = random_head()
     guides = [head.toward(f"label{i}", mode=mode) for i, mode in ((1, "x0"), (2, "x0"), (1, "denoiser"), (1, "x0"))]
     assert titles(guides) == ["mood=label1", "mood=label2", "mood=label1 #2", "mood=label1 #3"]
+
+
+# Classifier-free guidance
+
+
+def conditional(z, t, cond=None, x_prev=None):
+    """x0 is z, moved by what is told."""
+    return z + (0 if cond is None else cond)
+
+
+def test_classifier_free_guidance_goes_on_from_nothing_told_through_what_is(x0):
+    t, cond = torch.zeros(5).long(), torch.full((5, 1, 1), 2.0)
+    for scale, move in ((0.0, 0), (0.5, 1), (1.0, 2), (3.0, 6)):
+        guided = ClassifierFree(scale)(conditional, ALPHA2)
+        torch.testing.assert_close(guided(x0, t, cond), x0 + move)
+        torch.testing.assert_close(guided(x0, t), x0)
+
+
+def test_classifier_free_guidance_is_exact_for_gaussians():
+    """Data N(m, 1) given the class, N(0, 2) without: the score is w times the one and 1 - w times the other."""
+    z, t, m = torch.linspace(-2, 2, 5).view(5, 1, 1), torch.full((5,), 40), 1.5
+    a = ALPHA2[40].sqrt()
+
+    def denoise(z, t, cond=None, x_prev=None):
+        mean, variance = (0.0, 2.0) if cond is None else (m, 1.0)
+        gain = a * variance / (a**2 * variance + 1 - a**2)
+        return mean + gain * (z - a * mean)
+
+    guided = ClassifierFree(2.5)(denoise, ALPHA2)(z, t, "told")
+    scores = [(a * denoise(z, t, cond) - z) / (1 - a**2) for cond in ("told", None)]  # Tweedie
+    mixed = 2.5 * scores[0] - 1.5 * scores[1]
+    torch.testing.assert_close((a * guided - z) / (1 - a**2), mixed)
+
+
+def test_a_scale_of_one_calls_the_denoiser_once(x0):
+    calls = []
+
+    def denoise(z, t, cond=None, x_prev=None):
+        calls.append(cond)
+        return z
+
+    ClassifierFree(1.0)(denoise, ALPHA2)(x0, torch.zeros(5).long(), "told")
+    assert calls == ["told"]
+
+
+def test_heads_steer_what_classifier_free_guidance_leaves(x0):
+    t, cond = torch.full((5,), 50), torch.full((5, 1, 1), 2.0)
+    guide = random_head().toward("label0", 1.0)
+    both = stack(conditional, ALPHA2, [ClassifierFree(3.0), guide])(x0, t, cond)
+    torch.testing.assert_close(both, guide(lambda z, t, cond=None, x_prev=None: z + 6, ALPHA2)(x0, t))

@@ -9,8 +9,9 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteS
 from safetensors.torch import load_file, save_file
 
 from latdiff import AttributeHead, CallableHead, LatentTextDiffusionPipeline
-from latdiff.codec import TextError
-from latdiff.config import SCHEDULERS
+from latdiff.codec import TextCodec, TextError
+from latdiff.config import SCHEDULERS, UserError
+from latdiff.denoiser import LatentDenoiser
 from latdiff.pipeline import CheckpointError, load_codec, load_pipeline, make_scheduler
 
 L, D = 3, 4
@@ -422,3 +423,76 @@ def test_a_pipeline_on_the_gpu_writes_what_it_writes_on_the_cpu(pipe, head):
     here = pipe(num_samples=4, guides=[head.toward("a", 1.0)], generator=seeded())
     there = pipe.to("cuda")(num_samples=4, guides=[head.toward("a", 1.0)], generator=seeded())
     torch.testing.assert_close(there.latents.cpu(), here.latents, rtol=1e-2, atol=1e-2)
+
+
+# Conditions
+
+
+@pytest.fixture(params=["label", "text"])
+def told(request, pipe):
+    """A pipeline whose denoiser reads a condition, with random weights, and two conditions for it."""
+    settings = {"classes": ["calm", "wild"]} if request.param == "label" else {"source_dim": 16}
+    torch.manual_seed(0)
+    denoiser = LatentDenoiser(3, 4, width=16, depth=1, heads=2, codec_digest=pipe.codec.digest(), **settings)
+    with torch.no_grad():
+        for parameter in denoiser.parameters():
+            parameter.normal_(std=0.3)
+    pipe.register_modules(denoiser=denoiser.eval())
+    return pipe, (["calm", "wild"] if request.param == "label" else ["I walked.", "On a wet Monday, Lucy hurried."])
+
+
+def latents_of(pipe, **settings):
+    return pipe(generator=seeded(1), **settings).latents
+
+
+def test_what_the_denoiser_is_told_changes_the_sample_alone(told):
+    pipe, (one, two) = told
+    both = latents_of(pipe, cond=[one, two])
+    assert both.shape[0] == 2  # a list says how many
+    torch.testing.assert_close(both[0], latents_of(pipe, num_samples=2, cond=one)[0], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(both[1], latents_of(pipe, num_samples=2, cond=two)[1], rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(both, latents_of(pipe, num_samples=2), atol=1e-2)
+
+
+def test_chunks_of_a_batch_keep_their_conditions(told):
+    pipe, (one, two) = told
+    noise = torch.randn(3, 3, 4, generator=seeded(2))
+    pipe.scheduler = make_scheduler("ddim", pipe.scheduler.config.trained_betas)  # draws no noise of its own
+    cond = [one, two, two]
+    whole, chunked = (latents_of(pipe, cond=cond, latents=noise, batch_size=size) for size in (3, 2))
+    torch.testing.assert_close(chunked, whole, rtol=1e-3, atol=1e-3)
+
+
+def test_the_guidance_scale_leads_from_nothing_told_to_what_is(told):
+    pipe, (one, _) = told
+    free, plain, more = (latents_of(pipe, cond=one, guidance_scale=scale) for scale in (0, 1, 2))
+    torch.testing.assert_close(free, latents_of(pipe))
+    assert not torch.allclose(plain, more, atol=1e-3)
+    edited = pipe.edit(["I walked."], cond=one, guidance_scale=0, generator=seeded(1)).latents
+    torch.testing.assert_close(edited, pipe.edit(["I walked."], generator=seeded(1)).latents)
+
+
+def test_the_best_of_some_candidates_is_one_of_them(told, monkeypatch):
+    pipe, (one, two) = told
+    texts = ["odd", "a b c d e", "a b c d f", "x y z w v", "strange", "x y z w u"]
+    monkeypatch.setattr(TextCodec, "decode", lambda *_, **__: texts)
+    out = pipe(cond=[one, two], candidates=3, generator=seeded(1))
+    assert out.texts == ["a b c d e", "x y z w v"]
+    all_six = latents_of(pipe, cond=[one] * 3 + [two] * 3)
+    torch.testing.assert_close(out.latents, all_six[[1, 3]], rtol=1e-3, atol=1e-3)
+
+
+def test_conditions_that_cannot_be_told(told, tiny):
+    pipe, (one, _) = told
+    for settings, said in (
+        ({"cond": [one] * 3, "num_samples": 2}, "3 conditions for 2 samples"),
+        ({"cond": "" if pipe.denoiser.config.source_dim else "cal"}, "empty" if pipe.denoiser.config.source_dim
+         else "did you mean calm"),
+        ({"cond": one, "candidates": 0}, "candidates is 0"),
+        ({"cond": one, "guidance_scale": float("nan")}, "must be a finite number"),
+        ({"guidance_scale": 2.0}, "there is no cond to guide towards"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=said):
+            pipe(**settings)
+    with pytest.raises(CheckpointError, match="trained without conditions"):
+        load_pipeline(tiny.checkpoint)(cond=one)

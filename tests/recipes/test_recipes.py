@@ -121,6 +121,45 @@ def test_a_denoiser_that_was_interrupted_is_the_same_in_the_end(tiny, recipe, in
     assert samples[0] == samples[1]
 
 
+CONDITIONS = {
+    "a class": (["data.condition=label", "data.condition_column=sentiment"], "positive"),
+    "the first sentence": (["data.condition=prefix"], "On a wet Monday, Lucy hurried to the barn."),
+}
+
+
+@pytest.mark.parametrize("settings, told", CONDITIONS.values(), ids=CONDITIONS)
+def test_a_denoiser_that_is_told_something(recipe, interrupt, settings, told):
+    recipes = {name: recipe(f"name={name}", *settings) for name in ("whole", "broken")}
+    train_denoiser.main(recipes["whole"], quiet=True)
+    interrupt(train_denoiser, 4)
+    with pytest.raises(Interrupted):
+        train_denoiser.main(recipes["broken"], quiet=True)
+    interrupt(train_denoiser)
+    train_denoiser.main(recipes["broken"], quiet=True)
+    whole, broken = (recipes[name].folder for name in ("whole", "broken"))
+    assert_equal(weights(broken / "denoiser"), weights(whole / "denoiser"))
+    pipe = load_pipeline(whole)
+    told, untold = (pipe(cond=cond, generator=torch.Generator().manual_seed(0)).latents for cond in (told, None))
+    assert told.shape == untold.shape and not torch.equal(told, untold)
+    lines = (whole / "samples.txt").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 20 and all(" -> " in line for line in lines)
+    denoiser = load_file(whole / "denoiser" / "diffusion_pytorch_model.safetensors")
+    learnt = "class_embedding.weight" if "data.condition=label" in settings else "source_in.weight"
+    assert denoiser[learnt].abs().sum() > 0
+
+
+def test_sources_that_are_too_long_are_left_out(recipe, capsys, tmp_path):
+    rows = [{"text": story.text, "label": f"{i} so " * (300 if i % 2 else 1)}
+            for i, story in enumerate(storyworld.sample(60, 3))]  # fmt: skip
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    asked = recipe("name=pairs", f"data.source={file}", "data.condition=text", "data.train_size=50")
+    train_denoiser.main(asked, quiet=True)
+    said = re.search(r"(\d+) texts with a source of at most 96 tokens; left out: (\d+)", capsys.readouterr().out)
+    kept, lost = map(int, said.groups())
+    assert kept > 10 and lost > 10 and kept + lost <= 50
+
+
 def test_the_averaged_weights_are_the_ones_saved(tiny, recipe):
     undo_denoiser(recipe().folder)
     train_denoiser.main(recipe("train_denoiser.ema_decay=0"), quiet=True)  # the last weights as they are

@@ -1,0 +1,44 @@
+"""Minimum Bayes risk: of several texts for one purpose, the one that agrees best with the others.
+
+Kumar & Byrne 2004; LD4LG (Lovelace et al. 2023, section 5) takes the best of five samples a source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from latdiff.config import UTILITIES, UserError, nearest
+
+Utility = Callable[[str, list[str]], list[float]]  # (text, others) -> how good each other says the text is
+
+
+def most_agreed(groups: list[list[str]], utility: str | Utility = "bleu") -> list[int]:
+    """For each group of candidates the index of the one with the largest utility against the rest, the first of equals.
+
+    `utility` is sacrebleu's sentence "bleu" or "chrf", or a function of your own, such as a similarity of embeddings.
+    Raises UserError for any other word.
+    """
+    score = utility if callable(utility) else _named(utility)
+    return [int(torch.tensor(_gains(group, score)).argmax()) for group in groups]
+
+
+def _gains(group: list[str], score: Utility) -> list[float]:
+    """Summed over the others; candidates that are alike are scored once, and agree with each other."""
+    found: dict[str, float] = {}
+    for i, text in enumerate(group):
+        if text not in found:
+            found[text] = sum(score(text, group[:i] + group[i + 1 :]))
+    return [found[text] for text in group]
+
+
+def _named(utility: str) -> Utility:
+    if utility not in UTILITIES:
+        raise UserError(f"utility is {utility!r}, must be {' or '.join(UTILITIES)}{nearest(utility, UTILITIES)}")
+    try:
+        import sacrebleu
+    except ImportError:
+        raise UserError('minimum Bayes risk needs sacrebleu; install it with pip install "latdiff[eval]"') from None
+    sentence = {"bleu": sacrebleu.sentence_bleu, "chrf": sacrebleu.sentence_chrf}[utility]
+    return lambda text, others: [sentence(text, [other]).score for other in others]
