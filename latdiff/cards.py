@@ -34,16 +34,26 @@ def summary(document: dict) -> str:
         quality += f"distinct {row['distinct']:.3f}{_fluency([row])}"
         lines.append(f"{row['n']:,} samples, {row['scheduler']} {row['steps']} steps: {quality}, memorised "
                      f"{row['memorised']:.3f}, {row['seconds']:.0f} s")  # fmt: skip
+    for scale, rows in itertools.groupby(document.get("by_class", []), key=lambda row: row["guidance_scale"]):
+        rows = list(rows)
+        lines.append(_success(f"told its {rows[0]['attribute']}, guidance scale {scale:g}", rows))
+    for row in document.get("by_source", []):
+        lines.append(f"told its source, guidance scale {row['guidance_scale']:g}, best of {row['candidates']}: BLEU "
+                     f"{row['bleu']:.1f} (the sources as they are {row['sources_as_they_are']:.1f}){_fluency([row])}, "
+                     f"{row['n']:,} texts")  # fmt: skip
     groups = itertools.groupby(document.get("guided", []), key=lambda row: row["attribute"])
     groups = [(f"steered by {name}", list(rows)) for name, rows in groups]
     if document.get("composed"):
         groups.append((f"steered by {' and '.join(document['composed'][0]['targets'])} at once", document["composed"]))
-    for title, rows in groups:
-        valid = f", valid {mean_of(rows, 'validity'):.3f}" if "validity" in rows[0] else ""
-        worst = min(row["success"] for row in rows)
-        lines.append(f"{title}: right {mean_of(rows, 'success'):.3f} (worst {worst:.3f}){valid}{_fluency(rows)}, "
-                     f"{sum(row['n'] for row in rows):,} samples at scale {rows[0]['scale']:g}")  # fmt: skip
+    lines += [_success(title, rows) + f" at scale {rows[0]['scale']:g}" for title, rows in groups]
     return "\n".join(lines)
+
+
+def _success(title: str, rows: list[dict]) -> str:
+    valid = f", valid {mean_of(rows, 'validity'):.3f}" if "validity" in rows[0] else ""
+    worst = min(row["success"] for row in rows)
+    return (f"{title}: right {mean_of(rows, 'success'):.3f} (worst {worst:.3f}){valid}{_fluency(rows)}, "
+            f"{sum(row['n'] for row in rows):,} samples")  # fmt: skip
 
 
 def _fluency(rows: list[dict]) -> str:

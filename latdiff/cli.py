@@ -85,9 +85,12 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--sweep-scale", nargs="*", type=float, metavar="SCALE",
                           help="also draw control against fluency into control-HEAD.png, for every mode of every head "
                           "(default scales: 1/4 to 4 times the usual one)")  # fmt: skip
+    evaluate.add_argument("--guidance-scale", nargs="+", type=float, default=[1.0, 2.0], metavar="SCALE",
+                          help="of classifier-free guidance, for a conditional model (default 1 2)")  # fmt: skip
     evaluate.add_argument("--judge", action="append", default=[], metavar="HEAD=DATA[:COLUMN]",
                           help="labelled texts other than the head's, for a classifier of another kind that says "
-                          "whether steering by HEAD worked; may be repeated (default column: label)")  # fmt: skip
+                          "whether steering by HEAD worked; or HEAD is the column of the classes that the model is "
+                          "told; may be repeated (default column: label)")  # fmt: skip
     evaluate.add_argument("--fluency", metavar="MODEL", help="a causal language model, folder or hub id, whose "
                           "perplexity of the texts is measured; recipes/train_ar.py trains one")  # fmt: skip
     evaluate.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
@@ -206,7 +209,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     from latdiff.data import load_corpus
     from latdiff.evaluation import Evaluation, reconstruction
     from latdiff.heads import AttributeHead, load_head
-    from latdiff.judges import FluencyJudge
+    from latdiff.judges import FluencyJudge, ToldClasses
 
     folder = Path(options.checkpoint)
     recipe = load_recipe(str(folder / "recipe.yaml"))
@@ -214,9 +217,10 @@ def run_evaluate(options: argparse.Namespace) -> None:
     heads = [head for head in heads if isinstance(head, AttributeHead)]
     samplers = options.samplers or [f"{recipe.sampling.scheduler}:{pipe.config.num_inference_steps}", "renoise:25"]
     samplers = [_sampler_words(text) for text in samplers]
-    judges = {head.name: judge for head, judge in _judges(options.judge, heads)}
-    fluency = FluencyJudge(options.fluency) if options.fluency else None
     corpus = load_corpus(recipe.data, recipe.seed)
+    classes = [ToldClasses(recipe.data.condition_column, corpus)] if corpus.classes else []
+    judges = {one.name: judge for one, judge in _judges(options.judge, [*classes, *heads])}
+    fluency = FluencyJudge(options.fluency) if options.fluency else None
     evaluation = Evaluation(pipe, recipe, corpus, options.num_samples, options.seed, judges, fluency)
     began = time.monotonic()
     document = {"checkpoint": folder.name, "seed": options.seed, "machine": machine()}
@@ -228,7 +232,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     document["reconstruction"] = (document.get("reconstruction") or {}) | reconstruction(
         pipe.codec, corpus.valid[: options.num_samples], options.seed
     )
-    for part in ("fluency", "judges", "sweep"):  # older ones would not be of these rows
+    for part in ("fluency", "judges", "sweep", "by_class", "by_source"):  # older ones would not be of these rows
         document.pop(part, None)
     if fluency:
         unseen = corpus.valid[: options.num_samples]
@@ -237,6 +241,10 @@ def run_evaluate(options: argparse.Namespace) -> None:
         document["judges"] = {name: judge.describe() for name, judge in judges.items()}
     document["unconditional"] = [evaluation.unconditional(name, steps) for name, steps in samplers]
     document["guided"] = [row for head in heads for row in evaluation.guided(head, options.scale)]
+    if corpus.classes:
+        document["by_class"] = [row for scale in options.guidance_scale for row in evaluation.by_class(scale)]
+    elif corpus.valid_conditions:
+        document["by_source"] = [evaluation.by_source(scale, k) for scale in options.guidance_scale for k in (1, 5)]
     if options.sweep_scale is not None:
         document["sweep"] = _sweep(evaluation, heads, options.sweep_scale)
     pairs = itertools.combinations(heads, 2)
@@ -252,7 +260,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
 
 def _judges(wanted: list[str], heads: list) -> Iterator[tuple]:
-    """Pairs of a head and its judge, fitted on texts that the head has not seen."""
+    """Pairs of a head, or the classes that the model is told, and its judge, fitted on texts that it has not seen."""
     from latdiff.data import load_labelled
     from latdiff.judges import LabelJudge
 
@@ -264,7 +272,7 @@ def _judges(wanted: list[str], heads: list) -> Iterator[tuple]:
         if not (name and equals and source):
             raise UserError(f"--judge is {words!r}, must be HEAD=DATA or HEAD=DATA:COLUMN, e.g. tone=other.jsonl:stars")
         if name not in known:
-            raise UserError(f"--judge names the head {name!r}; heads of labels there: {', '.join(known) or 'none'}")
+            raise UserError(f"--judge names {name!r}; heads and classes of labels there: {', '.join(known) or 'none'}")
         yield known[name], LabelJudge.apart_from(known[name], *load_labelled(source, label_column=column or "label"))
 
 

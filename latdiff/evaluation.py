@@ -162,10 +162,36 @@ class Evaluation:
             rows.append(row | self._steered(targets, guides, share))
         return rows
 
+    def by_class(self, guidance_scale: float) -> list[dict]:
+        """A row for every class that the denoiser can be told."""
+        share, name, rows = max(1, self.num_samples // len(self.corpus.classes)), self.recipe.data.condition_column, []
+        for label in self.corpus.classes:
+            texts = self._sample(share, [], None, cond=label, guidance_scale=guidance_scale)
+            row = {"attribute": name, "target": label, "guidance_scale": guidance_scale}
+            rows.append(row | self._success(texts, {name: label}))
+        return rows
+
+    def by_source(self, guidance_scale: float, candidates: int) -> dict:
+        """One row: what is written for unseen sources, held against the texts that belong to them."""
+        pairs = zip(self.corpus.valid_conditions, self.corpus.valid, strict=True)
+        fits = self.pipe.codec.fits(self.corpus.valid_conditions)
+        sources, references = zip(*list(itertools.compress(pairs, fits))[: self.num_samples], strict=True)
+        texts = self._sample(len(sources), [], None, cond=list(sources), guidance_scale=guidance_scale,
+                             candidates=candidates)  # fmt: skip
+        return {
+            "guidance_scale": guidance_scale, "candidates": candidates, "n": len(texts),
+            "bleu": metrics.bleu(texts, list(references)), "bleu_of_sources": metrics.bleu(texts, list(sources)),
+            "sources_as_they_are": metrics.bleu(list(sources), list(references)),
+            "unchanged": metrics.exact_match(texts, list(sources)), **self._fluency(texts),
+            "samples": [list(row) for row in zip(sources[:10], texts[:10], references[:10], strict=True)],
+        }  # fmt: skip
+
     def _steered(self, targets: dict[str, str], guides: list[Guide], n: int) -> dict:
-        texts = self._sample(n, guides, None)
+        return self._success(self._sample(n, guides, None), targets)
+
+    def _success(self, texts: list[str], targets: dict[str, str]) -> dict:
         hits, judge = self._hits(texts, targets)
-        row = {"n": n, "success": sum(hits) / n, "judge": judge}
+        row = {"n": len(texts), "success": sum(hits) / len(texts), "judge": judge}
         row |= _judged(texts, **targets) if judge == "oracle" else {}
         return row | self._fluency(texts) | {"distinct": metrics.distinct(texts), "samples": texts[:10]}
 
@@ -188,9 +214,9 @@ class Evaluation:
         measured = self.fluency.perplexity(texts)
         return {"perplexity": measured["tokens"], "perplexity_of_texts": measured["texts"]}
 
-    def _sample(self, n: int, guides: list[Guide], steps: int | None) -> list[str]:
+    def _sample(self, n: int, guides: list[Guide], steps: int | None, **told) -> list[str]:
         generator = torch.Generator().manual_seed(self.seed)
-        return self.pipe(num_samples=n, guides=guides, num_inference_steps=steps, generator=generator).texts
+        return self.pipe(num_samples=n, guides=guides, num_inference_steps=steps, generator=generator, **told).texts
 
 
 def _edited(before: storyworld.Story, after: str, guide: Guide, bound: tuple[str, ...]) -> dict:

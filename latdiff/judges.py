@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from latdiff.config import UserError
+from latdiff.data import Corpus
 from latdiff.tokens import pad, tokenize
 
 LONGEST = 512  # tokens of a text that are scored, where the model could read more
@@ -52,7 +53,7 @@ class LabelJudge:
 
     @classmethod
     def apart_from(cls, head, texts: list[str], labels: list[str]) -> LabelJudge:
-        """A judge of this head (heads.AttributeHead), fitted on the texts that the head was not fitted on.
+        """A judge of this head (heads.AttributeHead or ToldClasses), fitted on the texts that the head has not seen.
 
         Raises JudgeError where none of them has some label of the head.
         """
@@ -73,6 +74,17 @@ class LabelJudge:
     def describe(self) -> str:
         """What stands beside a success rate."""
         return f"TF-IDF and logistic regression on {self.texts_:,} other texts, right on {self.accuracy_:.3f} held out"
+
+
+class ToldClasses:
+    """The classes that a denoiser can be told, in a head's place: it has seen the training texts."""
+
+    def __init__(self, name: str, corpus: Corpus):
+        self.name, self.labels, self._seen = name, corpus.classes, set(corpus.train)
+
+    def saw(self, texts: list[str]) -> list[bool]:
+        """Whether each of the texts was trained on."""
+        return [text in self._seen for text in texts]
 
 
 class FluencyJudge:

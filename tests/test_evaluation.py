@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from latdiff import cards, evaluation, storyworld
-from latdiff.config import Recipe, load_recipe
+from latdiff.config import DataConfig, Recipe, load_recipe
 from latdiff.data import Corpus, load_corpus
 from latdiff.evaluation import Evaluation, reconstruction, token_accuracy
 from latdiff.heads import AttributeHead
@@ -226,3 +226,44 @@ def test_a_head_with_labels_of_its_own_is_not_the_oracles_business(pipe, tiny):
     rows = evaluation.guided(head, 1.0)
     assert [row["judge"] for row in rows] == ["the label's words stand in the text"] * 2
     assert all("validity" not in row for row in rows)
+
+
+# Conditional models
+
+
+class Obedient:
+    """Writes what it is told to: a story of that sentiment, or the source itself in capitals."""
+
+    def __init__(self, pipe):
+        self.scheduler, self.codec, self.calls = pipe.scheduler, pipe.codec, []
+
+    def __call__(self, num_samples, guides, num_inference_steps, generator, cond, **told):
+        self.calls.append(told)
+        if isinstance(cond, str):
+            return SimpleNamespace(texts=stories(sentiment=cond)(num_samples))
+        return SimpleNamespace(texts=[text.upper() for text in cond])
+
+
+def test_every_class_that_a_model_is_told_has_a_row(pipe):
+    data = DataConfig(condition="label", condition_column="sentiment")
+    corpus, obedient = Corpus([], TEXTS, classes=["negative", "positive"]), Obedient(pipe)
+    rows = Evaluation(obedient, Recipe(data=data), corpus, num_samples=8, seed=3).by_class(2.0)
+    assert [(row["target"], row["success"], row["n"], row["judge"]) for row in rows] == [
+        ("negative", 1, 4, "oracle"), ("positive", 1, 4, "oracle"),
+    ]  # fmt: skip
+    assert obedient.calls == [{"guidance_scale": 2.0}] * 2
+    said = cards.summary({"by_class": rows})
+    assert said == "told its sentiment, guidance scale 2: right 1.000 (worst 1.000), valid 1.000, 8 samples"
+
+
+def test_what_is_written_for_a_source_is_held_against_its_own_text(pipe):
+    sources = [*TEXTS[:5], "harbor " * 200]  # the last is too long
+    corpus = Corpus([], [*TEXTS[:4], *TEXTS[4:6]], valid_conditions=sources)
+    recipe, obedient = Recipe(data=DataConfig(source="pairs.csv", condition="text")), Obedient(pipe)
+    row = Evaluation(obedient, recipe, corpus, num_samples=8, seed=3).by_source(1.0, candidates=5)
+    assert (row["n"], row["candidates"], row["unchanged"]) == (5, 5, 0)
+    assert row["bleu"] == row["bleu_of_sources"] == row["sources_as_they_are"] == pytest.approx(100)
+    assert row["samples"][0] == [TEXTS[0], TEXTS[0].upper(), TEXTS[0]]
+    assert obedient.calls == [{"guidance_scale": 1.0, "candidates": 5}]
+    said = cards.summary({"by_source": [row]})
+    assert said.startswith("told its source, guidance scale 1, best of 5: BLEU 100.0 (the sources as they are 100.0)")

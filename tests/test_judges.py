@@ -6,8 +6,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
+from latdiff.data import Corpus
 from latdiff.heads import AttributeHead
-from latdiff.judges import FluencyJudge, JudgeError, LabelJudge
+from latdiff.judges import FluencyJudge, JudgeError, LabelJudge, ToldClasses
 
 GOOD = ["a lovely plate of food", "lovely staff", "what a lovely place!", "the food is lovely", "so lovely", "lovely!"]
 BAD = ["an awful plate of food", "awful staff", "what an awful place!", "the food is awful", "so awful", "awful!"]
@@ -58,6 +59,12 @@ def test_a_judge_keeps_off_what_its_head_was_fitted_on(pipe):
     assert judge.texts_ == 12
     with pytest.raises(JudgeError, match=r"texts of their own: among the 6 .* none has the label bad"):
         LabelJudge.apart_from(head_that_saw(pipe, BAD), TEXTS, LABELS)
+
+
+def test_a_judge_of_the_classes_that_a_model_is_told_keeps_off_the_training_texts():
+    told = ToldClasses("taste", Corpus(TEXTS, [], classes=["bad", "good"]))
+    more = [f"{text} {i}" for i, text in enumerate(TEXTS)]
+    assert LabelJudge.apart_from(told, TEXTS + more, LABELS + LABELS).texts_ == 12
 
 
 # Fluency

@@ -18,7 +18,7 @@ import train_denoiser
 from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
-from latdiff import storyworld
+from latdiff import cli, storyworld
 from latdiff.backbone import BackboneError
 from latdiff.config import UserError, load_recipe
 from latdiff.pipeline import load_codec, load_pipeline
@@ -139,13 +139,17 @@ def test_a_denoiser_that_is_told_something(recipe, interrupt, settings, told):
     whole, broken = (recipes[name].folder for name in ("whole", "broken"))
     assert_equal(weights(broken / "denoiser"), weights(whole / "denoiser"))
     pipe = load_pipeline(whole)
-    told, untold = (pipe(cond=cond, generator=torch.Generator().manual_seed(0)).latents for cond in (told, None))
-    assert told.shape == untold.shape and not torch.equal(told, untold)
+    one, untold = (pipe(cond=cond, generator=torch.Generator().manual_seed(0)).latents for cond in (told, None))
+    assert one.shape == untold.shape and not torch.equal(one, untold)
     lines = (whole / "samples.txt").read_text(encoding="utf-8").splitlines()
     assert len(lines) == 20 and all(" -> " in line for line in lines)
     denoiser = load_file(whole / "denoiser" / "diffusion_pytorch_model.safetensors")
     learnt = "class_embedding.weight" if "data.condition=label" in settings else "source_in.weight"
     assert denoiser[learnt].abs().sum() > 0
+    cli.main(["evaluate", str(whole), "--quiet", "--json", "m.json", "--num-samples", "2", "--samplers", "ddim:1"])
+    figures = json.loads(Path("m.json").read_text(encoding="utf-8"))
+    rows = figures["by_class"] if "data.condition=label" in settings else figures["by_source"]
+    assert [row["guidance_scale"] for row in rows] == [1, 1, 2, 2]
 
 
 def test_sources_that_are_too_long_are_left_out(recipe, capsys, tmp_path):
