@@ -111,8 +111,19 @@ def _from_hub(source: str, wanted: tuple[str, ...], sample: Sample | None) -> di
     for split, name in there.items():
         with _hub_problems(source):  # a stream asks the hub only as it is read
             rows = sample.draw(loaded[name], split, "valid" in there) if sample else loaded[name].to_list()
+        rows = _with_class_names(rows, loaded[name].features or {})
         tables[split] = Table(f"{source}, split {name}", unit, list(enumerate(rows, 1)))
     return tables
+
+
+def _with_class_names(rows: list[dict], features: dict) -> list[dict]:
+    """Columns that the hub stores as numbers of classes get the names of the classes; -1 says that there is none."""
+    names = {column: kind.names for column, kind in features.items() if getattr(kind, "names", None)}
+    for row in rows:
+        for column, known in names.items():
+            number = row[column]
+            row[column] = known[number] if number is not None and number >= 0 else None
+    return rows
 
 
 @contextlib.contextmanager

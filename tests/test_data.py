@@ -456,6 +456,20 @@ def test_a_hub_data_set_gives_labels_too(monkeypatch):
     assert load_labelled("owner/name")[1] == ["0", "1"] * 10
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_classes_of_a_hub_data_set_come_by_their_names(monkeypatch, streaming):
+    kind = datasets.ClassLabel(names=["World", "Sports"])
+    features = datasets.Features({"text": datasets.Value("string"), "label": kind})
+    rows = datasets.Dataset.from_dict({"text": TEXTS, "label": [0, 1] * 19 + [1, -1]}, features=features)
+    answer = datasets.IterableDatasetDict(train=rows.to_iterable_dataset()) if streaming else {"train": rows}
+    hub(monkeypatch, answer)
+    read = corpus("owner/name", condition="label", train_size=39 if streaming else 0, valid_size=1)
+    assert read.classes == ["Sports", "World"]
+    assert read.dropped["without a text or a label"] == 1
+    if not streaming:
+        assert load_labelled("owner/name")[1] == ["World", "Sports"] * 19 + ["Sports"]
+
+
 def test_nested_columns_of_a_hub_data_set_are_reached(monkeypatch):
     rows = [{"translation": {"de": f"Satz {n}.", "en": f"Sentence {n}."}} for n in range(20)]
     hub(monkeypatch, datasets.DatasetDict(train=datasets.Dataset.from_list(rows)))
