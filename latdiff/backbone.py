@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from latdiff.config import UserError
+from latdiff.config import DECODING, UserError
 
 
 class BackboneError(UserError):
@@ -76,8 +76,12 @@ def decoder_logits(model: PreTrainedModel, features: Tensor, labels: Tensor, mas
 
 
 def generate_ids(model: PreTrainedModel, features: Tensor, max_new_tokens: int, **options) -> Tensor:
-    """Ids [B, T'] that the decoder writes from features [B, L, H]; options go to transformers' `generate`."""
+    """Ids [B, T'] that the decoder writes from features [B, L, H], its start token first.
+
+    Greedily, whatever the model's configuration says of beams and penalties; options of transformers' `generate` change
+    that. Token ids that it forces stay forced.
+    """
     mask = features.new_ones(features.shape[:2], dtype=torch.long)
     outputs = BaseModelOutput(last_hidden_state=features)
-    options = {"do_sample": False, "num_beams": 1} | options
+    options = DECODING["greedy"] | options
     return model.generate(encoder_outputs=outputs, attention_mask=mask, max_new_tokens=max_new_tokens, **options)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from latdiff.autoencoder import LatentAutoencoder
 from latdiff.backbone import load_backbone
-from latdiff.codec import TextCodec
+from latdiff.codec import TextCodec, decoding
 from latdiff.config import DEFAULT_STRENGTH, SCHEDULERS, UserError, nearest
 from latdiff.diffusion import GaussianDiffusion
 from latdiff.guidance import Guide, stack, titles, warn_of_contradictions, warn_of_strain
@@ -35,11 +35,15 @@ class CheckpointError(UserError):
 
 @dataclass
 class TextPipelineOutput(BaseOutput):
-    """texts: list[str]; latents [B, L, D]; scores: see `scores`, e.g. {"tone=positive": [...]}."""
+    """texts: list[str]; latents [B, L, D]; scores: see `scores`, e.g. {"tone=positive": [...]}.
+
+    cut: list[bool], which of the texts reached the autoencoder's max_tokens before their end.
+    """
 
     texts: list[str]
     latents: Tensor
     scores: dict[str, list[float]]
+    cut: list[bool]
 
 
 class LatentTextDiffusionPipeline(DiffusionPipeline):
@@ -78,7 +82,7 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
     def __call__(
         self, num_samples: int = 1, guides: list[Guide] = (), num_inference_steps: int | None = None, cond=None,
         generator: torch.Generator | None = None, latents: Tensor | None = None, batch_size: int = 256,
-        callback_on_step_end: Callable | None = None, decode_options: dict | None = None,
+        callback_on_step_end: Callable | None = None, decode_options: str | dict | None = None,
     ) -> TextPipelineOutput:  # fmt: skip
         """Sample texts.
 
@@ -92,14 +96,15 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
             latents: starting noise [num_samples, L, D] in place of a draw.
             callback_on_step_end: called as callback(pipe, step, timestep, {"latents": z}) after every
                 step; what it returns under "latents" replaces z.
-            decode_options: for transformers' `generate`, e.g. {"num_beams": 4}.
+            decode_options: how the decoder writes: "greedy", "ld4lg" (beam search), or what `codec.write` takes,
+                e.g. {"num_beams": 4}.
 
         Raises CheckpointError for a head made for another codec or a scheduler of the wrong kind,
-        UserError, a ValueError, for a number of samples or steps below one or more steps than the schedule has,
-        and GuidanceError for a gradient that is not finite. Warns of guides that contradict each other, and of
-        latents steered off the data.
+        UserError, a ValueError, for a number of samples or steps below one, more steps than the schedule has or
+        unknown decode_options, and GuidanceError for a gradient that is not finite. Warns of guides that contradict
+        each other, of latents steered off the data, and of texts that were cut.
         """
-        steps = self._check(guides, num_inference_steps)
+        steps, decode_options = self._check(guides, num_inference_steps), _decode_options(decode_options)
         if num_samples < 1:
             raise UserError(f"num_samples is {num_samples}, must be 1 or more")
         if latents is None:
@@ -112,7 +117,7 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
     def edit(
         self, texts: list[str], guides: list[Guide] = (), strength: float = DEFAULT_STRENGTH,
         num_inference_steps: int | None = None, cond=None, generator: torch.Generator | None = None,
-        batch_size: int = 256, decode_options: dict | None = None,
+        batch_size: int = 256, decode_options: str | dict | None = None,
     ) -> TextPipelineOutput:  # fmt: skip
         """Change texts towards the guides and keep the rest: encode, noise part of the way, denoise under guidance.
 
@@ -126,7 +131,7 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
         Raises what a call does, UserError for a strength out of range, and codec.TextError for texts that are
         empty or too long.
         """
-        steps = self._check(guides, num_inference_steps)
+        steps, decode_options = self._check(guides, num_inference_steps), _decode_options(decode_options)
         if not 0 < strength <= 1:
             raise UserError(f"strength is {strength}, must be above 0 and at most 1")
         chunks = self.codec.encode(list(texts)).to(self._execution_device).split(batch_size)
@@ -134,11 +139,13 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
         return self._output(torch.cat(clean), guides, decode_options)
 
     @torch.no_grad()
-    def interpolate(self, a: str, b: str, n: int = 5, decode_options: dict | None = None) -> TextPipelineOutput:
+    def interpolate(self, a: str, b: str, n: int = 5, decode_options: str | dict | None = None) -> TextPipelineOutput:
         """n texts from a to b, both included: along the great arc between their latents (Shoemake 1985).
 
-        Raises UserError for n below 2 and codec.TextError for texts that are empty or too long.
+        Raises UserError for n below 2 or unknown decode_options, and codec.TextError for texts that are empty or too
+        long.
         """
+        decode_options = _decode_options(decode_options)
         if n < 2:
             raise UserError(f"n is {n}, must be 2 or more: the two texts themselves are counted")
         start, end = self.codec.encode([a, b])
@@ -155,11 +162,11 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
         t = (all_alpha2 - alpha2).abs().argmin().expand(len(z)).to(z.device)
         return GaussianDiffusion(self.denoiser, all_alpha2).denoise(z, t)
 
-    def _output(self, latents: Tensor, guides, decode_options) -> TextPipelineOutput:
+    def _output(self, latents: Tensor, guides, decode_options: dict) -> TextPipelineOutput:
         own = [guide for guide in guides if isinstance(guide, Guide)]
         warn_of_strain(latents, own)
-        texts = self.codec.decode(latents, **(decode_options or {}))
-        return TextPipelineOutput(texts=texts, latents=latents, scores=scores(latents, own))
+        texts, cut = self.codec.write(latents, **decode_options)
+        return TextPipelineOutput(texts=texts, latents=latents, scores=scores(latents, own), cut=cut)
 
     def _denoise(self, z, guides, steps, cond, generator, callback, strength: float | None = None) -> Tensor:
         """The sampling loop: [B, L, D] -> [B, L, D]; from pure noise, or with a strength from clean latents."""
@@ -212,6 +219,13 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
                 "take a variance-preserving scheduler with prediction_type='sample', for instance "
                 "DDIMScheduler.from_config(pipe.scheduler.config)"
             )
+
+
+def _decode_options(given: str | dict | None) -> dict:
+    """Arguments of `codec.write`; a name is a preset. What is unknown is refused before the first denoising step."""
+    options = {"preset": given} if isinstance(given, str) else dict(given or {})
+    decoding(**options)
+    return options
 
 
 def make_scheduler(name: str, trained_betas: list[float]):
