@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import re
 import warnings
 from typing import NamedTuple
 
@@ -15,6 +17,8 @@ from latdiff.backbone import encode_features, generate_ids
 from latdiff.config import DECODING, UserError, nearest
 from latdiff.tokens import pad, tokenize
 
+# a mark with its closing quotes and brackets and the space behind it, or an empty line
+SENTENCE_END = re.compile(r"""[.!?…؟।]+["'”’»)\]]*\s+|[。！？]+[」』”’）]*\s*|\n\s*\n\s*""")
 # a text for every latent, and an end-of-text that the decoder chose itself
 OWN_OPTIONS = {"max_length", "max_new_tokens", "eos_token_id", "forced_eos_token_id", "num_return_sequences",
                "return_dict_in_generate"}  # fmt: skip
@@ -51,6 +55,26 @@ class TextCodec:
     def fits(self, texts: list[str]) -> list[bool]:
         """Whether each text is short enough for `encode`."""
         return [len(row) <= self.autoencoder.config.max_tokens for row in tokenize(self.tokenizer, texts)]
+
+    def split(self, text: str) -> list[str]:
+        """A long text in pieces that each fit, in order, cut at sentence ends; only white space between them is lost.
+
+        A piece is as many sentences as fit. A full stop with a space behind it is taken for an end, that of "Mr. Hill"
+        as well. Raises TextError for an empty text and for a sentence that does not fit by itself.
+        """
+        if not text.strip():
+            raise TextError("there is no text to split: it is empty")
+        first, *others = _sentences(text)
+        pieces = [first]
+        for sentence in others:
+            longer = pieces[-1] + sentence
+            if self.fits([longer.strip()])[0]:
+                pieces[-1] = longer
+            else:
+                pieces.append(sentence)
+        pieces = [piece.strip() for piece in pieces]
+        self._refuse_long_sentences(pieces)
+        return pieces
 
     @torch.no_grad()
     def encode(self, texts: list[str], batch_size: int = 256) -> Tensor:
@@ -130,8 +154,19 @@ class TextCodec:
         if long:
             raise TextError(
                 f"{len(long)} of {len(texts)} texts are longer than the {limit} tokens that this autoencoder reads "
-                f"(the first at index {long[0]} has {len(ids[long[0]])}); shorten or drop them"
+                f"(the first at index {long[0]} has {len(ids[long[0]])}); shorten or drop them, or encode the pieces "
+                "that codec.split(text) cuts at sentence ends"
             )
+
+    def _refuse_long_sentences(self, pieces: list[str]) -> None:
+        limit = self.autoencoder.config.max_tokens
+        for piece in pieces:
+            (ids,) = tokenize(self.tokenizer, [piece])
+            if len(ids) > limit:
+                raise TextError(
+                    f"the sentence that begins {piece[:40]!r} has {len(ids)} tokens, more than the {limit} that this "
+                    "autoencoder reads, and no end to split it at; break it up or shorten it"
+                )
 
 
 def decoding(preset: str = "greedy", **options) -> dict:
@@ -156,3 +191,9 @@ def decoding(preset: str = "greedy", **options) -> dict:
             )
     # an end forced at the limit would hide that the text was cut there
     return DECODING[preset] | options | {"forced_eos_token_id": None}
+
+
+def _sentences(text: str) -> list[str]:
+    """What the text is made of, none blank; white space stays at the end of each."""
+    ends = [0, *(found.end() for found in SENTENCE_END.finditer(text)), len(text)]
+    return [text[a:b] for a, b in itertools.pairwise(ends) if text[a:b].strip()]

@@ -185,6 +185,59 @@ def test_too_long_texts_are_counted(codec):
     said = refusal(codec, ["a story", "harbor " * 200, "harbor " * 300])
     assert "2 of 3 texts are longer than the 96 tokens" in said
     assert "at index 1" in said
+    assert "codec.split(text)" in said
+
+
+# Long texts in pieces
+
+
+def test_a_long_text_is_split_at_sentence_ends_into_pieces_that_fit(codec, texts):
+    text = "\n\n".join([" ".join(texts[:5]), " ".join(texts[5:9])])
+    pieces = codec.split(text)
+    assert all(codec.fits(pieces))
+    assert len(pieces) > 3
+    assert " ".join(pieces).split() == text.split()
+    assert all(piece.endswith((".", "!", "?")) for piece in pieces)
+    assert codec.encode(pieces).shape == (len(pieces), L, D)
+    # none could take the next one's first sentence as well
+    first = [piece.partition(". ")[0] + "." for piece in pieces]
+    assert not any(codec.fits([f"{piece} {then}" for piece, then in zip(pieces, first[1:], strict=False)]))
+
+
+def test_a_text_that_fits_is_one_piece(codec, texts):
+    assert codec.split(texts[0]) == [texts[0]]
+    assert codec.split(f"  {texts[0]}\n") == [texts[0]]
+    assert codec.split("no end") == ["no end"]
+
+
+@pytest.mark.parametrize(
+    ("joint", "ends"),
+    [(" ", '."'), (" ", "?!"), ("\n\n", ""), ("", "。"), (" ", "…)")],
+    ids=["quoted", "marks", "paragraphs", "chinese", "ellipsis"],
+)
+def test_a_sentence_ends_in_many_ways(codec, joint, ends):
+    sentence = "harbor " * 8 + "harbor" + ends
+    pieces = codec.split(joint.join([sentence] * 12))
+    assert len(pieces) > 1
+    assert all(piece.endswith(sentence) for piece in pieces)
+    assert joint.strip().join(pieces).count("harbor") == 12 * 9
+
+
+def test_a_point_within_a_number_and_a_line_break_are_no_ends(codec):
+    with pytest.raises(TextError, match="no end to split it at"):
+        codec.split("3.5 km\n" * 60)
+
+
+def test_a_sentence_that_is_too_long_is_refused(codec):
+    with pytest.raises(TextError, match=r"sentence that begins 'harbor .*' has \d+ tokens, more than the 96") as error:
+        codec.split("A story. " + "harbor " * 200 + "ends. Another.")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", " \n"])
+def test_nothing_cannot_be_split(codec, text):
+    with pytest.raises(TextError, match="there is no text to split"):
+        codec.split(text)
 
 
 # The fingerprint
