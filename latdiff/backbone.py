@@ -56,6 +56,16 @@ def load_backbone(path: str, tokenizer: str | None = None) -> tuple[object, PreT
     return read, fast_attention(model).requires_grad_(False).eval()
 
 
+def refuse_unreadable(model: PreTrainedModel, max_tokens: int) -> None:
+    """Raises BackboneError for more tokens than a model with learned positions, such as BART, has positions for."""
+    positions = getattr(model.config, "max_position_embeddings", None)  # relative ones, as T5's, have no end
+    if positions is not None and max_tokens > positions:
+        raise BackboneError(
+            f"autoencoder.max_tokens is {max_tokens}, but the backbone, a {model.config.model_type}, has no more than "
+            f"{positions} positions; set autoencoder.max_tokens={positions} or less, data.max_tokens likewise"
+        )
+
+
 def fast_attention(model: PreTrainedModel) -> PreTrainedModel:
     """Plain attention on a CPU, where SDPA's backward is slow for short texts; torch's SDPA on a GPU."""
     model.set_attn_implementation("sdpa" if torch.cuda.is_available() else "eager")

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 from latdiff.backbone import BackboneError, decoder_logits, encode_features, fast_attention
 from latdiff.config import Recipe, plain_errors, recipe_from_command_line
 from latdiff.data import load_corpus
-from latdiff.tokens import IGNORED, corrupt_spans, labels_of, pad, sentinel_ids, tokenize, train_vocabulary
+from latdiff.tokens import IGNORED, corrupt_spans, labels_of, pad, span_marks, tokenize, train_vocabulary
 from latdiff.training import (
     BatchOrder,
     accelerator,
@@ -98,8 +98,8 @@ def model_config(recipe: Recipe, vocab_size: int) -> T5Config:
 def masked_batch(rows: list[list[int]], tokenizer, recipe: Recipe, step: int):
     """Corrupted ids [B, T'], their mask, and labels [B, T] of the whole texts."""
     rng = random.Random(f"{recipe.seed}/mask/{step}")
-    rates = recipe.pretrain_backbone.mask_rates
-    masked = [corrupt_spans(row, rng.choice(rates), sentinel_ids(tokenizer), rng) for row in rows]
+    rates, marks = recipe.pretrain_backbone.mask_rates, span_marks(tokenizer)
+    masked = [corrupt_spans(row, rng.choice(rates), marks, rng) for row in rows]
     noise = step_generator(recipe.seed, step)
     ids, mask = pad(masked, tokenizer.pad_token_id)
     sizes = recipe.pretrain_backbone.feature_noise * torch.rand(len(rows), 1, 1, generator=noise)
@@ -121,10 +121,10 @@ def table(model, tokenizer, texts: list[str], recipe: Recipe) -> str:
     lines = ["mask rate   tokens right"]
     ids = [row for row in tokenize(tokenizer, texts) if len(row) <= recipe.data.max_tokens]
     whole, present = (x.to(model.device) for x in pad(ids, tokenizer.pad_token_id))
-    labels = labels_of(whole, present)
+    labels, marks = labels_of(whole, present), span_marks(tokenizer)
     for rate in recipe.pretrain_backbone.mask_rates:
         rng = random.Random(f"{recipe.seed}/table")
-        masked = [corrupt_spans(row, rate, sentinel_ids(tokenizer), rng) for row in ids]
+        masked = [corrupt_spans(row, rate, marks, rng) for row in ids]
         padded, mask = (x.to(model.device) for x in pad(masked, tokenizer.pad_token_id))
         logits = model(input_ids=padded, attention_mask=mask.long(), labels=labels).logits
         right = (logits.argmax(-1) == labels)[labels != IGNORED].float().mean().item()
