@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from latdiff.config import UserError
+from latdiff.config import DECODING, UserError
 
 
 class BackboneError(UserError):
@@ -56,6 +56,16 @@ def load_backbone(path: str, tokenizer: str | None = None) -> tuple[object, PreT
     return read, fast_attention(model).requires_grad_(False).eval()
 
 
+def refuse_unreadable(model: PreTrainedModel, max_tokens: int) -> None:
+    """Raises BackboneError for more tokens than a model with learned positions, such as BART, has positions for."""
+    positions = getattr(model.config, "max_position_embeddings", None)  # relative ones, as T5's, have no end
+    if positions is not None and max_tokens > positions:
+        raise BackboneError(
+            f"autoencoder.max_tokens is {max_tokens}, but the backbone, a {model.config.model_type}, has no more than "
+            f"{positions} positions; set autoencoder.max_tokens={positions} or less, data.max_tokens likewise"
+        )
+
+
 def fast_attention(model: PreTrainedModel) -> PreTrainedModel:
     """Plain attention on a CPU, where SDPA's backward is slow for short texts; torch's SDPA on a GPU."""
     model.set_attn_implementation("sdpa" if torch.cuda.is_available() else "eager")
@@ -76,8 +86,12 @@ def decoder_logits(model: PreTrainedModel, features: Tensor, labels: Tensor, mas
 
 
 def generate_ids(model: PreTrainedModel, features: Tensor, max_new_tokens: int, **options) -> Tensor:
-    """Ids [B, T'] that the decoder writes from features [B, L, H]; options go to transformers' `generate`."""
+    """Ids [B, T'] that the decoder writes from features [B, L, H], its start token first.
+
+    Greedily, whatever the model's configuration says of beams and penalties; options of transformers' `generate` change
+    that. Token ids that it forces stay forced.
+    """
     mask = features.new_ones(features.shape[:2], dtype=torch.long)
     outputs = BaseModelOutput(last_hidden_state=features)
-    options = {"do_sample": False, "num_beams": 1} | options
+    options = DECODING["greedy"] | options
     return model.generate(encoder_outputs=outputs, attention_mask=mask, max_new_tokens=max_new_tokens, **options)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from latdiff.config import (
+    DECODING,
     DEFAULT_ALPHA,
     DEFAULT_C,
     DEFAULT_STRENGTH,
@@ -50,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument("--steps", type=int, help="denoiser calls a text (default: the checkpoint's)")
     sample.add_argument("--scheduler", help=f"one of {', '.join(SCHEDULERS)} (default: the checkpoint's)")
     sample.add_argument("--seed", type=int, default=0, help="the same seed gives the same texts (default 0)")
+    _decode_option(sample)
     sample.add_argument("--compare", action="store_true", help="print unsteered texts of the same seed beside them")
     sample.add_argument("--json", action="store_true", help="one JSON object a text")
 
@@ -63,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     _guide_options(edit)
     edit.add_argument("--steps", type=int, help="denoiser calls from pure noise (default: the checkpoint's)")
     edit.add_argument("--seed", type=int, default=0, help="the same seed gives the same texts (default 0)")
+    _decode_option(edit)
     edit.add_argument("--json", action="store_true", help="one JSON object a text")
 
     fit = _command(commands, "fit-head", run_fit_head, "fit a head on labelled texts")
@@ -121,14 +124,14 @@ def run_sample(options: argparse.Namespace) -> None:
     def draw(guides):
         return pipe(num_samples=count, guides=guides, num_inference_steps=options.steps, cond=cond,
                     guidance_scale=options.guidance_scale, candidates=options.candidates,
-                    generator=torch.Generator().manual_seed(options.seed))  # fmt: skip
+                    generator=torch.Generator().manual_seed(options.seed), decode_options=options.decode)  # fmt: skip
 
     out = draw(guides)
     plain = draw([]).texts if options.compare else [None] * len(out.texts)
     for index, (text, unsteered) in enumerate(zip(out.texts, plain, strict=True)):
         steering = _steering(guides, out.scores, index)
         if options.json:
-            row = {"text": text, "seed": options.seed, "index": index, "guides": steering}
+            row = {"text": text, "cut": out.cut[index], "seed": options.seed, "index": index, "guides": steering}
             row |= {"cond": cond if isinstance(cond, str) else cond[index]} if cond else {}
             row |= {"unsteered": unsteered} if options.compare else {}
             print(json.dumps(row, ensure_ascii=False))
@@ -153,10 +156,10 @@ def run_edit(options: argparse.Namespace) -> None:
 
     guides = _guides(options, wanted)
     out = pipe.edit(texts, guides, strength=options.strength, num_inference_steps=options.steps,
-                    generator=torch.Generator().manual_seed(options.seed))  # fmt: skip
+                    generator=torch.Generator().manual_seed(options.seed), decode_options=options.decode)  # fmt: skip
     for index, (before, after) in enumerate(zip(texts, out.texts, strict=True)):
         if options.json:
-            row = {"text": after, "before": before, "seed": options.seed, "index": index}
+            row = {"text": after, "before": before, "cut": out.cut[index], "seed": options.seed, "index": index}
             print(json.dumps(row | {"guides": _steering(guides, out.scores, index)}, ensure_ascii=False))
         else:
             print(side_by_side(before, after), end="\n\n")
@@ -311,6 +314,11 @@ def _command(commands, name: str, run, help: str) -> argparse.ArgumentParser:
     command.add_argument("--quiet", action="store_true", help="no progress bars")
     command.set_defaults(run=run)
     return command
+
+
+def _decode_option(command) -> None:
+    command.add_argument("--decode", default="greedy", help=f"how the decoder writes, one of {', '.join(DECODING)}: "
+                         "the last searches 4 beams and repeats no three tokens (default greedy)")  # fmt: skip
 
 
 def _guide_options(command) -> None:

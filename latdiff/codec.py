@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 from latdiff.autoencoder import LatentAutoencoder
 from latdiff.backbone import encode_features, generate_ids
 from latdiff.conditions import Source
-from latdiff.config import UserError
-from latdiff.tokens import pad, tokenize
+from latdiff.config import DECODING, UserError, nearest
+from latdiff.tokens import pad, sentences, tokenize
+
+# a text for every latent, and an end-of-text that the decoder chose itself
+OWN_OPTIONS = {"max_length", "max_new_tokens", "eos_token_id", "forced_eos_token_id", "num_return_sequences",
+               "return_dict_in_generate"}  # fmt: skip
 
 
 class TextError(UserError):
     """Texts that cannot be encoded, in one sentence."""
+
+
+class Written(NamedTuple):
+    """texts: list[str]; cut: list[bool], which of them the token limit broke off."""
+
+    texts: list[str]
+    cut: list[bool]
 
 
 class TextCodec:
@@ -38,6 +52,26 @@ class TextCodec:
     def fits(self, texts: list[str]) -> list[bool]:
         """Whether each text is short enough for `encode`."""
         return [len(row) <= self.autoencoder.config.max_tokens for row in tokenize(self.tokenizer, texts)]
+
+    def split(self, text: str) -> list[str]:
+        """A long text in pieces that each fit, in order, cut at sentence ends; only white space between them is lost.
+
+        A piece is as many sentences as fit. A full stop with a space behind it is taken for an end, that of "Mr. Hill"
+        as well. Raises TextError for an empty text and for a sentence that does not fit by itself.
+        """
+        if not text.strip():
+            raise TextError("there is no text to split: it is empty")
+        first, *others = sentences(text)
+        pieces = [first]
+        for sentence in others:
+            longer = pieces[-1] + sentence
+            if self.fits([longer.strip()])[0]:
+                pieces[-1] = longer
+            else:
+                pieces.append(sentence)
+        pieces = [piece.strip() for piece in pieces]
+        self._refuse_longsentences(pieces)
+        return pieces
 
     @torch.no_grad()
     def encode(self, texts: list[str], batch_size: int = 256) -> Tensor:
@@ -80,15 +114,38 @@ class TextCodec:
             latents[rows] = self.autoencoder.compress(encode_features(self.text_model, padded, mask), mask)
         return latents
 
+    def decode(self, latents: Tensor, batch_size: int = 256, preset: str = "greedy", **options) -> list[str]:
+        """Texts of latents [B, L, D], as `write` makes them: what was cut is warned of, `write` says which."""
+        return self.write(latents, batch_size, preset, **options).texts
+
     @torch.no_grad()
-    def decode(self, latents: Tensor, batch_size: int = 256, **options) -> list[str]:
-        """Texts of latents [B, L, D]; options go to transformers' `generate` (num_beams and the like)."""
+    def write(self, latents: Tensor, batch_size: int = 256, preset: str = "greedy", **options) -> Written:
+        """Texts of latents [B, L, D], and which of them were cut.
+
+        Args:
+            latents: whitened, [B, L, D].  batch_size: how many at once.
+            preset: of config.DECODING: greedy, or ld4lg, the beam search of LD4LG's code.
+            options: on top of it, for transformers' `generate`, e.g. num_beams=8.
+
+        A text ends where the decoder writes end-of-text; one that reaches the autoencoder's max_tokens before that
+        is cut there. Warns, once a call, of how many were. Raises UserError for an unknown preset or option.
+        """
+        settings = decoding(preset, **options)
+        limit, end = self.autoencoder.config.max_tokens, self.tokenizer.eos_token_id
         texts: list[str] = []
+        cut: list[bool] = []
         for chunk in latents.to(self.autoencoder.device).split(batch_size):
             features = self.autoencoder.reconstruct(chunk.float())
-            ids = generate_ids(self.text_model, features, self.autoencoder.config.max_tokens, **options)
+            ids = generate_ids(self.text_model, features, limit, **settings)
             texts += self.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return texts
+            cut += (ids[:, 1:] != end).all(1).tolist()  # the first is the start token, in BART the same as the end
+        if any(cut):
+            warnings.warn(
+                f"{sum(cut)} of {len(cut)} texts are cut: the decoder reached the autoencoder's max_tokens, {limit}, "
+                "before an end of text",
+                stacklevel=4,
+            )
+        return Written(texts, cut)
 
     def digest(self) -> str:
         """Fingerprint of everything that gives latents their meaning: 16 hex digits of a SHA-256."""
@@ -111,5 +168,40 @@ class TextCodec:
         if long:
             raise TextError(
                 f"{len(long)} of {len(texts)} texts are longer than the {limit} tokens that this autoencoder reads "
-                f"(the first at index {long[0]} has {len(ids[long[0]])}); shorten or drop them"
+                f"(the first at index {long[0]} has {len(ids[long[0]])}); shorten or drop them, or encode the pieces "
+                "that codec.split(text) cuts at sentence ends"
             )
+
+    def _refuse_longsentences(self, pieces: list[str]) -> None:
+        limit = self.autoencoder.config.max_tokens
+        for piece in pieces:
+            (ids,) = tokenize(self.tokenizer, [piece])
+            if len(ids) > limit:
+                raise TextError(
+                    f"the sentence that begins {piece[:40]!r} has {len(ids)} tokens, more than the {limit} that this "
+                    "autoencoder reads, and no end to split it at; break it up or shorten it"
+                )
+
+
+def decoding(preset: str = "greedy", **options) -> dict:
+    """Settings for transformers' `generate`: those of a preset of config.DECODING, and options on top of it.
+
+    Raises UserError for an unknown preset, an unknown option, and options that would hide that a text was cut or
+    write more than one text of a latent.
+    """
+    if preset not in DECODING:
+        raise UserError(f"no decoding {preset!r}, only {', '.join(DECODING)}{nearest(str(preset), DECODING)}")
+    known = vars(GenerationConfig())
+    for name in options:
+        if name in OWN_OPTIONS:
+            raise UserError(
+                f"decoding option {name} is {options[name]!r}, but cannot be set: latents give one text each, which "
+                "ends where the decoder ends it or at the autoencoder's max_tokens; leave it out"
+            )
+        if name not in known:
+            raise UserError(
+                f"no decoding option {name!r}{nearest(name, known)}; they are those of transformers' GenerationConfig, "
+                "e.g. num_beams, repetition_penalty, no_repeat_ngram_size"
+            )
+    # an end forced at the limit would hide that the text was cut there
+    return DECODING[preset] | options | {"forced_eos_token_id": None}

@@ -29,6 +29,13 @@ MODES = ("x0", "denoiser", "monte-carlo", "noisy")  # of a guide; guidance.py sa
 CONDITIONS = ("none", "label", "text", "prefix")  # that a denoiser may be told
 FEATURES = ("flat", "mean", "both")  # of latents, for a head
 UTILITIES = ("bleu", "chrf")  # that candidates are compared by
+# How the decoder writes, by name: settings of transformers' `generate`. Each sets all that a model's own configuration
+# may ask for: the hub's BART would search beams and never repeat three words.
+GREEDY = {"do_sample": False, "num_beams": 1, "min_length": 0, "no_repeat_ngram_size": 0,
+          "encoder_no_repeat_ngram_size": 0, "repetition_penalty": 1.0, "length_penalty": 1.0,
+          "early_stopping": False}  # fmt: skip
+LD4LG = {"num_beams": 4, "min_length": 5, "no_repeat_ngram_size": 3, "repetition_penalty": 1.2}  # its code's "beam"
+DECODING = {"greedy": GREEDY, "ld4lg": GREEDY | LD4LG}
 CONFIG_FOLDER = Path("recipes/configs")
 
 

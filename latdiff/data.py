@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import random
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -16,11 +15,11 @@ from dataclasses import dataclass, field
 from latdiff import storyworld
 from latdiff.config import DataConfig
 from latdiff.sources import MISSING, DataError, Sample, Table, columns, open_source, reach
+from latdiff.tokens import sentences
 
 STORIES = 60_000
 LABELLED_STORIES = 400
 MIN_PER_CLASS = 5
-SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 @dataclass(frozen=True)
@@ -145,8 +144,8 @@ def _rows(table: Table, data: DataConfig) -> list[tuple[str, str]]:
     if data.condition == "none":
         return [(text, "") for text in texts]
     if data.condition == "prefix":  # the first sentence is told, the rest is the text
-        parts = (SENTENCE_END.split(text, maxsplit=1) for text in texts)
-        return [(part[1], part[0]) if len(part) == 2 else ("", "") for part in parts]
+        parts = [sentences(text) for text in texts]
+        return [("".join(part[1:]), part[0].strip()) if len(part) > 1 else ("", "") for part in parts]
     told = {number: condition for number, _, condition in _told(table, texts, data.condition_column)}
     return [(text, told[number]) if number in told else ("", "")
             for (number, _), text in zip(table.rows, texts, strict=True)]  # fmt: skip

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from latdiff.autoencoder import LatentAutoencoder
 from latdiff.backbone import load_backbone
-from latdiff.codec import TextCodec
+from latdiff.codec import TextCodec, decoding
 from latdiff.conditions import Labels, Source
 from latdiff.config import DEFAULT_STRENGTH, SCHEDULERS, UserError, nearest
 from latdiff.diffusion import GaussianDiffusion
@@ -37,11 +37,15 @@ class CheckpointError(UserError):
 
 @dataclass
 class TextPipelineOutput(BaseOutput):
-    """texts: list[str]; latents [B, L, D]; scores: see `scores`, e.g. {"tone=positive": [...]}."""
+    """texts: list[str]; latents [B, L, D]; scores: see `scores`, e.g. {"tone=positive": [...]}.
+
+    cut: list[bool], which of the texts reached the autoencoder's max_tokens before their end.
+    """
 
     texts: list[str]
     latents: Tensor
     scores: dict[str, list[float]]
+    cut: list[bool]
 
 
 class LatentTextDiffusionPipeline(DiffusionPipeline):
@@ -81,7 +85,7 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
         self, num_samples: int | None = None, guides: list[Guide] = (), num_inference_steps: int | None = None,
         cond: str | list[str] | None = None, guidance_scale: float = 1.0, candidates: int = 1,
         utility: str | Utility = "bleu", generator: torch.Generator | None = None, latents: Tensor | None = None,
-        batch_size: int = 256, callback_on_step_end: Callable | None = None, decode_options: dict | None = None,
+        batch_size: int = 256, callback_on_step_end: Callable | None = None, decode_options: str | dict | None = None,
     ) -> TextPipelineOutput:  # fmt: skip
         """Sample texts.
 
@@ -100,15 +104,15 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
             latents: starting noise [num_samples * candidates, L, D] in place of a draw.
             callback_on_step_end: called as callback(pipe, step, timestep, {"latents": z}) after every
                 step; what it returns under "latents" replaces z.
-            decode_options: for transformers' `generate`, e.g. {"num_beams": 4}.
+            decode_options: how the decoder writes: "greedy", "ld4lg" (beam search), or what `codec.write` takes,
+                e.g. {"num_beams": 4}.
 
         Raises CheckpointError for a head made for another codec, a scheduler of the wrong kind or a `cond` that this
-        denoiser cannot be told,
-        UserError, a ValueError, for a number of samples or steps below one or more steps than the schedule has,
-        and GuidanceError for a gradient that is not finite. Warns of guides that contradict each other, and of
-        latents steered off the data.
+        denoiser cannot be told, UserError, a ValueError, for a number of samples or steps below one, more steps than
+        the schedule has or unknown decode_options, and GuidanceError for a gradient that is not finite. Warns of guides
+        that contradict each other, of latents steered off the data, and of texts that were cut.
         """
-        steps = self._check(guides, num_inference_steps)
+        steps, decode_options = self._check(guides, num_inference_steps), _decode_options(decode_options)
         if num_samples is None:
             num_samples = 1 if cond is None or isinstance(cond, str) else len(cond)
         if num_samples < 1:
@@ -129,7 +133,7 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
     def edit(
         self, texts: list[str], guides: list[Guide] = (), strength: float = DEFAULT_STRENGTH,
         num_inference_steps: int | None = None, cond: str | list[str] | None = None, guidance_scale: float = 1.0,
-        generator: torch.Generator | None = None, batch_size: int = 256, decode_options: dict | None = None,
+        generator: torch.Generator | None = None, batch_size: int = 256, decode_options: str | dict | None = None,
     ) -> TextPipelineOutput:  # fmt: skip
         """Change texts towards the guides and keep the rest: encode, noise part of the way, denoise under guidance.
 
@@ -143,7 +147,7 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
         Raises what a call does, UserError for a strength out of range, and codec.TextError for texts that are
         empty or too long.
         """
-        steps = self._check(guides, num_inference_steps)
+        steps, decode_options = self._check(guides, num_inference_steps), _decode_options(decode_options)
         if not 0 < strength <= 1:
             raise UserError(f"strength is {strength}, must be above 0 and at most 1")
         latents = self.codec.encode(list(texts))
@@ -155,11 +159,13 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
         return self._output(torch.cat(clean), guides, decode_options)
 
     @torch.no_grad()
-    def interpolate(self, a: str, b: str, n: int = 5, decode_options: dict | None = None) -> TextPipelineOutput:
+    def interpolate(self, a: str, b: str, n: int = 5, decode_options: str | dict | None = None) -> TextPipelineOutput:
         """n texts from a to b, both included: along the great arc between their latents (Shoemake 1985).
 
-        Raises UserError for n below 2 and codec.TextError for texts that are empty or too long.
+        Raises UserError for n below 2 or unknown decode_options, and codec.TextError for texts that are empty or too
+        long.
         """
+        decode_options = _decode_options(decode_options)
         if n < 2:
             raise UserError(f"n is {n}, must be 2 or more: the two texts themselves are counted")
         start, end = self.codec.encode([a, b])
@@ -176,11 +182,11 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
         t = (all_alpha2 - alpha2).abs().argmin().expand(len(z)).to(z.device)
         return GaussianDiffusion(self.denoiser, all_alpha2).denoise(z, t)
 
-    def _output(self, latents: Tensor, guides, decode_options) -> TextPipelineOutput:
+    def _output(self, latents: Tensor, guides, decode_options: dict) -> TextPipelineOutput:
         own = [guide for guide in guides if isinstance(guide, Guide)]
         warn_of_strain(latents, own)
-        texts = self.codec.decode(latents, **(decode_options or {}))
-        return TextPipelineOutput(texts=texts, latents=latents, scores=scores(latents, own))
+        texts, cut = self.codec.write(latents, **decode_options)
+        return TextPipelineOutput(texts=texts, latents=latents, scores=scores(latents, own), cut=cut)
 
     def _denoise(self, z, guides, steps, cond, generator, callback, strength: float | None = None) -> Tensor:
         """The sampling loop: [B, L, D] -> [B, L, D]; from pure noise, or with a strength from clean latents."""
@@ -272,8 +278,16 @@ def _agreed(out: TextPipelineOutput, candidates: int, utility: str | Utility) ->
     """Of every `candidates` texts in a row the one that agrees best with the others."""
     groups = [out.texts[i : i + candidates] for i in range(0, len(out.texts), candidates)]
     rows = [candidates * i + best for i, best in enumerate(most_agreed(groups, utility))]
+    texts, cut = ([values[i] for i in rows] for values in (out.texts, out.cut))
     scores = {title: [values[i] for i in rows] for title, values in out.scores.items()}
-    return TextPipelineOutput(texts=[out.texts[i] for i in rows], latents=out.latents[rows], scores=scores)
+    return TextPipelineOutput(texts=texts, latents=out.latents[rows], scores=scores, cut=cut)
+
+
+def _decode_options(given: str | dict | None) -> dict:
+    """Arguments of `codec.write`; a name is a preset. What is unknown is refused before the first denoising step."""
+    options = {"preset": given} if isinstance(given, str) else dict(given or {})
+    decoding(**options)
+    return options
 
 
 def make_scheduler(name: str, trained_betas: list[float]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import io
+import itertools
 import math
 import random
 import re
@@ -13,7 +14,11 @@ import sentencepiece
 import torch
 from torch import Tensor
 
+from latdiff.config import UserError
+
 NUM_SENTINELS = 64
+# a mark with its closing quotes and brackets and the space behind it, or an empty line
+SENTENCE_END = re.compile(r"""[.!?…؟।]+["'”’»)\]]*\s+|[。！？]+[」』”’）]*\s*|\n\s*\n\s*""")
 IGNORED = -100  # the label that transformers' losses pass over
 
 
@@ -78,18 +83,35 @@ def labels_of(ids: Tensor, mask: Tensor) -> Tensor:
     return ids.masked_fill(~mask, IGNORED)
 
 
-def sentinel_ids(tokenizer) -> list[int]:
-    """Ids of T5's sentinels <extra_id_0>, <extra_id_1>, ... in that order."""
-    return tokenizer.convert_tokens_to_ids([f"<extra_id_{i}>" for i in range(NUM_SENTINELS)])
+def span_marks(tokenizer) -> list[int]:
+    """Ids that stand for hidden spans, in their order: sentinels as T5's where there are any, else one mask token.
 
-
-def corrupt_spans(ids: list[int], rate: float, sentinels: list[int], rng: random.Random) -> list[int]:
-    """Replace spans of 1 to 4 tokens, about `rate` of the text, by one sentinel each (T5, section 3.1.4).
-
-    The end-of-text token stays. The decoder's target is the whole text, as in BART: it is how the
-    decoder will be used once latents take the place of the text.
+    Raises UserError for a tokenizer that has neither.
     """
-    body, end = ids[:-1], ids[-1]
+    # encoded, not looked up: mT5's vocabulary has them as pieces with a space in front
+    pieces = tokenizer([f"<extra_id_{i}>" for i in range(NUM_SENTINELS)], add_special_tokens=False).input_ids
+    whole = itertools.takewhile(lambda ids: len(ids) == 1 and ids[0] != tokenizer.unk_token_id, pieces)
+    sentinels = [ids[0] for ids in whole]
+    if not sentinels and tokenizer.mask_token_id is None:
+        raise UserError(
+            "mask_rates above 0 hide spans of a text, but the backbone's tokenizer has no token to put in their place, "
+            "neither <extra_id_0> nor a mask token; set train_autoencoder.mask_rates=[0]"
+        )
+    return sentinels or [tokenizer.mask_token_id] * NUM_SENTINELS
+
+
+def lead_in(tokenizer) -> int:
+    """How many tokens the tokenizer puts in front of every text: none in T5, <s> in BART."""
+    return len(tokenize(tokenizer, [""])[0]) - 1  # the other one is end-of-text
+
+
+def corrupt_spans(ids: list[int], rate: float, marks: list[int], rng: random.Random, lead: int = 0) -> list[int]:
+    """Replace spans of 1 to 4 tokens, about `rate` of the text, by one of the marks each (T5, section 3.1.4).
+
+    The first `lead` tokens and the end-of-text token stay. The decoder's target is the whole text, as in BART:
+    it is how the decoder will be used once latents take the place of the text.
+    """
+    body, end = ids[lead:-1], ids[-1]
     budget = round(rate * len(body))
     masked = [False] * len(body)
     while budget > 0 and body:
@@ -97,11 +119,17 @@ def corrupt_spans(ids: list[int], rate: float, sentinels: list[int], rng: random
         start = rng.randrange(len(body))
         masked[start : start + length] = [True] * len(masked[start : start + length])
         budget -= length
-    corrupted, spans = [], 0
+    corrupted, spans = ids[:lead], 0
     for position, token in enumerate(body):
         if not masked[position]:
             corrupted.append(token)
-        elif (position == 0 or not masked[position - 1]) and spans < len(sentinels):
-            corrupted.append(sentinels[spans])
+        elif (position == 0 or not masked[position - 1]) and spans < len(marks):
+            corrupted.append(marks[spans])
             spans += 1
     return [*corrupted, end]
+
+
+def sentences(text: str) -> list[str]:
+    """What the text is made of, none blank; white space stays at the end of each."""
+    ends = [0, *(found.end() for found in SENTENCE_END.finditer(text)), len(text)]
+    return [text[a:b] for a, b in itertools.pairwise(ends) if text[a:b].strip()]

@@ -25,7 +25,7 @@ from latdiff.tokens import (
     labels_of,
     length_report,
     pad,
-    sentinel_ids,
+    span_marks,
     tokenize,
     train_vocabulary,
 )
@@ -109,8 +109,8 @@ def model_config(recipe: Recipe, vocab_size: int) -> T5Config:
 def masked_batch(rows: list[list[int]], tokenizer, recipe: Recipe, step: int):
     """Corrupted ids [B, T'], their mask, and labels [B, T] of the whole texts."""
     rng = random.Random(f"{recipe.seed}/mask/{step}")
-    rates = recipe.pretrain_backbone.mask_rates
-    masked = [corrupt_spans(row, rng.choice(rates), sentinel_ids(tokenizer), rng) for row in rows]
+    rates, marks = recipe.pretrain_backbone.mask_rates, span_marks(tokenizer)
+    masked = [corrupt_spans(row, rng.choice(rates), marks, rng) for row in rows]
     noise = step_generator(recipe.seed, step)
     ids, mask = pad(masked, tokenizer.pad_token_id)
     sizes = recipe.pretrain_backbone.feature_noise * torch.rand(len(rows), 1, 1, generator=noise)
@@ -132,10 +132,10 @@ def table(model, tokenizer, texts: list[str], recipe: Recipe) -> str:
     lines = ["mask rate   tokens right"]
     ids = [row for row in tokenize(tokenizer, texts) if len(row) <= recipe.data.max_tokens]
     whole, present = (x.to(model.device) for x in pad(ids, tokenizer.pad_token_id))
-    labels = labels_of(whole, present)
+    labels, marks = labels_of(whole, present), span_marks(tokenizer)
     for rate in sorted(set(recipe.pretrain_backbone.mask_rates)):
         rng = random.Random(f"{recipe.seed}/table")
-        masked = [corrupt_spans(row, rate, sentinel_ids(tokenizer), rng) for row in ids]
+        masked = [corrupt_spans(row, rate, marks, rng) for row in ids]
         padded, mask = (x.to(model.device) for x in pad(masked, tokenizer.pad_token_id))
         logits = model(input_ids=padded, attention_mask=mask.long(), labels=labels).logits
         right = (logits.argmax(-1) == labels)[labels != IGNORED].float().mean().item()

@@ -19,14 +19,23 @@ import torch.nn.functional as F
 from torch import nn
 
 from latdiff.autoencoder import LatentAutoencoder
-from latdiff.backbone import decoder_logits, encode_features, load_backbone
+from latdiff.backbone import decoder_logits, encode_features, load_backbone, refuse_unreadable
 from latdiff.cards import reconstruction_table, update_metrics
 from latdiff.codec import TextCodec
 from latdiff.config import Recipe, plain_errors, recipe_from_command_line
 from latdiff.data import DataError, load_corpus
 from latdiff.evaluation import reconstruction
 from latdiff.precision import fast_autocast
-from latdiff.tokens import IGNORED, corrupt_spans, labels_of, length_report, pad, sentinel_ids, tokenize
+from latdiff.tokens import (
+    IGNORED,
+    corrupt_spans,
+    labels_of,
+    lead_in,
+    length_report,
+    pad,
+    span_marks,
+    tokenize,
+)
 from latdiff.training import (
     BatchOrder,
     accelerator,
@@ -74,6 +83,9 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     if recipe.backbone.path.startswith("checkpoints/") and not Path(recipe.backbone.path, "config.json").exists():
         pretrain_backbone.main(recipe, quiet)
     tokenizer, text_model = load_backbone(recipe.backbone.path)
+    refuse_unreadable(text_model, recipe.autoencoder.max_tokens)
+    if any(settings.mask_rates):
+        span_marks(tokenizer)  # before training: it refuses a tokenizer without any
     whole = tokenize(tokenizer, corpus.train)
     ids = [row for row in whole if len(row) <= recipe.data.max_tokens]
     left_out = {"too long": len(corpus.train) - len(ids)} | corpus.dropped
@@ -127,10 +139,11 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
 
 def corrupted_batch(rows: list[list[int]], tokenizer, recipe: Recipe, step: int):
     """ids [B, T'], mask [B, T'] of texts with spans masked, and labels [B, T] of the whole ones."""
-    rng = random.Random(f"{recipe.seed}/mask/{step}")
+    rng, rates = random.Random(f"{recipe.seed}/mask/{step}"), recipe.train_autoencoder.mask_rates
+    marks, lead = (span_marks(tokenizer), lead_in(tokenizer)) if any(rates) else ([], 0)
     masked = [
-        corrupt_spans(row, rate, sentinel_ids(tokenizer), rng) if rate else row
-        for row, rate in ((row, rng.choice(recipe.train_autoencoder.mask_rates)) for row in rows)
+        corrupt_spans(row, rate, marks, rng, lead) if rate else row
+        for row, rate in ((row, rng.choice(rates)) for row in rows)
     ]
     return *pad(masked, tokenizer.pad_token_id), labels_of(*pad(rows, tokenizer.pad_token_id))
 

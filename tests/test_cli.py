@@ -94,7 +94,7 @@ def test_sample_as_json(latdiff, checkpoint):
     rows = [json.loads(line) for line in printed.splitlines()]
     assert [row["index"] for row in rows] == [0, 1]
     for row in rows:
-        assert set(row) == {"text", "seed", "index", "guides"}
+        assert set(row) == {"text", "cut", "seed", "index", "guides"}
         assert row["seed"] == 5
         assert set(row["guides"]) == {"sentiment", "tense"}
         assert row["guides"]["sentiment"]["target"] == "positive"
@@ -106,6 +106,28 @@ def test_sample_as_json(latdiff, checkpoint):
 def test_sample_as_json_without_guides(latdiff):
     (row,) = map(json.loads, latdiff("sample", "--num-samples", 1, "--json").splitlines())
     assert row["guides"] == {}
+
+
+def test_decode_names_how_texts_are_written(latdiff, pipe):
+    flags = ("--num-samples", 2, "--seed", 4)
+    out = pipe(num_samples=2, generator=torch.Generator().manual_seed(4), decode_options="ld4lg")
+    rows = [json.loads(line) for line in latdiff("sample", *flags, "--decode", "ld4lg", "--json").splitlines()]
+    assert [row["text"] for row in rows] == out.texts
+    assert [row["cut"] for row in rows] == out.cut
+    assert latdiff("sample", *flags, "--decode", "greedy") == latdiff("sample", *flags)
+    assert latdiff("sample", *flags) != latdiff("sample", *flags, "--decode", "ld4lg")
+
+
+def test_an_edit_is_written_as_decode_says(latdiff, pipe, checkpoint):
+    guide = load_head(checkpoint / "heads" / "tense").toward("past")
+    out = pipe.edit(["A story."], [guide], generator=torch.Generator().manual_seed(0), decode_options="ld4lg")
+    printed = latdiff("edit", "--text", "A story.", "--guide", "tense=past", "--decode", "ld4lg", "--json")
+    assert [json.loads(printed)[key] for key in ("text", "cut")] == [out.texts[0], out.cut[0]]
+
+
+@pytest.mark.parametrize("flags", [["sample"], ["edit", "--text", "A.", "--guide", "tense=past"]], ids=lambda f: f[0])
+def test_an_unknown_decoding_names_the_known_ones(refused, flags):
+    assert refused(*flags, "--decode", "ld4") == "no decoding 'ld4', only greedy, ld4lg; did you mean ld4lg?"
 
 
 def test_compare_shows_unsteered_texts_of_the_same_seed(latdiff):
@@ -194,7 +216,7 @@ def test_edit_shows_before_and_after(latdiff, tmp_path):
     flags = ("--guide", "sentiment=positive:3", "--json")
     rows = [json.loads(line) for line in latdiff("edit", "--data", path, *flags, "--limit", 2).splitlines()]
     assert [row["before"] for row in rows] == texts[:2]
-    assert all(set(row) == {"text", "before", "seed", "index", "guides"} for row in rows)
+    assert all(set(row) == {"text", "before", "cut", "seed", "index", "guides"} for row in rows)
     (row,) = [json.loads(line) for line in latdiff("edit", "--text", texts[0], *flags).splitlines()]
     assert row["guides"]["sentiment"]["target"] == "positive"
     assert "  |  " in latdiff("edit", "--text", texts[0], "--guide", "sentiment=positive", "--strength", 0.2)
@@ -398,7 +420,7 @@ def test_a_malformed_sampler(refused, tmp_path, sampler):
 def test_a_judge_that_cannot_judge(refused, reviews, tmp_path):
     flags, labelled = ("evaluate", "--json", tmp_path / "m.json"), reviews(rows_of(["past", "present"]))
     assert "must be HEAD=DATA" in refused(*flags, "--judge", "tense")
-    assert "heads of labels there: sentiment, tense" in refused(*flags, "--judge", f"tens={labelled}")
+    assert "heads and classes of labels there: sentiment, tense" in refused(*flags, "--judge", f"tens={labelled}")
     assert "no data 'none.jsonl'" in refused(*flags, "--judge", "tense=none.jsonl:label")
     assert "none has the label negative, positive" in refused(*flags, "--judge", f"sentiment={labelled}")
     assert "no language model 'nothing'" in refused(*flags, "--fluency", "nothing")

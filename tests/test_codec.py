@@ -4,9 +4,14 @@ import pytest
 import torch
 
 from latdiff.codec import TextError
+from latdiff.config import UserError
 from latdiff.tokens import tokenize
 
 L, D = 3, 4
+
+
+def noise(count):
+    return torch.randn(count, L, D, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture
@@ -48,7 +53,7 @@ def test_latents_of_the_training_set_are_white(codec, tiny):
 
 
 def test_decode_writes_a_text_for_each_of_the_latents(talkative):
-    codec, latents = talkative.codec, torch.randn(5, L, D, generator=torch.Generator().manual_seed(0))
+    codec, latents = talkative.codec, noise(5)
     texts = codec.decode(latents)
     assert len(texts) == 5
     assert len(set(texts)) > 1
@@ -58,11 +63,100 @@ def test_decode_writes_a_text_for_each_of_the_latents(talkative):
 
 
 def test_decode_options_reach_generate(codec):
-    latents = torch.randn(3, L, D, generator=torch.Generator().manual_seed(0))
+    latents = noise(3)
     used = {token for row in tokenize(codec.tokenizer, codec.decode(latents)) for token in row[:-1]}
     others = codec.decode(latents, bad_words_ids=[[token] for token in used])
     assert any(others)
     assert not used & {token for row in tokenize(codec.tokenizer, others) for token in row}
+
+
+@pytest.fixture
+def generated(monkeypatch, codec):
+    """Stands in for transformers' `generate`: it writes the ids in `.rows`, and `.options` is what it was given."""
+
+    def generate(**options):
+        generate.options = options
+        return torch.tensor(generate.rows)
+
+    monkeypatch.setattr(codec.text_model, "generate", generate)
+    return generate
+
+
+def test_a_text_without_an_end_is_said_to_be_cut(codec, generated):
+    end, pad, start = codec.tokenizer.eos_token_id, codec.tokenizer.pad_token_id, 0
+    generated.rows = [[start, 30, 31, 32], [start, 30, end, pad], [start, 30, 31, end], [start, end, pad, pad]]
+    with pytest.warns(UserWarning, match="1 of 4 texts are cut: .* max_tokens, 96") as warnings:
+        texts, cut = codec.write(noise(4))
+    assert cut == [True, False, False, False]
+    assert len(warnings) == 1
+    assert texts == codec.tokenizer.batch_decode(generated.rows, skip_special_tokens=True)
+    with pytest.warns(UserWarning, match="4 of 16 texts are cut") as warnings:
+        codec.decode(noise(16), batch_size=4)
+    assert len(warnings) == 1
+    assert warnings[0].filename == __file__
+
+
+def test_a_start_token_that_is_the_end_token_ends_nothing(codec, generated):
+    end = codec.tokenizer.eos_token_id  # as in BART
+    generated.rows = [[end, 30, 31], [end, 30, end]]
+    with pytest.warns(UserWarning, match="1 of 2 texts are cut"):
+        assert codec.write(noise(2)).cut == [True, False]
+
+
+def test_whole_texts_come_without_a_warning(codec, generated, recwarn):
+    generated.rows = [[0, 30, codec.tokenizer.eos_token_id]] * 2
+    assert codec.write(noise(2)).cut == [False, False]
+    assert not [warning for warning in recwarn if "cut" in str(warning.message)]
+
+
+def test_an_end_that_the_model_would_force_at_the_limit_hides_no_cut(codec):
+    codec.text_model.generation_config.forced_eos_token_id = codec.tokenizer.eos_token_id  # as in BART
+    with pytest.warns(UserWarning, match="3 of 3 texts are cut"):
+        codec.decode(noise(3))
+
+
+def test_the_presets_are_greedy_and_what_ld4lg_published(codec, generated):
+    published = {"num_beams": 4, "no_repeat_ngram_size": 3, "repetition_penalty": 1.2, "min_length": 5}
+    generated.rows = [[0, 30, codec.tokenizer.eos_token_id]]
+    codec.decode(noise(1))
+    greedy = generated.options
+    assert {name: greedy[name] for name in published} == dict(zip(published, (1, 0, 1.0, 0), strict=True))
+    codec.decode(noise(1), preset="ld4lg")
+    assert {name: generated.options[name] for name in published} == published
+    assert (greedy["max_new_tokens"], greedy["do_sample"], generated.options["do_sample"]) == (96, False, False)
+    codec.decode(noise(1), preset="ld4lg", num_beams=2)
+    assert (generated.options["num_beams"], generated.options["min_length"]) == (2, 5)
+
+
+def trigrams(codec, text):
+    (row,) = tokenize(codec.tokenizer, [text])
+    return list(zip(row, row[1:], row[2:], strict=False))
+
+
+def test_ld4lgs_decoding_repeats_no_three_tokens(talkative):
+    codec = talkative.codec
+    plain, beams = (codec.decode(noise(4), preset=preset) for preset in ("greedy", "ld4lg"))
+    assert any(len(set(found)) < len(found) for found in (trigrams(codec, text) for text in plain))
+    assert plain != beams
+    options = {"num_beams": 4, "no_repeat_ngram_size": 3, "repetition_penalty": 1.2, "min_length": 5}
+    assert codec.decode(noise(4), **options) == beams
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"preset": "ld4gl"}, "no decoding 'ld4gl', only greedy, ld4lg; did you mean ld4lg?"),
+        ({"num_beems": 4}, "no decoding option 'num_beems'; did you mean num_beams?"),
+        ({"max_new_tokens": 9}, "decoding option max_new_tokens is 9, but cannot be set: .* leave it out"),
+        ({"num_return_sequences": 2}, "decoding option num_return_sequences is 2, but cannot be set"),
+        ({"forced_eos_token_id": 1}, "decoding option forced_eos_token_id is 1, but cannot be set"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_unknown_ways_to_decode_are_refused(codec, wrong, said):
+    with pytest.raises(UserError, match=said) as error:
+        codec.decode(noise(1), **wrong)
+    assert "\n" not in str(error.value)
 
 
 def test_no_gradient_is_kept(codec, texts):
@@ -91,6 +185,59 @@ def test_too_long_texts_are_counted(codec):
     said = refusal(codec, ["a story", "harbor " * 200, "harbor " * 300])
     assert "2 of 3 texts are longer than the 96 tokens" in said
     assert "at index 1" in said
+    assert "codec.split(text)" in said
+
+
+# Long texts in pieces
+
+
+def test_a_long_text_is_split_at_sentence_ends_into_pieces_that_fit(codec, texts):
+    text = "\n\n".join([" ".join(texts[:5]), " ".join(texts[5:9])])
+    pieces = codec.split(text)
+    assert all(codec.fits(pieces))
+    assert len(pieces) > 3
+    assert " ".join(pieces).split() == text.split()
+    assert all(piece.endswith((".", "!", "?")) for piece in pieces)
+    assert codec.encode(pieces).shape == (len(pieces), L, D)
+    # none could take the next one's first sentence as well
+    first = [piece.partition(". ")[0] + "." for piece in pieces]
+    assert not any(codec.fits([f"{piece} {then}" for piece, then in zip(pieces, first[1:], strict=False)]))
+
+
+def test_a_text_that_fits_is_one_piece(codec, texts):
+    assert codec.split(texts[0]) == [texts[0]]
+    assert codec.split(f"  {texts[0]}\n") == [texts[0]]
+    assert codec.split("no end") == ["no end"]
+
+
+@pytest.mark.parametrize(
+    ("joint", "ends"),
+    [(" ", '."'), (" ", "?!"), ("\n\n", ""), ("", "。"), (" ", "…)")],
+    ids=["quoted", "marks", "paragraphs", "chinese", "ellipsis"],
+)
+def test_a_sentence_ends_in_many_ways(codec, joint, ends):
+    sentence = "harbor " * 8 + "harbor" + ends
+    pieces = codec.split(joint.join([sentence] * 12))
+    assert len(pieces) > 1
+    assert all(piece.endswith(sentence) for piece in pieces)
+    assert joint.strip().join(pieces).count("harbor") == 12 * 9
+
+
+def test_a_point_within_a_number_and_a_line_break_are_no_ends(codec):
+    with pytest.raises(TextError, match="no end to split it at"):
+        codec.split("3.5 km\n" * 60)
+
+
+def test_a_sentence_that_is_too_long_is_refused(codec):
+    with pytest.raises(TextError, match=r"sentence that begins 'harbor .*' has \d+ tokens, more than the 96") as error:
+        codec.split("A story. " + "harbor " * 200 + "ends. Another.")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", " \n"])
+def test_nothing_cannot_be_split(codec, text):
+    with pytest.raises(TextError, match="there is no text to split"):
+        codec.split(text)
 
 
 # The fingerprint

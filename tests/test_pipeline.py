@@ -95,10 +95,39 @@ def test_a_callback_sees_each_step_and_can_replace_the_latents(pipe):
 
 def test_decode_options_reach_generate(pipe):
     plain = pipe(num_samples=2, generator=seeded())
-    short = pipe(num_samples=2, generator=seeded(), decode_options={"forced_eos_token_id": 1, "min_new_tokens": 3,
-                                                                    "repetition_penalty": 5.0})  # fmt: skip
-    assert torch.equal(plain.latents, short.latents)
-    assert plain.texts != short.texts
+    other = pipe(num_samples=2, generator=seeded(), decode_options={"min_new_tokens": 3, "repetition_penalty": 5.0})
+    assert torch.equal(plain.latents, other.latents)
+    assert plain.texts != other.texts
+
+
+def test_a_decoding_has_a_name(talkative, stories):
+    texts = [text for text, _ in stories[:2]]
+    calls = [
+        lambda way: talkative(num_samples=2, generator=seeded(), decode_options=way),
+        lambda way: talkative.edit(texts, generator=seeded(), decode_options=way),
+        lambda way: talkative.interpolate(*texts, n=2, decode_options=way),
+    ]
+    for call in calls:
+        out = call("ld4lg")
+        assert out.texts == talkative.codec.decode(out.latents, preset="ld4lg")
+        assert out.texts != call("greedy").texts == call(None).texts
+
+
+@pytest.mark.parametrize("wrong", ["beam", {"num_beems": 4}, {"max_length": 9}], ids=str)
+def test_an_unknown_decoding_is_refused_before_the_first_step(pipe, wrong):
+    pipe.denoiser = None
+    for call, texts in ((pipe, []), (pipe.edit, [["a story"]]), (pipe.interpolate, ["a story", "another"])):
+        with pytest.raises(UserError, match="decoding"):
+            call(*texts, decode_options=wrong)
+
+
+def test_texts_that_were_cut_are_named(pipe):
+    ids = torch.tensor([[0, 30, pipe.tokenizer.eos_token_id], [0, 30, 31], [0, 30, pipe.tokenizer.eos_token_id]])
+    pipe.text_model.generate = lambda **options: ids
+    with pytest.warns(UserWarning, match="1 of 3 texts are cut") as warnings:
+        out = pipe(num_samples=3, generator=seeded())
+    assert out.cut == [False, True, False]
+    assert len(warnings) == 1
 
 
 @pytest.mark.parametrize("numbers", [{"num_samples": 0}, {"num_samples": -3}, {"num_inference_steps": 0}])
@@ -168,7 +197,7 @@ def test_latents_driven_off_the_data_are_warned_of_once(pipe, head):
     head.radius = 1.5
     with pytest.warns(UserWarning, match="lie off the data, .*Try mood=a:") as warnings:
         pipe(num_samples=4, guides=[head.toward("a", 300.0)], generator=seeded())
-    assert len(warnings) == 1
+    assert sum("off the data" in str(warning.message) for warning in warnings) == 1
 
 
 def test_any_function_of_latents_can_steer(pipe):
@@ -475,9 +504,10 @@ def test_the_guidance_scale_leads_from_nothing_told_to_what_is(told):
 def test_the_best_of_some_candidates_is_one_of_them(told, monkeypatch):
     pipe, (one, two) = told
     texts = ["odd", "a b c d e", "a b c d f", "x y z w v", "strange", "x y z w u"]
-    monkeypatch.setattr(TextCodec, "decode", lambda *_, **__: texts)
+    cut = [True, False] * 3
+    monkeypatch.setattr(TextCodec, "write", lambda *_, **__: (texts, cut))
     out = pipe(cond=[one, two], candidates=3, generator=seeded(1))
-    assert out.texts == ["a b c d e", "x y z w v"]
+    assert (out.texts, out.cut) == (["a b c d e", "x y z w v"], [False, False])
     all_six = latents_of(pipe, cond=[one] * 3 + [two] * 3)
     torch.testing.assert_close(out.latents, all_six[[1, 3]], rtol=1e-3, atol=1e-3)
 

@@ -2,19 +2,22 @@
 
 import random
 
+import hub_layouts
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, T5Tokenizer
 
+from latdiff.config import UserError
 from latdiff.tokens import (
     IGNORED,
     NUM_SENTINELS,
     corrupt_spans,
     labels_of,
+    lead_in,
     length_report,
     limit_for,
     pad,
-    sentinel_ids,
+    span_marks,
     tokenize,
     train_vocabulary,
 )
@@ -70,7 +73,7 @@ def test_the_layout_is_t5s(vocabulary):
     _, tokenizer = vocabulary
     assert (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id) == (0, 1, 2)
     assert len(tokenizer) == 80 + NUM_SENTINELS
-    sentinels = sentinel_ids(tokenizer)
+    sentinels = span_marks(tokenizer)
     assert len(set(sentinels)) == NUM_SENTINELS
     assert tokenizer.unk_token_id not in sentinels
     assert not {token for row in tokenize(tokenizer, TEXTS) for token in row} & set(sentinels)
@@ -153,3 +156,34 @@ def test_more_spans_than_sentinels_still_end_well():
     row = corrupted(0.5, sentinels=SENTINELS[:3])
     assert [token for token in row if token >= 900] == SENTINELS[:3]
     assert row[-1] == 1
+
+
+# What stands for a hidden span is the tokenizer's to say
+
+
+@pytest.mark.parametrize("layout", hub_layouts.LAYOUTS, ids=lambda layout: layout.__name__)
+def test_a_hidden_span_has_a_token_of_the_tokenizers_own(layout, tmp_path):
+    layout(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
+    marks, (row,) = span_marks(tokenizer), tokenize(tokenizer, hub_layouts.TEXTS[:1])
+    hidden = corrupt_spans(row, 0.4, marks, random.Random(0), lead_in(tokenizer))
+    stand_ins = [token for token in hidden if token in marks]
+    assert len(stand_ins) > 3
+    assert stand_ins == marks[: len(stand_ins)]
+    assert tokenizer.unk_token_id not in hidden
+    names = tokenizer.convert_ids_to_tokens(stand_ins[:2])
+    assert [name.lstrip("▁") for name in names] in (["<extra_id_0>", "<extra_id_1>"], ["<mask>", "<mask>"])
+    empty = tokenize(tokenizer, [""])[0]
+    assert [*hidden[: lead_in(tokenizer)], hidden[-1]] == empty  # <s> and </s> are never hidden
+
+
+def test_the_lead_in_stays():
+    rows = [corrupt_spans([7, 8, *BODY, 1], 0.9, SENTINELS, random.Random(seed), lead=2) for seed in range(20)]
+    assert all(row[:2] == [7, 8] and row[-1] == 1 for row in rows)
+
+
+def test_a_tokenizer_that_can_hide_nothing_is_refused(tmp_path):
+    tokenizer = train_vocabulary(TEXTS, tmp_path, 80)
+    bare = T5Tokenizer(vocab=tokenizer._vocab_scores[:60], extra_ids=0)
+    with pytest.raises(UserError, match=r"neither <extra_id_0> nor a mask token; set .*mask_rates=\[0\]"):
+        span_marks(bare)
