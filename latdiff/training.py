@@ -1,4 +1,4 @@
-"""What the three training loops share: optimiser, learning rate, data order, resume state, progress."""
+"""What the training loops share: optimiser, learning rate, data order, resume state, progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The README and docs/guidance.md are run as written: their Python, and the commands and files they name."""
+"""The README and two pages of docs are run as written: their Python, and the commands and files they name."""
 
 import csv
 import re
@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 
 from latdiff import cli, storyworld
+from latdiff.config import load_recipe
+from latdiff.denoiser import LatentDenoiser
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -46,6 +48,20 @@ def test_the_snippets_of_the_guidance_page_run_as_written(tiny, tmp_path, monkey
     assert len(names["edited"].texts) == 3 and len(names["between"]) == 5
     for command in re.findall(r"^latdiff (.*)$", page, re.MULTILINE):
         cli.main([*shlex.split(command), "--quiet"])
+
+
+def test_the_snippets_of_the_page_on_conditions_run_as_written(pipe, tmp_path, monkeypatch):
+    page = (ROOT / "docs" / "conditions.md").read_text(encoding="utf-8")
+    topics = list(storyworld.ATTRIBUTES["topic"])
+    settings = {"codec_digest": pipe.codec.digest(), "classes": topics}
+    pipe.register_modules(denoiser=LatentDenoiser(*pipe.codec.latent_shape, width=16, depth=1, heads=2, **settings))
+    pipe.save_pretrained(tmp_path / "checkpoints" / "by-topic")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for snippet in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(snippet, names)
+    assert len(names["out"].texts) == 8 and len(names["best"].texts) == 1
+    load_recipe(str(ROOT / "recipes/configs/storyworld.yaml"), re.findall(r"data\.\w+=\w+", page))
 
 
 def test_every_make_target_of_the_readme_exists():
