@@ -1,0 +1,50 @@
+"""The control tasks, on a model that has learnt nothing: targets as they are written, and rows that are shares."""
+
+import json
+import sys
+
+import measure_control
+import pytest
+
+from latdiff import storyworld
+from latdiff.config import UserError
+
+
+def write(path, texts):
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    return str(path)
+
+
+def test_targets_are_read_as_their_texts_spell_them(tmp_path):
+    rows = ["price : more than £ 30", "price : £ 20 - 25", "near : Café Rouge"]
+    found = measure_control.read_targets(write(tmp_path / "t.jsonl", rows))
+    assert found == {"price": ["more than £30", "£20-25"], "near": ["Café Rouge"]}
+    with pytest.raises(UserError, match="'Italian' is not a target"):
+        measure_control.read_targets(write(tmp_path / "t.jsonl", ["Italian"]))
+
+
+@pytest.mark.parametrize(
+    "value, text, stands",
+    [("pub", "A Pub, near", True), ("pub", "a public place", False), ("£20-25", "costs £20-25.", True),
+     ("no", "not so", False), ("Café Rouge", "by café rouge", True)],
+)  # fmt: skip
+def test_a_value_stands_in_a_text_as_words(value, text, stands):
+    assert bool(measure_control.holds(value).search(text)) == stands
+
+
+def test_every_target_has_a_row(tiny, tmp_path, monkeypatch):
+    targets = write(tmp_path / "targets.jsonl", ["who : uncle", "who : aunt", "who : nobody at all", "day : Monday"])
+    texts = write(tmp_path / "texts.jsonl", [story.text for story in storyworld.sample(200, 5)])
+    file = tmp_path / "control.json"
+    flags = ["--data", texts, "--targets", targets, "--fluency", str(tiny.ar), "--num-samples", "2"]
+    monkeypatch.setattr(sys, "argv", ["measure", str(tiny.checkpoint), *flags, "--json", str(file)])
+    measure_control.main()
+    document = json.loads(file.read_text(encoding="utf-8"))
+    content = {row["target"]: row for row in document["rows"] if row["task"] == "content"}
+    assert {target: row["fitted"] for target, row in content.items()} == {
+        "uncle": True, "aunt": True, "nobody at all": False, "Monday": True,
+    }  # fmt: skip
+    assert [row["target"] for row in document["rows"] if row["task"] == "length"] == [10, 15, 20, 25, 30]
+    assert all(0 <= row["success"] <= 1 and row["perplexity"] > 1 for row in document["rows"])
+    shares = [row["success"] for row in content.values()]
+    assert document["means"]["content"]["success"] == pytest.approx(sum(shares) / 4)
