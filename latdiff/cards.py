@@ -7,8 +7,10 @@ import json
 import os
 from pathlib import Path
 
-from latdiff.config import load_recipe
+from latdiff.config import UserError, load_recipe
 from latdiff.metrics import mean_of
+
+SOMETIMES = ("fluency", "judges", "sweep", "by_class", "by_source")
 
 
 def reconstruction_table(measured: dict) -> str:
@@ -102,6 +104,18 @@ def sweep_tables(rows: list[dict]) -> str:
         parts.append(f"\nControl against fluency, head {name}, n = {of_head[0]['n']} a row:\n\n"
                      + "\n".join(f"| {line} |" for line in lines) + f"\n\n![](control-{name}.png)\n")  # fmt: skip
     return "".join(parts)
+
+
+def older_figures(path: Path) -> dict:
+    """What a document holds that a new evaluation leaves as it is. Raises UserError for a file of another kind."""
+    if not path.exists():
+        return {}
+    try:
+        document = {} | json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"--json {path} exists but holds no figures ({error}); name another file") from None
+    # these are not measured every time, and older ones would not be of the new rows
+    return {key: value for key, value in document.items() if key not in SOMETIMES}
 
 
 def update_metrics(folder: Path, figures: dict) -> None:

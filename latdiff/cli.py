@@ -208,9 +208,9 @@ def run_evaluate(options: argparse.Namespace) -> None:
         if not all(map(math.isfinite, options.sweep_scale)):
             raise UserError(f"--sweep-scale has {options.sweep_scale}, must be finite numbers")
     pipe = _load(options)
-    from latdiff.cards import summary, write_card, write_json
+    from latdiff.cards import older_figures, summary, write_card, write_json
     from latdiff.data import load_corpus
-    from latdiff.evaluation import Evaluation, reconstruction
+    from latdiff.evaluation import Evaluation
     from latdiff.heads import AttributeHead, load_head
     from latdiff.judges import FluencyJudge, ToldClasses
 
@@ -225,38 +225,15 @@ def run_evaluate(options: argparse.Namespace) -> None:
     judges = {one.name: judge for one, judge in _judges(options.judge, [*classes, *heads])}
     fluency = FluencyJudge(options.fluency) if options.fluency else None
     evaluation = Evaluation(pipe, recipe, corpus, options.num_samples, options.seed, judges, fluency)
+    document = older_figures(options.json)  # what training measured stays
     began = time.monotonic()
-    document = {"checkpoint": folder.name, "seed": options.seed, "machine": machine()}
-    if options.json.exists():  # what training measured stays
-        try:
-            document = json.loads(options.json.read_text(encoding="utf-8")) | document
-        except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"--json {options.json} exists but holds no figures ({error}); name another file") from None
-    document["reconstruction"] = (document.get("reconstruction") or {}) | reconstruction(
-        pipe.codec, corpus.valid[: options.num_samples], options.seed
-    )
-    for part in ("fluency", "judges", "sweep", "by_class", "by_source"):  # older ones would not be of these rows
-        document.pop(part, None)
-    if fluency:
-        unseen = corpus.valid[: options.num_samples]
-        document["fluency"] = {"model": fluency.path, "n": len(unseen)} | fluency.perplexity(unseen)
-    if judges:
-        document["judges"] = {name: judge.describe() for name, judge in judges.items()}
-    document["unconditional"] = [evaluation.unconditional(name, steps) for name, steps in samplers]
-    document["guided"] = [row for head in heads for row in evaluation.guided(head, options.scale)]
-    if corpus.classes:
-        document["by_class"] = [row for scale in options.guidance_scale for row in evaluation.by_class(scale)]
-    elif corpus.valid_conditions:
-        document["by_source"] = [evaluation.by_source(scale, k) for scale in options.guidance_scale for k in (1, 5)]
-    if options.sweep_scale is not None:
-        document["sweep"] = _sweep(evaluation, heads, options.sweep_scale)
-    pairs = itertools.combinations(heads, 2)
-    document["composed"] = [row for pair in pairs for row in evaluation.composed(list(pair), options.scale)]
+    measured = evaluation.everything(heads, samplers, options.scale, options.sweep_scale, options.guidance_scale)
+    measured["reconstruction"] = (document.get("reconstruction") or {}) | measured["reconstruction"]
+    document |= {"checkpoint": folder.name, "seed": options.seed, "machine": machine()} | measured
     document["evaluation_minutes"] = round((time.monotonic() - began) / 60, 2)
     write_json(options.json, document)
-    for head in heads if "sweep" in document else []:
-        rows = [row for row in document["sweep"] if row["attribute"] == head.name]
-        plot_control(rows, options.json.parent / f"control-{head.name}.png")
+    for name, rows in itertools.groupby(document.get("sweep", []), key=lambda row: row["attribute"]):
+        plot_control(list(rows), options.json.parent / f"control-{name}.png")
     if options.json.resolve() == (folder / "metrics.json").resolve():
         write_card(folder)
     print(summary(document), f"-> {options.json}", sep="\n")
@@ -277,15 +254,6 @@ def _judges(wanted: list[str], heads: list) -> Iterator[tuple]:
         if name not in known:
             raise UserError(f"--judge names {name!r}; heads and classes of labels there: {', '.join(known) or 'none'}")
         yield known[name], LabelJudge.apart_from(known[name], *load_labelled(source, label_column=column or "label"))
-
-
-def _sweep(evaluation, heads: list, scales: list[float]) -> list[dict]:
-    """Rows of every mode of every head."""
-    rows = []
-    for head in heads:
-        for mode in (mode for mode in MODES if mode != "noisy" or head.noise_aware):
-            rows += evaluation.sweep(head, mode, scales or [head.usual_scale(mode) * f for f in (0.25, 0.5, 1, 2, 4)])
-    return rows
 
 
 def run_check_config(options: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch import Tensor
 from latdiff import metrics, storyworld
 from latdiff.backbone import decoder_logits
 from latdiff.codec import TextCodec
-from latdiff.config import Recipe
+from latdiff.config import MODES, Recipe
 from latdiff.data import Corpus
 from latdiff.guidance import Guide
 from latdiff.heads import AttributeHead
@@ -25,6 +26,7 @@ from latdiff.pipeline import LatentTextDiffusionPipeline, make_scheduler
 from latdiff.tokens import IGNORED, labels_of, pad, tokenize
 
 NOISE_LEVELS = (0.25, 0.5, 1.0)
+CANDIDATES = 5  # of which the best is taken, beside a single one
 
 
 def reconstruction(codec: TextCodec, texts: list[str], seed: int = 0) -> dict:
@@ -84,6 +86,31 @@ class Evaluation:
         self.training = set(corpus.train)
         self.has_oracle = recipe.data.source == "storyworld"
 
+    def everything(
+        self, heads: list[AttributeHead], samplers: list[tuple[str, int]], scale: float | None = None,
+        sweep: list[float] | None = None, guidance_scales: Sequence[float] = (1.0, 2.0),
+    ) -> dict:  # fmt: skip
+        """The document: reconstruction, unsteered samples of each sampler, told ones, steered ones, and pairs of heads.
+
+        `sweep`, if given, adds control against fluency at these scales, or, where it is empty, at those around usual.
+        """
+        unseen = self.corpus.valid[: self.num_samples]
+        found: dict = {"reconstruction": reconstruction(self.pipe.codec, unseen, self.seed)}
+        if self.fluency is not None:
+            found["fluency"] = {"model": self.fluency.path, "n": len(unseen)} | self.fluency.perplexity(unseen)
+        if self.judges:
+            found["judges"] = {name: judge.describe() for name, judge in self.judges.items()}
+        found["unconditional"] = [self.unconditional(name, steps) for name, steps in samplers]
+        if self.corpus.classes:
+            found["by_class"] = [row for scale in guidance_scales for row in self.by_class(scale)]
+        elif self.corpus.valid_conditions:
+            found["by_source"] = [self.by_source(scale, k) for scale in guidance_scales for k in (1, CANDIDATES)]
+        found["guided"] = [row for head in heads for row in self.guided(head, scale)]
+        if sweep is not None:
+            found["sweep"] = [row for head in heads for row in self.sweep_modes(head, sweep)]
+        pairs = itertools.combinations(heads, 2)
+        return found | {"composed": [row for pair in pairs for row in self.composed(list(pair), scale)]}
+
     def unconditional(self, scheduler: str, steps: int) -> dict:
         """One row: quality, coverage and memorisation of unsteered samples under one scheduler."""
         own = self.pipe.scheduler
@@ -131,6 +158,12 @@ class Evaluation:
                 row["perplexity"] = metrics.mean_of(of_labels, "perplexity")
             rows.append(row)
         return rows
+
+    def sweep_modes(self, head: AttributeHead, scales: Sequence[float]) -> list[dict]:
+        """`sweep` in every mode that the head can be read in; without scales, a quarter to four times the usual one."""
+        modes = [mode for mode in MODES if mode != "noisy" or head.noise_aware]
+        around = {mode: [head.usual_scale(mode) * times for times in (0.25, 0.5, 1, 2, 4)] for mode in modes}
+        return [row for mode in modes for row in self.sweep(head, mode, scales or around[mode])]
 
     def edited(self, head: AttributeHead, strength: float, scale: float | None = None, mode: str = "x0") -> dict:
         """Stories of the oracle's world, each with its label changed to the next one of the head.
