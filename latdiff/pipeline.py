@@ -119,6 +119,8 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
             raise UserError(f"num_samples is {num_samples}, must be 1 or more")
         if candidates < 1:
             raise UserError(f"candidates is {candidates}, must be 1 or more")
+        if candidates > 1:
+            most_agreed([], utility)  # refuses an unknown one before the first step
         told, guides = self._told(cond, num_samples, candidates), _with_classifier_free(guides, guidance_scale, cond)
         if latents is None:
             latents = torch.randn(num_samples * candidates, *self.codec.latent_shape, generator=generator)
@@ -222,8 +224,8 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
             raise UserError(f"cond holds {len(told)} conditions for {n} samples; give one a sample, or a single one")
         rows = [i for i in range(n) for _ in range(times)]
         if config.source_dim:
-            once = list(dict.fromkeys(told))  # every source is read once
-            return self.codec.read(once)[[once.index(told[i]) for i in rows]]
+            once = {source: place for place, source in enumerate(dict.fromkeys(told))}  # every source is read once
+            return self.codec.read(list(once))[[once[told[i]] for i in rows]]
         unknown = sorted(set(told) - set(config.classes))
         if unknown:
             known = f"{', '.join(config.classes)}{nearest(unknown[0], config.classes)}"

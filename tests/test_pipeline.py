@@ -519,6 +519,7 @@ def test_conditions_that_cannot_be_told(told, tiny):
         ({"cond": "" if pipe.denoiser.config.source_dim else "cal"}, "empty" if pipe.denoiser.config.source_dim
          else "did you mean calm"),
         ({"cond": one, "candidates": 0}, "candidates is 0"),
+        ({"cond": one, "candidates": 2, "utility": "blue", "callback_on_step_end": pytest.fail}, "did you mean bleu"),
         ({"cond": one, "guidance_scale": float("nan")}, "must be a finite number"),
         ({"guidance_scale": 2.0}, "there is no cond to guide towards"),
     ):  # fmt: skip
