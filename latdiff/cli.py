@@ -205,14 +205,18 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
     if options.sweep_scale is not None:
         require_matplotlib()
-        if not all(map(math.isfinite, options.sweep_scale)):
-            raise UserError(f"--sweep-scale has {options.sweep_scale}, must be finite numbers")
+    scales = {"--sweep-scale": options.sweep_scale or [], "--guidance-scale": options.guidance_scale,
+              "--scale": [options.scale or 0.0]}  # fmt: skip
+    for flag, values in scales.items():
+        if not all(map(math.isfinite, values)):
+            raise UserError(f"{flag} has {', '.join(map(str, values))}, must be finite numbers")
     pipe = _load(options)
     from latdiff.cards import older_figures, summary, write_card, write_json
     from latdiff.data import load_corpus
     from latdiff.evaluation import Evaluation
     from latdiff.heads import AttributeHead, load_head
-    from latdiff.judges import FluencyJudge, ToldClasses
+    from latdiff.judges import FluencyJudge, SeenTexts
+    from latdiff.metrics import bleu
 
     folder = Path(options.checkpoint)
     recipe = load_recipe(str(folder / "recipe.yaml"))
@@ -221,8 +225,12 @@ def run_evaluate(options: argparse.Namespace) -> None:
     samplers = options.samplers or [f"{recipe.sampling.scheduler}:{pipe.config.num_inference_steps}", "renoise:25"]
     samplers = [_sampler_words(text) for text in samplers]
     corpus = load_corpus(recipe.data, recipe.seed)
-    classes = [ToldClasses(recipe.data.condition_column, corpus)] if corpus.classes else []
-    judges = {one.name: judge for one, judge in _judges(options.judge, [*classes, *heads])}
+    if recipe.data.condition in ("text", "prefix"):
+        bleu([""], [""])  # says what to install before anything is measured
+        if not any(pipe.codec.fits(corpus.valid_conditions)):
+            raise UserError(f"{recipe.data.source}: every unseen source is longer than the autoencoder reads")
+    told = [SeenTexts(recipe.data.condition_column, corpus.classes, corpus.train)] if corpus.classes else []
+    judges = dict(_judges(options.judge, [*told, *heads]))
     fluency = FluencyJudge(options.fluency) if options.fluency else None
     evaluation = Evaluation(pipe, recipe, corpus, options.num_samples, options.seed, judges, fluency)
     document = older_figures(options.json)  # what training measured stays
@@ -240,20 +248,21 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
 
 def _judges(wanted: list[str], heads: list) -> Iterator[tuple]:
-    """Pairs of a head, or the classes that the model is told, and its judge, fitted on texts that it has not seen."""
+    """Name and judge of heads, or of the classes that the model is told, fitted on texts that they have not seen."""
     from latdiff.data import load_labelled
     from latdiff.judges import LabelJudge
 
-    known = {head.name: head for head in heads}
     for words in wanted:
         name, equals, rest = words.partition("=")
         # a colon only splits off a column where the whole is no file
         source, _, column = (rest, "", "") if Path(rest).exists() else rest.partition(":")
         if not (name and equals and source):
             raise UserError(f"--judge is {words!r}, must be HEAD=DATA or HEAD=DATA:COLUMN, e.g. tone=other.jsonl:stars")
-        if name not in known:
-            raise UserError(f"--judge names {name!r}; heads and classes of labels there: {', '.join(known) or 'none'}")
-        yield known[name], LabelJudge.apart_from(known[name], *load_labelled(source, label_column=column or "label"))
+        known = [head for head in heads if head.name == name]
+        if not known:
+            there = ", ".join(head.name for head in heads) or "none"
+            raise UserError(f"--judge names {name!r}; heads and classes of labels there: {there}")
+        yield name, LabelJudge.apart_from(known, *load_labelled(source, label_column=column or "label"))
 
 
 def run_check_config(options: argparse.Namespace) -> None:

@@ -16,9 +16,9 @@ from latdiff.conditions import Source
 from latdiff.config import DECODING, UserError, nearest
 from latdiff.tokens import pad, sentences, tokenize
 
-# a text for every latent, and an end-of-text that the decoder chose itself
+# a text for every latent, the same for the same seed, and an end-of-text that the decoder chose itself
 OWN_OPTIONS = {"max_length", "max_new_tokens", "eos_token_id", "forced_eos_token_id", "num_return_sequences",
-               "return_dict_in_generate"}  # fmt: skip
+               "return_dict_in_generate", "do_sample"}  # fmt: skip
 
 
 class TextError(UserError):
@@ -195,8 +195,8 @@ def decoding(preset: str = "greedy", **options) -> dict:
     for name in options:
         if name in OWN_OPTIONS:
             raise UserError(
-                f"decoding option {name} is {options[name]!r}, but cannot be set: latents give one text each, which "
-                "ends where the decoder ends it or at the autoencoder's max_tokens; leave it out"
+                f"decoding option {name} is {options[name]!r}, but cannot be set: latents give one text each, always "
+                "the same, which ends where the decoder ends it or at the autoencoder's max_tokens; leave it out"
             )
         if name not in known:
             raise UserError(

@@ -24,9 +24,6 @@ class Labels:
         order = {label: 1 + i for i, label in enumerate(classes)}
         return cls(torch.tensor([order[label] for label in labels]))
 
-    def __len__(self) -> int:
-        return len(self.index)
-
     def __getitem__(self, rows) -> Labels:
         return Labels(self.index[rows])
 
@@ -45,15 +42,9 @@ class Source:
     features: Tensor
     mask: Tensor
 
-    def __len__(self) -> int:
-        return len(self.mask)
-
     def __getitem__(self, rows) -> Source:
         return Source(self.features[rows], self.mask[rows])
 
     def without(self, rows: Tensor) -> Source:
         """Tell nothing where rows [B] is True."""
         return Source(self.features, self.mask & ~rows.to(self.mask.device)[:, None])
-
-    def to(self, device) -> Source:
-        return Source(self.features.to(device), self.mask.to(device))

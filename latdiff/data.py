@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import random
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -15,11 +14,13 @@ from dataclasses import dataclass, field
 from latdiff import storyworld
 from latdiff.config import DataConfig
 from latdiff.sources import MISSING, DataError, Sample, Table, columns, open_source, reach
-from latdiff.tokens import sentences
+from latdiff.tokens import letters_of, sentences
 
 STORIES = 60_000
 LABELLED_STORIES = 400
 MIN_PER_CLASS = 5
+LACKING = {"none": "blank", "label": "without a text or a label", "text": "without a text or a source",
+           "prefix": "of less than two sentences"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,14 @@ def load_corpus(data: DataConfig, seed: int) -> Corpus:
         if not split:
             counts = ", ".join(f"{count:,} {why}" for why, count in splits.dropped.items())
             raise DataError(f"{data.source}: no {name} text is left{beside} (left out: {counts}); give more texts")
-    texts = [text for text, _ in train], [text for text, _ in valid]
     if data.condition == "none":
-        return Corpus(*texts, splits.dropped)
-    conditions = [told for _, told in train], [told for _, told in valid]
-    classes = _classes(data, set().union(*conditions)) if data.condition == "label" else []
-    return Corpus(*texts, splits.dropped, *conditions, classes)
+        return Corpus([text for text, _ in train], [text for text, _ in valid], splits.dropped)
+    classes = []
+    if data.condition == "label":
+        classes = _classes(data, Counter(told for _, told in train), {told for _, told in valid})
+        valid = [row for row in valid if row[1] in classes]
+    (texts, conditions), (unseen, unseen_conditions) = (zip(*rows, strict=True) for rows in (train, valid))
+    return Corpus(list(texts), list(unseen), splits.dropped, list(conditions), list(unseen_conditions), classes)
 
 
 def load_labelled(
@@ -111,7 +114,8 @@ def _story_splits(data: DataConfig, seed: int) -> Splits:
     train, valid = (_shuffled(filter(any, rows[split]), f"{seed}/{split} order") for split in rows)
     unseen = {text for text, _ in valid}
     kept = [row for row in train if row[0] not in unseen]
-    return Splits(kept, valid, {"blank": 0, "also unseen": len(train) - len(kept)})
+    blank = sum(not any(row) for split in rows.values() for row in split)
+    return Splits(kept, valid, {LACKING[data.condition]: blank, "also unseen": len(train) - len(kept)})
 
 
 def _own_splits(data: DataConfig, seed: int) -> Splits:
@@ -126,13 +130,11 @@ def _own_splits(data: DataConfig, seed: int) -> Splits:
     else:
         held_out = _held_out(len(train), data)
         train, valid = train[held_out:], [row for _, row in train[:held_out]]
-    unseen = {_letters(text) for text, _ in valid}
-    sources = {_letters(told) for _, told in valid} if data.condition == "text" else ()
-    kept = [row for letters, row in train if letters not in unseen and _letters(row[1]) not in sources]
-    lacking = {"none": "blank", "label": "without a text or a label", "text": "without a text or a source",
-               "prefix": "of less than two sentences"}  # fmt: skip
+    unseen = {letters_of(text) for text, _ in valid}
+    sources = {letters_of(told) for _, told in valid} if data.condition == "text" else ()
+    kept = [row for letters, row in train if letters not in unseen and letters_of(row[1]) not in sources]
     dropped = {
-        lacking[data.condition]: sum(not text for rows in read.values() for text, _ in rows),
+        LACKING[data.condition]: sum(not text for rows in read.values() for text, _ in rows),
         "repeated": len(given["train"]) - len(distinct), "also unseen": len(train) - len(kept),
     }  # fmt: skip
     return Splits(kept, valid, dropped)
@@ -151,16 +153,19 @@ def _rows(table: Table, data: DataConfig) -> list[tuple[str, str]]:
             for (number, _), text in zip(table.rows, texts, strict=True)]  # fmt: skip
 
 
-def _classes(data: DataConfig, found: set[str]) -> list[str]:
-    """The recipe's classes, or those found. Raises DataError for labels that the recipe does not list."""
+def _classes(data: DataConfig, counts: Counter, unseen: set[str]) -> list[str]:
+    """The recipe's classes, or those of the training texts. Raises DataError where they cannot be learnt."""
+    _check_classes(data.source, data.condition_column, counts)
+    if not data.classes:
+        return sorted(counts)
     listed = [str(label) for label in data.classes]
-    other = sorted(found - set(listed)) if listed else []
+    other = sorted({*counts, *unseen} - set(listed))
     if other:
         raise DataError(
             f"{data.source}: column {data.condition_column!r} holds {', '.join(map(repr, other[:5]))}, which "
             f"data.classes does not list ({', '.join(listed)}); list them, or leave data.classes out"
         )
-    return listed or sorted(found)
+    return listed
 
 
 def _held_out(count: int, data: DataConfig) -> int:
@@ -173,25 +178,8 @@ def _distinct(rows: list[tuple[str, str]]) -> dict[str, tuple[str, str]]:
     """The first of all rows whose texts count as the same, by the letters that they share."""
     first = {}
     for row in rows:
-        first.setdefault(_letters(row[0]), row)
+        first.setdefault(letters_of(row[0]), row)
     return first
-
-
-class _Letters(dict):
-    """For str.translate: keeps letters, the marks that belong to them and digits; fills as characters come up."""
-
-    def __missing__(self, code: int) -> int | None:
-        self[code] = code if unicodedata.category(chr(code))[0] in "LMN" else None
-        return self[code]
-
-
-LETTERS = _Letters()
-
-
-def _letters(text: str) -> str:
-    """The lower-cased letters and digits, by which texts count as the same; of a text without any, all of it."""
-    letters = unicodedata.normalize("NFC", text.lower()).translate(LETTERS)
-    return letters if any(map(str.isalnum, letters)) else text
 
 
 def _stream(name: str) -> int:
@@ -267,7 +255,7 @@ def _check_classes(place: str, column: str, counts: Counter) -> None:
     shown = ", ".join(f"{label} {count}" for label, count in counts.most_common())
     if len(counts) < 2:
         found = f"only the class {next(iter(counts))!r}" if counts else "no label at all"
-        raise DataError(f"{place}: {column} holds {found}; a head needs texts of at least two classes")
+        raise DataError(f"{place}: {column} holds {found}; texts of at least two classes are needed")
     if min(counts.values()) < MIN_PER_CLASS:
         raise DataError(
             f"{place}: {column} needs at least {MIN_PER_CLASS} texts of each class, but holds {shown}; "

@@ -208,14 +208,14 @@ class Evaluation:
         """One row: what is written for unseen sources, held against the texts that belong to them."""
         pairs = zip(self.corpus.valid_conditions, self.corpus.valid, strict=True)
         fits = self.pipe.codec.fits(self.corpus.valid_conditions)
-        sources, references = zip(*list(itertools.compress(pairs, fits))[: self.num_samples], strict=True)
-        texts = self._sample(len(sources), [], None, cond=list(sources), guidance_scale=guidance_scale,
-                             candidates=candidates)  # fmt: skip
+        rows = list(itertools.compress(pairs, fits))[: self.num_samples]
+        sources, references = [source for source, _ in rows], [text for _, text in rows]
+        texts = self._sample(len(rows), [], None, cond=sources, guidance_scale=guidance_scale, candidates=candidates)
         return {
             "guidance_scale": guidance_scale, "candidates": candidates, "n": len(texts),
-            "bleu": metrics.bleu(texts, list(references)), "bleu_of_sources": metrics.bleu(texts, list(sources)),
-            "sources_as_they_are": metrics.bleu(list(sources), list(references)),
-            "unchanged": metrics.exact_match(texts, list(sources)), **self._fluency(texts),
+            "bleu": metrics.bleu(texts, references), "bleu_of_sources": metrics.bleu(texts, sources),
+            "sources_as_they_are": metrics.bleu(sources, references),
+            "unchanged": metrics.exact_match(texts, sources), **self._fluency(texts),
             "samples": [list(row) for row in zip(sources[:10], texts[:10], references[:10], strict=True)],
         }  # fmt: skip
 
@@ -238,8 +238,8 @@ class Evaluation:
             found = zip(*(judge.predict(texts) for judge in judges.values()), strict=True)
             said = "; ".join(f"{name}: {judge.describe()}" for name, judge in judges.items())
             return [labels == tuple(targets.values()) for labels in found], said
-        words = [label.lower() for label in targets.values()]
-        return [all(word in text.lower() for word in words) for text in texts], "the label's words stand in the text"
+        hits = [all(metrics.holds(text, label) for label in targets.values()) for text in texts]
+        return hits, "the label's words stand in the text"
 
     def _fluency(self, texts: list[str]) -> dict[str, float]:
         if self.fluency is None:

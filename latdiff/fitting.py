@@ -14,6 +14,7 @@ from torch import Tensor
 
 from latdiff.config import FEATURES, UserError
 from latdiff.schedule import add_noise, alpha2_at, log_snr
+from latdiff.tokens import letters_of
 
 GRID = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of C, for "cv"
 NOISE_TIMES = (0.0, 0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9)  # of the cosine schedule: noise levels, from clean
@@ -104,8 +105,8 @@ def radius(latents: Tensor) -> float:
 
 
 def fingerprints(texts: list[str]) -> Tensor:
-    """64 bits [N] that tell texts apart, whatever their white space."""
-    digests = (hashlib.blake2b(" ".join(text.split()).encode(), digest_size=8).digest() for text in texts)
+    """64 bits [N] that tell texts apart by their letters and digits."""
+    digests = (hashlib.blake2b(letters_of(text).encode(), digest_size=8).digest() for text in texts)
     return torch.tensor([int.from_bytes(digest, signed=True) for digest in digests], dtype=torch.int64)
 
 

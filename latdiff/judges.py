@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,8 +11,8 @@ import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from latdiff.config import UserError
-from latdiff.data import Corpus
-from latdiff.tokens import pad, tokenize
+from latdiff.heads import AttributeHead
+from latdiff.tokens import letters_of, pad, tokenize
 
 LONGEST = 512  # tokens of a text that are scored, where the model could read more
 
@@ -52,18 +53,25 @@ class LabelJudge:
         self._model.fit(texts, labels)
 
     @classmethod
-    def apart_from(cls, head, texts: list[str], labels: list[str]) -> LabelJudge:
-        """A judge of this head (heads.AttributeHead or ToldClasses), fitted on the texts that the head has not seen.
+    def apart_from(cls, known: Sequence, texts: list[str], labels: list[str]) -> LabelJudge:
+        """A judge fitted on the texts that none of `known` (heads.AttributeHead or SeenTexts) has seen.
 
-        Raises JudgeError where none of them has some label of the head.
+        Its labels have to be those of the first. Raises JudgeError where no text with some label is left, and for a
+        head that does not know its texts.
         """
-        seen = head.saw(texts)
-        pairs = [pair for pair, known in zip(zip(texts, labels, strict=True), seen, strict=True) if not known]
-        lost = sorted(set(head.labels) - {str(label) for _, label in pairs})
+        for one in known:
+            if isinstance(one, AttributeHead) and not len(one.fitted_on):
+                raise JudgeError(
+                    f"head {one.name!r} has no record of the texts that it was fitted on, so that no judge can keep "
+                    "off them; fit it again with `latdiff fit-head`"
+                )
+        seen = [any(of_text) for of_text in zip(*(one.saw(texts) for one in known), strict=True)]
+        pairs = [(text, label) for text, label, old in zip(texts, labels, seen, strict=True) if not old]
+        lost = sorted(set(known[0].labels) - {str(label) for _, label in pairs})
         if lost:
             raise JudgeError(
-                f"head {head.name!r} and its judge need texts of their own: among the {len(pairs):,} that the head was "
-                f"not fitted on, none has the label {', '.join(lost)}"
+                f"{known[0].name!r} and its judge need texts of their own: among the {len(pairs):,} that it has not "
+                f"seen, none has the label {', '.join(lost)}"
             )
         return cls([text for text, _ in pairs], [label for _, label in pairs])
 
@@ -76,15 +84,15 @@ class LabelJudge:
         return f"TF-IDF and logistic regression on {self.texts_:,} other texts, right on {self.accuracy_:.3f} held out"
 
 
-class ToldClasses:
-    """The classes that a denoiser can be told, in a head's place: it has seen the training texts."""
+class SeenTexts:
+    """Texts that a judge has to keep off, such as those that a conditional denoiser learnt its classes from."""
 
-    def __init__(self, name: str, corpus: Corpus):
-        self.name, self.labels, self._seen = name, corpus.classes, set(corpus.train)
+    def __init__(self, name: str, labels: list[str], texts: list[str]):
+        self.name, self.labels, self._seen = name, labels, set(map(letters_of, texts))
 
     def saw(self, texts: list[str]) -> list[bool]:
-        """Whether each of the texts was trained on."""
-        return [text in self._seen for text in texts]
+        """Whether each of the texts is among them, by its letters and digits."""
+        return [letters_of(text) in self._seen for text in texts]
 
 
 class FluencyJudge:
@@ -99,8 +107,12 @@ class FluencyJudge:
             self.tokenizer = AutoTokenizer.from_pretrained(self.path, local_files_only=local)
             self.model = AutoModelForCausalLM.from_pretrained(self.path, local_files_only=local, dtype=torch.float32)
         except Exception as error:  # transformers, hub and safetensors each raise kinds of their own
-            reason = str(error).strip().splitlines()[0]
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise JudgeError(f"the language model {self.path!r} cannot be loaded: {reason}") from error
+        config = self.model.config
+        self.start = config.bos_token_id if config.bos_token_id is not None else config.eos_token_id
+        if not isinstance(self.start, int):
+            raise JudgeError(f"the language model {self.path!r} has no beginning-of-text token; take another")
         self.model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
     @torch.no_grad()
@@ -110,15 +122,15 @@ class FluencyJudge:
         A text is read after the model's beginning-of-text, its own end-of-text included if the tokenizer writes
         one. Tokens beyond what the model can read are not scored.
         """
-        config = self.model.config
-        start = config.bos_token_id if config.bos_token_id is not None else config.eos_token_id
-        longest = min(LONGEST, getattr(config, "max_position_embeddings", LONGEST)) - 1
-        ids = [row[:longest] for row in tokenize(self.tokenizer, texts)]
+        longest = min(LONGEST, getattr(self.model.config, "max_position_embeddings", LONGEST)) - 1
+        ids = tokenize(self.tokenizer, texts)
+        # some tokenizers write the beginning themselves
+        ids = [(row[1:] if row[:1] == [self.start] else row)[:longest] for row in ids]
         nats, counts = [], torch.tensor([len(row) for row in ids])
         for begin in range(0, len(ids), 64):
-            rows, mask = (x.to(self.model.device) for x in pad(ids[begin : begin + 64], config.eos_token_id))
-            inputs = torch.cat([rows.new_full((len(rows), 1), start), rows[:, :-1]], dim=1)
-            logits = self.model(inputs, use_cache=False).logits.float()
+            rows, mask = (x.to(self.model.device) for x in pad(ids[begin : begin + 64], self.start))
+            inputs = torch.cat([rows.new_full((len(rows), 1), self.start), rows[:, :-1]], dim=1)
+            logits = self.model(inputs, attention_mask=torch.ones_like(inputs), use_cache=False).logits.float()
             nats.append((F.cross_entropy(logits.mT, rows, reduction="none") * mask).sum(1).cpu())
         return torch.cat(nats), counts
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 
 from latdiff.config import UserError
@@ -63,3 +64,8 @@ def bleu(texts: list[str], references: list[str]) -> float:
     except ImportError:
         raise UserError('BLEU needs sacrebleu; install it with pip install "latdiff[eval]"') from None
     return sacrebleu.corpus_bleu(texts, [references], lowercase=True).score
+
+
+def holds(text: str, value: str) -> bool:
+    """Whether the value stands in the text as words, whatever their case: "pub" not in "public"."""
+    return re.search(rf"(?<!\w){re.escape(value)}(?!\w)", text, re.IGNORECASE) is not None

@@ -30,6 +30,8 @@ from latdiff.guidance import ClassifierFree, Guide, stack, titles, warn_of_contr
 from latdiff.mbr import Utility, most_agreed
 from latdiff.schedule import add_noise
 
+Told = tuple[Labels | Source | None, list[int]]  # every condition once, and which of them each text has
+
 
 class CheckpointError(UserError):
     """A checkpoint that cannot be sampled from, in one sentence."""
@@ -113,12 +115,16 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
         that contradict each other, of latents steered off the data, and of texts that were cut.
         """
         steps, decode_options = self._check(guides, num_inference_steps), _decode_options(decode_options)
-        if num_samples is None:
-            num_samples = 1 if cond is None or isinstance(cond, str) else len(cond)
-        if num_samples < 1:
-            raise UserError(f"num_samples is {num_samples}, must be 1 or more")
         if candidates < 1:
             raise UserError(f"candidates is {candidates}, must be 1 or more")
+        if num_samples is None:
+            several = isinstance(cond, (list, tuple))
+            num_samples = len(cond) if several else 1 if latents is None else len(latents) // candidates
+        if num_samples < 1:
+            raise UserError(f"num_samples is {num_samples}, must be 1 or more")
+        if latents is not None and len(latents) != num_samples * candidates:
+            raise UserError(f"latents holds noise for {len(latents)} texts, must be for {num_samples * candidates}: "
+                            "num_samples times candidates")  # fmt: skip
         if candidates > 1:
             most_agreed([], utility)  # refuses an unknown one before the first step
         told, guides = self._told(cond, num_samples, candidates), _with_classifier_free(guides, guidance_scale, cond)
@@ -212,32 +218,35 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
                 z = (callback(self, step, t, {"latents": z}) or {}).get("latents", z)
         return z
 
-    def _told(self, cond: str | list[str] | None, n: int, times: int = 1) -> Labels | Source | None:
+    def _told(self, cond: str | list[str] | None, n: int, times: int = 1) -> Told:
         """What the denoiser is told about n samples, each `times` in a row; raises as a call does."""
         if cond is None:
-            return None
+            return None, []
         config = self.denoiser.config
         if not config.classes and not config.source_dim:
             raise CheckpointError("this denoiser was trained without conditions; leave cond out and steer with guides")
-        told = [cond] * n if isinstance(cond, str) else list(cond)
+        told = [str(one) for one in cond] if isinstance(cond, (list, tuple)) else [str(cond)] * n
         if len(told) != n:
             raise UserError(f"cond holds {len(told)} conditions for {n} samples; give one a sample, or a single one")
-        rows = [i for i in range(n) for _ in range(times)]
-        if config.source_dim:
-            once = {source: place for place, source in enumerate(dict.fromkeys(told))}  # every source is read once
-            return self.codec.read(list(once))[[once[told[i]] for i in rows]]
-        unknown = sorted(set(told) - set(config.classes))
+        once = {one: place for place, one in enumerate(dict.fromkeys(told))}  # every source is read and held once
+        rows = [once[one] for one in told for _ in range(times)]
+        unknown = sorted(set(once) - set(config.classes)) if config.classes else []
         if unknown:
             known = f"{', '.join(config.classes)}{nearest(unknown[0], config.classes)}"
             raise UserError(f"cond is {unknown[0]!r}, must be one of {known}")
-        return Labels.of(told, config.classes).to(self._execution_device)[rows]
+        with torch.inference_mode(False):  # a guide may differentiate through the denoiser
+            if config.source_dim:
+                return self.codec.read(list(once)), rows
+            return Labels.of(list(once), config.classes).to(self._execution_device), rows
 
-    def _chunks(self, latents: Tensor, told: Labels | Source | None, size: int):
+    def _chunks(self, latents: Tensor, told: Told, size: int):
         """Pairs of latents and what is told about them, `size` at once."""
+        cond, rows = told
         latents = latents.to(self._execution_device)
         for start in range(0, len(latents), size):
-            rows = slice(start, start + size)
-            yield latents[rows], None if told is None else told[rows]
+            with torch.inference_mode(False):
+                part = None if cond is None else cond[rows[start : start + size]]
+            yield latents[start : start + size], part
 
     def _check(self, guides: list[Guide], num_inference_steps: int | None) -> int:
         """Everything that can be wrong before the first step; the number of steps."""

@@ -8,6 +8,7 @@ import itertools
 import math
 import random
 import re
+import unicodedata
 from pathlib import Path
 
 import sentencepiece
@@ -133,3 +134,20 @@ def sentences(text: str) -> list[str]:
     """What the text is made of, none blank; white space stays at the end of each."""
     ends = [0, *(found.end() for found in SENTENCE_END.finditer(text)), len(text)]
     return [text[a:b] for a, b in itertools.pairwise(ends) if text[a:b].strip()]
+
+
+class _Letters(dict):
+    """For str.translate: keeps letters, the marks that belong to them and digits; fills as characters come up."""
+
+    def __missing__(self, code: int) -> int | None:
+        self[code] = code if unicodedata.category(chr(code))[0] in "LMN" else None
+        return self[code]
+
+
+LETTERS = _Letters()
+
+
+def letters_of(text: str) -> str:
+    """The lower-cased letters and digits, by which texts count as the same; of a text without any, all of it."""
+    letters = unicodedata.normalize("NFC", text.lower()).translate(LETTERS)
+    return letters if any(map(str.isalnum, letters)) else text

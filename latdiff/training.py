@@ -167,9 +167,10 @@ def load_state(path: Path, modules: dict[str, nn.Module], optimizers: list, ema:
     return step
 
 
-def refuse_changes(recipe: Recipe, sections: tuple[str, ...]) -> None:
-    """Raise ResumeError when the run's folder was begun with other settings in these sections."""
-    saved = recipe.folder / "recipe.yaml"
+def refuse_changes(recipe: Recipe, sections: tuple[str, ...], folder: Path | None = None) -> None:
+    """Raise ResumeError when a folder, the run's own by default, was begun with other settings in these sections."""
+    folder = folder or recipe.folder
+    saved = folder / "recipe.yaml"
     if not saved.exists():
         return
     before, now = load_recipe(str(saved)).as_dict(), recipe.as_dict()
@@ -179,7 +180,7 @@ def refuse_changes(recipe: Recipe, sections: tuple[str, ...]) -> None:
         changes.append(f"seed was {before['seed']}, is {now['seed']}")
     if changes:
         raise ResumeError(
-            f"{recipe.folder} was begun with other settings ({'; '.join(changes)}). Set name= to train beside it, "
+            f"{folder} was begun with other settings ({'; '.join(changes)}). Set name= to train beside it, "
             f"put the settings back to go on with it, or delete the folder."
         )
 

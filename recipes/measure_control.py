@@ -12,6 +12,7 @@ those of unsteered texts.
 from __future__ import annotations
 
 import argparse
+import random
 import re
 import time
 from pathlib import Path
@@ -44,15 +45,9 @@ def read_targets(path: str) -> dict[str, list[str]]:
     return found
 
 
-def holds(value: str) -> re.Pattern:
-    """Matches a text in which the value stands as words."""
-    return re.compile(rf"(?<!\w){re.escape(value)}(?!\w)", re.IGNORECASE)
-
-
 def fit(pipe, field: str, values: list[str], texts: list[str]) -> AttributeHead | None:
     """A head of the values that stand in enough of the texts; None where there are not two labels."""
-    patterns = {value: holds(value) for value in values}
-    labels = [next((value for value, pattern in patterns.items() if pattern.search(text)), NEITHER) for text in texts]
+    labels = [next((value for value in values if metrics.holds(text, value)), NEITHER) for text in texts]
     enough = {label for label in set(labels) if labels.count(label) >= FEWEST}
     rows = [(text, label) for text, label in zip(texts, labels, strict=True) if label in enough]
     if len(enough) < 2:
@@ -74,7 +69,8 @@ def main() -> None:
     pipe = load_pipeline(options.checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
     pipe.set_progress_bar_config(disable=True)
     targets, fluency = read_targets(options.targets), FluencyJudge(options.fluency)
-    texts = load_texts(options.data)[: options.texts]
+    texts = load_texts(options.data)
+    texts = random.Random(options.seed).sample(texts, min(options.texts, len(texts)))
     texts = [text for text, fits in zip(texts, pipe.codec.fits(texts), strict=True) if fits]
     began, n = time.monotonic(), options.num_samples
     document = {"checkpoint": options.checkpoint.name, "seed": options.seed, "machine": machine(),
@@ -98,14 +94,15 @@ def main() -> None:
         for value in values:
             known = head is not None and value in head.labels
             title = {"task": "content", "field": field, "target": value, "fitted": known}
-            note(title, [head.toward(value)] if known else [], holds(value).search)
+            note(title, [head.toward(value)] if known else [], lambda text, value=value: metrics.holds(text, value))
     words = NumberHead.fit(pipe, texts, [len(text.split()) for text in texts], name="words")
     for length in LENGTHS:
         title = {"task": "length", "target": length}
         note(title, [words.toward(length)], lambda text, length=length: abs(len(text.split()) - length) <= 2)
     tasks = {task: [row for row in document["rows"] if row["task"] == task] for task in ("content", "length")}
+    tasks["content with a head"] = [row for row in tasks["content"] if row["fitted"]]
     document["means"] = {task: {key: metrics.mean_of(rows, key) for key in ("success", "perplexity", "diversity")}
-                         for task, rows in tasks.items()}  # fmt: skip
+                         for task, rows in tasks.items() if rows}  # fmt: skip
     write_json(options.json, document)
     print(document["means"])
 

@@ -23,8 +23,8 @@ from latdiff.cards import write_json
 from latdiff.cli import machine
 from latdiff.config import UserError, plain_errors
 from latdiff.data import load_labelled
-from latdiff.heads import load_head
-from latdiff.judges import FluencyJudge, LabelJudge
+from latdiff.heads import AttributeHead, HeadError, load_head
+from latdiff.judges import FluencyJudge, LabelJudge, SeenTexts
 from latdiff.pipeline import load_pipeline
 
 MODES = ("x0", "denoiser")
@@ -90,8 +90,12 @@ def main() -> None:
     pipe = load_pipeline(options.checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
     pipe.set_progress_bar_config(disable=True)
     head, fluency = load_head(options.checkpoint / "heads" / options.head), FluencyJudge(options.fluency)
-    judge = LabelJudge.apart_from(head, *load_labelled(options.judge))
     rewrites, too_long = load_rewrites(options.data, pipe.codec.fits)
+    other = sorted(set(rewrites.targets) - set(head.labels)) if isinstance(head, AttributeHead) else ["any label"]
+    if other:
+        raise HeadError(f"head {head.name!r} cannot steer to {', '.join(other)}, which --data {options.data} asks for")
+    judged = SeenTexts("the rewrites", head.labels, rewrites.sources + rewrites.references)
+    judge = LabelJudge.apart_from([head, judged], *load_labelled(options.judge))
 
     began = time.monotonic()
     document = {

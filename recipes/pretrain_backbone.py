@@ -131,6 +131,8 @@ def table(model, tokenizer, texts: list[str], recipe: Recipe) -> str:
     """Share of tokens right on unseen texts, teacher-forced, by mask rate, and of whole texts copied."""
     lines = ["mask rate   tokens right"]
     ids = [row for row in tokenize(tokenizer, texts) if len(row) <= recipe.data.max_tokens]
+    if not ids:
+        return "no unseen text is short enough to measure on"
     whole, present = (x.to(model.device) for x in pad(ids, tokenizer.pad_token_id))
     labels, marks = labels_of(whole, present), span_marks(tokenizer)
     for rate in sorted(set(recipe.pretrain_backbone.mask_rates)):

@@ -26,6 +26,7 @@ from latdiff.training import (
     accelerator,
     load_state,
     progress_bar,
+    refuse_changes,
     report,
     save_state,
     set_learning_rate,
@@ -42,8 +43,12 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     if (folder / "model.safetensors").exists():
         print(f"{folder} already holds a finished model; delete it to train another, or set name=")
         return
+    # with other data or another seed it would learn the texts that the checkpoint has not seen
+    refuse_changes(recipe, ("seed", "data", "backbone"))
+    refuse_changes(recipe, ("seed", "data", "backbone", "train_ar"), folder)
     corpus = load_corpus(recipe.data, recipe.seed)
     tokenizer = load_tokenizer(recipe)
+    recipe.save(folder / "recipe.yaml")
     ids = [row for row in tokenize(tokenizer, corpus.train) if len(row) <= recipe.data.max_tokens]
 
     torch.manual_seed(recipe.seed)

@@ -23,7 +23,7 @@ from latdiff.backbone import decoder_logits, encode_features, load_backbone, ref
 from latdiff.cards import reconstruction_table, update_metrics
 from latdiff.codec import TextCodec
 from latdiff.config import Recipe, plain_errors, recipe_from_command_line
-from latdiff.data import DataError, load_corpus
+from latdiff.data import Corpus, DataError, load_corpus
 from latdiff.evaluation import reconstruction
 from latdiff.precision import fast_autocast
 from latdiff.tokens import (
@@ -99,6 +99,8 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
             f"are the least; raise data.max_tokens ({recipe.data.max_tokens}) and autoencoder.max_tokens "
             f"({recipe.autoencoder.max_tokens}), or give more texts"
         )
+    if recipe.data.condition in ("text", "prefix"):
+        refuse_long_sources(recipe, tokenizer, corpus)
     recipe.save(folder / "recipe.yaml")
 
     accelerate = accelerator(recipe, "autoencoder")
@@ -135,6 +137,17 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
 
     finish(recipe, codec, ids, corpus.valid, minutes)
     state.unlink(missing_ok=True)
+
+
+def refuse_long_sources(recipe: Recipe, tokenizer, corpus: Corpus) -> None:
+    """Raise DataError when the denoiser could be told no source, for it could only say so once this is trained."""
+    for name, sources in (("training", corpus.train_conditions), ("unseen", corpus.valid_conditions)):
+        shortest = min(map(len, tokenize(tokenizer, sources)))
+        if shortest > recipe.autoencoder.max_tokens:
+            raise DataError(
+                f"{recipe.data.source}: the shortest {name} source has {shortest} tokens; raise autoencoder.max_tokens "
+                f"({recipe.autoencoder.max_tokens}) or take shorter ones"
+            )
 
 
 def corrupted_batch(rows: list[list[int]], tokenizer, recipe: Recipe, step: int):

@@ -29,7 +29,9 @@ from latdiff.precision import fast_autocast
 from latdiff.schedule import betas
 from latdiff.tokens import tokenize
 from latdiff.training import (
+    LATENTS,
     BatchOrder,
+    ResumeError,
     accelerator,
     load_latents,
     load_state,
@@ -131,6 +133,12 @@ def conditioned(
         return latents, lambda rows: None
     short = [len(row) <= recipe.data.max_tokens for row in tokenize(codec.tokenizer, corpus.train)]
     conditions = list(itertools.compress(corpus.train_conditions, short))
+    if len(conditions) != len(latents):
+        raise ResumeError(
+            f"{recipe.folder / LATENTS} holds {len(latents):,} texts, but {recipe.data.source} now has "
+            f"{len(conditions):,}: it has changed. Delete the folder to train on what there is now, or set name= to "
+            "train beside it."
+        )
     if recipe.data.condition == "label":
         labels = Labels.of(conditions, corpus.classes).to(codec.autoencoder.device)
         return latents, labels.__getitem__

@@ -24,7 +24,7 @@ RANKS = {
     "plots": 1,
     "training": 1,
     "cards": 2,
-    "judges": 3,
+    "judges": 5,
     "backbone": 2,
     "autoencoder": 2,
     "denoiser": 2,

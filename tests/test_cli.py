@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from latdiff import cli, load_head, storyworld
+from latdiff import LatentTextDiffusionPipeline, cli, load_head, storyworld
 from latdiff.denoiser import LatentDenoiser
 
 
@@ -141,15 +141,27 @@ def test_compare_shows_unsteered_texts_of_the_same_seed(latdiff):
     assert all(line.count("  |  ") == 1 for line in beside.splitlines() if line)
 
 
-def test_a_conditional_model_is_told_on_the_command_line(latdiff, pipe, tmp_path):
+def test_a_conditional_model_is_told_on_the_command_line(latdiff, pipe, tmp_path, monkeypatch):
+    call = LatentTextDiffusionPipeline.__call__
     settings = {"codec_digest": pipe.codec.digest(), "classes": ["calm", "wild"]}
     denoiser = LatentDenoiser(3, 4, width=16, depth=1, heads=2, **settings)
+    with torch.no_grad():
+        for parameter in denoiser.parameters():
+            parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
     pipe.register_modules(denoiser=denoiser)
     pipe.save_pretrained(tmp_path)
     rows = latdiff("sample", "--cond", "calm", "--cond", "wild", "--json", folder=tmp_path).splitlines()
     assert [json.loads(row)["cond"] for row in rows] == ["calm", "wild"]
+    asked = {}
+
+    def listening(self, **given):
+        asked.update(given)
+        return call(self, **given)
+
+    monkeypatch.setattr(LatentTextDiffusionPipeline, "__call__", listening)
     flags = ("--cond", "calm", "--guidance-scale", 2, "--candidates", 2, "--num-samples", 3, "--json")
     assert [json.loads(row)["cond"] for row in latdiff("sample", *flags, folder=tmp_path).splitlines()] == ["calm"] * 3
+    assert (asked["cond"], asked["guidance_scale"], asked["candidates"], asked["num_samples"]) == ("calm", 2, 2, 3)
     with pytest.raises(SystemExit, match="must be one of calm, wild"):
         latdiff("sample", "--cond", "clam", folder=tmp_path)
 

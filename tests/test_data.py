@@ -607,15 +607,26 @@ def test_a_class_stays_with_its_text(tmp_path):
 
 
 def test_a_row_without_its_condition_is_left_out_and_counted(tmp_path):
-    jsonl(tmp_path / "train.jsonl", rows_with(text=["a one", "b two", " ", "d four"], label=["x", None, "x", "y"]))
-    jsonl(tmp_path / "valid.jsonl", rows_with(text=["e five"], label=["x"]))
+    texts = [*"abcdefghij", " ", "k"]
+    jsonl(tmp_path / "train.jsonl", rows_with(text=texts, label=[*"xyxyxyxyxy", "x", None]))
+    jsonl(tmp_path / "valid.jsonl", rows_with(text=["e five", "f six"], label=["x", "z"]))
     found = corpus(tmp_path, condition="label")
-    assert sorted(zip(found.train, found.train_conditions, strict=True)) == [("a one", "x"), ("d four", "y")]
+    pairs = sorted(zip(found.train, found.train_conditions, strict=True))
+    assert pairs == list(zip("abcdefghij", "xyxyxyxyxy", strict=True))
     assert found.dropped["without a text or a label"] == 2
+    assert (found.classes, found.valid) == (["x", "y"], ["e five"])  # z was never trained on
+
+
+@pytest.mark.parametrize("labels, said", [(["x"] * 12, "only the class 'x'"), ([*"xxxxxxxxxxxy"], "at least 5 texts")])
+def test_classes_that_cannot_be_learnt(tmp_path, labels, said):
+    jsonl(tmp_path / "train.jsonl", rows_with(text=[*"abcdefghijkl"], label=labels))
+    jsonl(tmp_path / "valid.jsonl", rows_with(text=["e five"], label=["x"]))
+    with pytest.raises(DataError, match=said):
+        corpus(tmp_path, condition="label")
 
 
 def test_labels_that_the_recipe_does_not_list(tmp_path):
-    jsonl(tmp_path / "train.jsonl", rows_with(text=["a one", "b two", "c three"], label=["x", "y", "x"]))
+    jsonl(tmp_path / "train.jsonl", rows_with(text=[*"abcdefghij"], label=[*"xyxyxyxyxy"]))
     jsonl(tmp_path / "valid.jsonl", rows_with(text=["e five"], label=["x"]))
     assert corpus(tmp_path, condition="label", classes=("y", "x")).classes == ["y", "x"]
     with pytest.raises(DataError, match=r"column 'label' holds 'y', which data.classes does not list \(x\)"):

@@ -1,14 +1,14 @@
 """Judges of real text: what they are fitted on, and that they say what they should."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from latdiff.data import Corpus
 from latdiff.heads import AttributeHead
-from latdiff.judges import FluencyJudge, JudgeError, LabelJudge, ToldClasses
+from latdiff.judges import FluencyJudge, JudgeError, LabelJudge, SeenTexts
 
 GOOD = ["a lovely plate of food", "lovely staff", "what a lovely place!", "the food is lovely", "so lovely", "lovely!"]
 BAD = ["an awful plate of food", "awful staff", "what an awful place!", "the food is awful", "so awful", "awful!"]
@@ -27,9 +27,9 @@ def test_a_judge_tells_labels_by_their_words():
 
 
 def test_pairs_of_words_count():
-    texts = ["not good", "not a bit good", "good", "so good", "really good", "it is good"] * 5
-    labels = ["no", "no", "yes", "yes", "yes", "yes"] * 5
-    assert LabelJudge(texts, labels).predict(["not good", "so good"]) == ["no", "yes"]
+    """Either label has the same words, in another order."""
+    texts = ["man bites dog", "dog bites man"] * 10
+    assert LabelJudge(texts, ["news", "no news"] * 10).predict(texts[:2]) == ["news", "no news"]
 
 
 def test_accuracy_is_of_texts_held_out():
@@ -55,16 +55,22 @@ def head_that_saw(pipe, texts):
 
 def test_a_judge_keeps_off_what_its_head_was_fitted_on(pipe):
     more = [f"{text} {i}" for i, text in enumerate(TEXTS)]
-    judge = LabelJudge.apart_from(head_that_saw(pipe, TEXTS), TEXTS + more, LABELS + LABELS)
+    judge = LabelJudge.apart_from([head_that_saw(pipe, TEXTS)], TEXTS + more, LABELS + LABELS)
     assert judge.texts_ == 12
-    with pytest.raises(JudgeError, match=r"texts of their own: among the 6 .* none has the label bad"):
-        LabelJudge.apart_from(head_that_saw(pipe, BAD), TEXTS, LABELS)
+    with pytest.raises(JudgeError, match=r"texts of their own: among the 6 that .* none has the label bad"):
+        LabelJudge.apart_from([head_that_saw(pipe, BAD)], [text.upper() for text in TEXTS], LABELS)
 
 
-def test_a_judge_of_the_classes_that_a_model_is_told_keeps_off_the_training_texts():
-    told = ToldClasses("taste", Corpus(TEXTS, [], classes=["bad", "good"]))
-    more = [f"{text} {i}" for i, text in enumerate(TEXTS)]
-    assert LabelJudge.apart_from(told, TEXTS + more, LABELS + LABELS).texts_ == 12
+def test_a_judge_keeps_off_what_any_that_it_has_to_has_seen(pipe):
+    more = [f"{text} {i}" for i, text in enumerate(TEXTS * 2)]
+    trained_on = SeenTexts("taste", ["bad", "good"], [text.upper() for text in more[:12]])
+    judge = LabelJudge.apart_from([trained_on, head_that_saw(pipe, TEXTS)], TEXTS + more, LABELS * 3)
+    assert judge.texts_ == 12
+
+
+def test_a_head_that_does_not_know_its_texts_has_no_judge(pipe):
+    with pytest.raises(JudgeError, match="no record of the texts"):
+        LabelJudge.apart_from([head_that_saw(pipe, [])], TEXTS, LABELS)
 
 
 # Fluency
@@ -120,6 +126,16 @@ def test_a_text_is_scored_the_same_beside_any_other_and_cut_where_the_model_ends
     alone = torch.cat([judge.losses([text])[0] for text in TWO])
     torch.testing.assert_close(nats[:2], alone, rtol=1e-4, atol=1e-3)
     assert counts[2] == 39
+
+
+def test_a_beginning_that_the_tokenizer_writes_itself_is_not_scored(tmp_path, language_model, monkeypatch):
+    language_model(tmp_path)
+    judge = FluencyJudge(tmp_path)
+    expected, own = judge.losses(TWO), judge.tokenizer
+    judge.tokenizer = lambda texts, **_: SimpleNamespace(input_ids=[[0, *row] for row in own(texts).input_ids])
+    nats, counts = judge.losses(TWO)
+    torch.testing.assert_close(nats, expected[0])
+    assert torch.equal(counts, expected[1])
 
 
 @pytest.mark.parametrize("path", ["nowhere", "{tmp}/empty"])

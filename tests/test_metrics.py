@@ -57,3 +57,12 @@ def test_bleu_is_of_whole_corpora_and_blind_to_case():
     half = metrics.bleu(["the food was very bad today"], ["the food was very good today"])
     # 5/6 words, 3/5 pairs, 2/4 triples, 1/3 runs of four
     assert half == pytest.approx(100 * (5 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25)
+
+
+@pytest.mark.parametrize(
+    "value, text, stands",
+    [("pub", "A Pub, near", True), ("pub", "a public place", False), ("£20-25", "costs £20-25.", True),
+     ("no", "not so", False), ("Café Rouge", "by café rouge", True)],
+)  # fmt: skip
+def test_a_value_stands_in_a_text_as_words(value, text, stands):
+    assert metrics.holds(text, value) == stands

@@ -492,6 +492,19 @@ def test_chunks_of_a_batch_keep_their_conditions(told):
     torch.testing.assert_close(chunked, whole, rtol=1e-3, atol=1e-3)
 
 
+def test_a_guide_through_a_conditional_denoiser_works_in_inference_mode(told):
+    pipe, (one, two) = told
+    guide = random_head(pipe.codec.digest()).toward("a", 1.0, "denoiser")
+    plain = latents_of(pipe, cond=[one, two], guides=[guide])
+    with torch.inference_mode():
+        inside = latents_of(pipe, cond=[one, two], guides=[guide])
+    torch.testing.assert_close(inside, plain)
+
+
+def test_noise_of_ones_own_says_how_many_texts(pipe):
+    assert len(pipe(latents=torch.zeros(3, L, D)).texts) == 3
+
+
 def test_the_guidance_scale_leads_from_nothing_told_to_what_is(told):
     pipe, (one, _) = told
     free, plain, more = (latents_of(pipe, cond=one, guidance_scale=scale) for scale in (0, 1, 2))
@@ -519,6 +532,8 @@ def test_conditions_that_cannot_be_told(told, tiny):
         ({"cond": "" if pipe.denoiser.config.source_dim else "cal"}, "empty" if pipe.denoiser.config.source_dim
          else "did you mean calm"),
         ({"cond": one, "candidates": 0}, "candidates is 0"),
+        ({"cond": [one] * 2, "latents": torch.zeros(3, L, D)}, "noise for 3 texts, must be for 2"),
+        ({"candidates": 2, "latents": torch.zeros(3, L, D)}, "noise for 3 texts, must be for 2"),
         ({"cond": one, "candidates": 2, "utility": "blue", "callback_on_step_end": pytest.fail}, "did you mean bleu"),
         ({"cond": one, "guidance_scale": float("nan")}, "must be a finite number"),
         ({"guidance_scale": 2.0}, "there is no cond to guide towards"),

@@ -21,8 +21,10 @@ from tqdm.auto import tqdm
 from latdiff import cli, storyworld
 from latdiff.backbone import BackboneError
 from latdiff.config import UserError, load_recipe
+from latdiff.data import DataError
+from latdiff.denoiser import LatentDenoiser
 from latdiff.pipeline import load_codec, load_pipeline
-from latdiff.training import ResumeError
+from latdiff.training import ResumeError, load_latents, save_latents
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
@@ -141,15 +143,42 @@ def test_a_denoiser_that_is_told_something(recipe, interrupt, settings, told):
     pipe = load_pipeline(whole)
     one, untold = (pipe(cond=cond, generator=torch.Generator().manual_seed(0)).latents for cond in (told, None))
     assert one.shape == untold.shape and not torch.equal(one, untold)
+    torch.manual_seed(0)
+    new = LatentDenoiser(**pipe.denoiser.config).state_dict()
+    learnt = "class_embedding.weight" if "data.condition=label" in settings else "source_in.weight"
+    assert not torch.equal(new[learnt], weights(whole / "denoiser")[learnt])
     lines = (whole / "samples.txt").read_text(encoding="utf-8").splitlines()
     assert len(lines) == 20 and all(" -> " in line for line in lines)
-    denoiser = load_file(whole / "denoiser" / "diffusion_pytorch_model.safetensors")
-    learnt = "class_embedding.weight" if "data.condition=label" in settings else "source_in.weight"
-    assert denoiser[learnt].abs().sum() > 0
     cli.main(["evaluate", str(whole), "--quiet", "--json", "m.json", "--num-samples", "2", "--samplers", "ddim:1"])
     figures = json.loads(Path("m.json").read_text(encoding="utf-8"))
     rows = figures["by_class"] if "data.condition=label" in settings else figures["by_source"]
     assert [row["guidance_scale"] for row in rows] == [1, 1, 2, 2]
+
+
+def test_a_source_that_has_changed_since_its_latents_were_cached(recipe):
+    told = ["name=told", "data.condition=label", "data.condition_column=sentiment", "data.train_size=150"]
+    train_autoencoder.main(recipe(*told), quiet=True)
+    cache = recipe(*told).folder / "train" / "latents.safetensors"
+    latents = load_latents(recipe(*told).folder, load_codec(recipe(*told).folder).digest())
+    save_latents(recipe(*told).folder, latents[:-1], load_codec(recipe(*told).folder).digest())
+    with pytest.raises(ResumeError, match="holds 149 texts, but storyworld now has 150"):
+        train_denoiser.main(recipe(*told), quiet=True)
+    assert cache.exists()
+
+
+def test_sources_that_are_all_too_long_are_told_before_training(recipe, tmp_path):
+    rows = [{"text": story.text, "label": f"{i} so " * 300} for i, story in enumerate(storyworld.sample(40, 3))]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with pytest.raises(DataError, match=r"the shortest training source has .* raise autoencoder\.max_tokens"):
+        train_autoencoder.main(recipe("name=long", f"data.source={file}", "data.condition=text"), quiet=True)
+    assert not recipe("name=long").folder.exists()
+
+
+def test_a_language_model_keeps_to_the_texts_that_its_checkpoint_learnt_from(recipe):
+    shutil.rmtree("checkpoints/tiny-ar")
+    with pytest.raises(ResumeError, match="seed was 0, is 1"):
+        train_ar.main(recipe("seed=1"), quiet=True)
 
 
 def test_sources_that_are_too_long_are_left_out(recipe, capsys, tmp_path):
