@@ -96,6 +96,7 @@ def parser() -> argparse.ArgumentParser:
                           "told; may be repeated (default column: label)")  # fmt: skip
     evaluate.add_argument("--fluency", metavar="MODEL", help="a causal language model, folder or hub id, whose "
                           "perplexity of the texts is measured; recipes/train_ar.py trains one")  # fmt: skip
+    _decode_option(evaluate)
     evaluate.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
     evaluate.add_argument("--samplers", nargs="+", metavar="NAME:STEPS",
                           help="unconditional rows (default: the checkpoint's own, and renoise:25)")  # fmt: skip
@@ -210,7 +211,11 @@ def run_evaluate(options: argparse.Namespace) -> None:
     for flag, values in scales.items():
         if not all(map(math.isfinite, values)):
             raise UserError(f"{flag} has {', '.join(map(str, values))}, must be finite numbers")
+    if options.decode not in (None, *DECODING):
+        raise UserError(f"--decode is {options.decode!r}, must be one of {', '.join(DECODING)}")
     pipe = _load(options)
+    if options.decode:
+        pipe.register_to_config(decoding=options.decode)
     from latdiff.cards import older_figures, summary, write_card, write_json
     from latdiff.data import load_corpus
     from latdiff.evaluation import Evaluation
@@ -237,7 +242,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
     began = time.monotonic()
     measured = evaluation.everything(heads, samplers, options.scale, options.sweep_scale, options.guidance_scale)
     measured["reconstruction"] = (document.get("reconstruction") or {}) | measured["reconstruction"]
-    document |= {"checkpoint": folder.name, "seed": options.seed, "machine": machine()} | measured
+    document |= {"checkpoint": folder.name, "seed": options.seed, "machine": machine(),
+                 "decoding": pipe.config.decoding} | measured  # fmt: skip
     document["evaluation_minutes"] = round((time.monotonic() - began) / 60, 2)
     write_json(options.json, document)
     for name, rows in itertools.groupby(document.get("sweep", []), key=lambda row: row["attribute"]):
@@ -294,8 +300,8 @@ def _command(commands, name: str, run, help: str) -> argparse.ArgumentParser:
 
 
 def _decode_option(command) -> None:
-    command.add_argument("--decode", default="greedy", help=f"how the decoder writes, one of {', '.join(DECODING)}: "
-                         "the last searches 4 beams and repeats no three tokens (default greedy)")  # fmt: skip
+    command.add_argument("--decode", help=f"how the decoder writes, one of {', '.join(DECODING)}: the last searches 4 "
+                         "beams and repeats no three tokens (default: the checkpoint's)")  # fmt: skip
 
 
 def _guide_options(command) -> None:

@@ -170,6 +170,7 @@ class SamplingConfig:
 
     scheduler: str = setting("ddpm", "diffusers scheduler", choices=SCHEDULERS)
     steps: int = setting(50, "denoiser calls a text", low=1)
+    decoding: str = setting("greedy", "how the decoder writes", choices=tuple(DECODING))
 
 
 @dataclass(frozen=True)

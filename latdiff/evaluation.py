@@ -29,7 +29,7 @@ NOISE_LEVELS = (0.25, 0.5, 1.0)
 CANDIDATES = 5  # of which the best is taken, beside a single one
 
 
-def reconstruction(codec: TextCodec, texts: list[str], seed: int = 0) -> dict:
+def reconstruction(codec: TextCodec, texts: list[str], seed: int = 0, preset: str = "greedy") -> dict:
     """Token accuracy (teacher-forced) and exact match of unseen texts, clean and with latent noise of sd 0.25 to 1.
 
     Texts longer than the autoencoder reads are counted under `too_long` and left out.
@@ -42,12 +42,13 @@ def reconstruction(codec: TextCodec, texts: list[str], seed: int = 0) -> dict:
     under_noise = {}
     for sd in NOISE_LEVELS:
         eps = torch.randn(latents.shape, generator=generator).to(latents)
-        under_noise[str(sd)] = metrics.exact_match(codec.decode(latents + sd * eps), fitting)
+        under_noise[str(sd)] = metrics.exact_match(codec.decode(latents + sd * eps, preset=preset), fitting)
     return {
         "n": len(fitting),
         "too_long": len(texts) - len(fitting),
         "token_accuracy": token_accuracy(codec, latents, [row for row in ids if len(row) <= limit]),
-        "exact_match": metrics.exact_match(codec.decode(latents), fitting),
+        "exact_match": metrics.exact_match(codec.decode(latents, preset=preset), fitting),
+        "decoding": preset,
         "under_noise": under_noise,
     }
 
@@ -95,7 +96,7 @@ class Evaluation:
         `sweep`, if given, adds control against fluency at these scales, or, where it is empty, at those around usual.
         """
         unseen = self.corpus.valid[: self.num_samples]
-        found: dict = {"reconstruction": reconstruction(self.pipe.codec, unseen, self.seed)}
+        found: dict = {"reconstruction": reconstruction(self.pipe.codec, unseen, self.seed, self.pipe.config.decoding)}
         if self.fluency is not None:
             found["fluency"] = {"model": self.fluency.path, "n": len(unseen)} | self.fluency.perplexity(unseen)
         if self.judges:

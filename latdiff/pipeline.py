@@ -57,17 +57,20 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
         tokenizer, text_model: the frozen backbone.  autoencoder: LatentAutoencoder.
         denoiser: LatentDenoiser of the same codec.
         scheduler: any variance-preserving diffusers scheduler with prediction_type="sample".
-        num_inference_steps: used when a call names none.
+        num_inference_steps, decoding: used when a call names none.
 
     Raises CheckpointError when weights are missing or the denoiser was trained on another codec's latents.
     """
 
-    def __init__(self, tokenizer, text_model, autoencoder, denoiser, scheduler, num_inference_steps: int = 50):
+    def __init__(
+        self, tokenizer, text_model, autoencoder, denoiser, scheduler, num_inference_steps: int = 50,
+        decoding: str = "greedy",
+    ):  # fmt: skip
         super().__init__()
         self.register_modules(
             tokenizer=tokenizer, text_model=text_model, autoencoder=autoencoder, denoiser=denoiser, scheduler=scheduler
         )
-        self.register_to_config(num_inference_steps=num_inference_steps)
+        self.register_to_config(num_inference_steps=num_inference_steps, decoding=decoding)
         for name, part in (("autoencoder", autoencoder), ("denoiser", denoiser)):
             _refuse_gaps(name, part)
         digest = self.codec.digest()
@@ -107,14 +110,14 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
             callback_on_step_end: called as callback(pipe, step, timestep, {"latents": z}) after every
                 step; what it returns under "latents" replaces z.
             decode_options: how the decoder writes: "greedy", "ld4lg" (beam search), or what `codec.write` takes,
-                e.g. {"num_beams": 4}.
+                e.g. {"num_beams": 4}, on top of the checkpoint's own.
 
         Raises CheckpointError for a head made for another codec, a scheduler of the wrong kind or a `cond` that this
         denoiser cannot be told, UserError, a ValueError, for a number of samples or steps below one, more steps than
         the schedule has or unknown decode_options, and GuidanceError for a gradient that is not finite. Warns of guides
         that contradict each other, of latents steered off the data, and of texts that were cut.
         """
-        steps, decode_options = self._check(guides, num_inference_steps), _decode_options(decode_options)
+        steps, decode_options = self._check(guides, num_inference_steps), self._decode_options(decode_options)
         if candidates < 1:
             raise UserError(f"candidates is {candidates}, must be 1 or more")
         if num_samples is None:
@@ -155,7 +158,7 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
         Raises what a call does, UserError for a strength out of range, and codec.TextError for texts that are
         empty or too long.
         """
-        steps, decode_options = self._check(guides, num_inference_steps), _decode_options(decode_options)
+        steps, decode_options = self._check(guides, num_inference_steps), self._decode_options(decode_options)
         if not 0 < strength <= 1:
             raise UserError(f"strength is {strength}, must be above 0 and at most 1")
         latents = self.codec.encode(list(texts))
@@ -173,7 +176,7 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
         Raises UserError for n below 2 or unknown decode_options, and codec.TextError for texts that are empty or too
         long.
         """
-        decode_options = _decode_options(decode_options)
+        decode_options = self._decode_options(decode_options)
         if n < 2:
             raise UserError(f"n is {n}, must be 2 or more: the two texts themselves are counted")
         start, end = self.codec.encode([a, b])
@@ -248,6 +251,13 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
                 part = None if cond is None else cond[rows[start : start + size]]
             yield latents[start : start + size], part
 
+    def _decode_options(self, given: str | dict | None) -> dict:
+        """Arguments of `codec.write`; a name is a preset. Unknown ones are refused before the first denoising step."""
+        given = {"preset": given} if isinstance(given, str) else given or {}
+        options = {"preset": self.config.decoding} | given
+        decoding(**options)
+        return options
+
     def _check(self, guides: list[Guide], num_inference_steps: int | None) -> int:
         """Everything that can be wrong before the first step; the number of steps."""
         steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
@@ -292,13 +302,6 @@ def _agreed(out: TextPipelineOutput, candidates: int, utility: str | Utility) ->
     texts, cut = ([values[i] for i in rows] for values in (out.texts, out.cut))
     scores = {title: [values[i] for i in rows] for title, values in out.scores.items()}
     return TextPipelineOutput(texts=texts, latents=out.latents[rows], scores=scores, cut=cut)
-
-
-def _decode_options(given: str | dict | None) -> dict:
-    """Arguments of `codec.write`; a name is a preset. What is unknown is refused before the first denoising step."""
-    options = {"preset": given} if isinstance(given, str) else dict(given or {})
-    decoding(**options)
-    return options
 
 
 def make_scheduler(name: str, trained_betas: list[float]):

@@ -100,7 +100,8 @@ def main() -> None:
     began = time.monotonic()
     document = {
         "checkpoint": options.checkpoint.name, "seed": options.seed, "machine": machine(), "judge": judge.describe(),
-        "n": len(rewrites.sources), "too_long": too_long, "head": head.report, "rows": [],
+        "n": len(rewrites.sources), "too_long": too_long, "head": head.report, "decoding": pipe.config.decoding,
+        "rows": [],
         "sources": rewrites.sources[:8] + rewrites.sources[-8:],
     }  # fmt: skip
 
@@ -113,7 +114,8 @@ def main() -> None:
 
     note({"who": "the sources as they are"}, rewrites.sources)
     note({"who": "people"}, rewrites.references)
-    note({"who": "the autoencoder alone"}, pipe.codec.decode(pipe.codec.encode(rewrites.sources)))
+    back = pipe.codec.decode(pipe.codec.encode(rewrites.sources), preset=pipe.config.decoding)
+    note({"who": "the autoencoder alone"}, back)
     for mode, times, strength in itertools.product(MODES, SCALES, STRENGTHS):
         scale = times * head.usual_scale(mode)
         title = {"who": "latdiff", "mode": mode, "scale": scale, "strength": strength}

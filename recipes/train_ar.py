@@ -112,7 +112,8 @@ def model_config(recipe: Recipe, tokenizer) -> GPT2Config:
 def next_token_loss(model, ids: Tensor, mask: Tensor) -> Tensor:
     """Cross-entropy in nats a token of ids [B, T] with mask [B, T], end-of-text included."""
     start = ids.new_full((len(ids), 1), model.config.bos_token_id)
-    logits = model(torch.cat([start, ids[:, :-1]], dim=1), use_cache=False).logits
+    inputs = torch.cat([start, ids[:, :-1]], dim=1)
+    logits = model(inputs, attention_mask=torch.ones_like(inputs), use_cache=False).logits
     return F.cross_entropy(logits.flatten(0, 1).float(), labels_of(ids, mask).flatten(), ignore_index=IGNORED)
 
 

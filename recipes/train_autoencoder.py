@@ -188,7 +188,7 @@ def finish(recipe: Recipe, codec: TextCodec, ids: list[list[int]], valid: list[s
     save_latents(folder, autoencoder.whiten(latents), codec.digest())
     for part, name in ((codec.tokenizer, "tokenizer"), (codec.text_model, "text_model"), (autoencoder, "autoencoder")):
         part.save_pretrained(folder / name)
-    measured = reconstruction(codec, valid, seed=recipe.seed)
+    measured = reconstruction(codec, valid, recipe.seed, recipe.sampling.decoding)
     update_metrics(folder, {"reconstruction": measured | {"training_minutes": round(minutes, 2)}})
     print(reconstruction_table(measured))
     print(f"trained in {minutes:.1f} minutes -> {folder}")

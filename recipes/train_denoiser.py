@@ -171,7 +171,7 @@ def pipeline(recipe: Recipe, codec: TextCodec, denoiser: LatentDenoiser) -> Late
     return LatentTextDiffusionPipeline(
         tokenizer=codec.tokenizer, text_model=codec.text_model, autoencoder=codec.autoencoder, denoiser=denoiser,
         scheduler=make_scheduler(recipe.sampling.scheduler, betas(recipe.diffusion.schedule)),
-        num_inference_steps=recipe.sampling.steps,
+        num_inference_steps=recipe.sampling.steps, decoding=recipe.sampling.decoding,
     )  # fmt: skip
 
 

@@ -454,6 +454,21 @@ def test_a_pipeline_on_the_gpu_writes_what_it_writes_on_the_cpu(pipe, head):
     torch.testing.assert_close(there.latents.cpu(), here.latents, rtol=1e-2, atol=1e-2)
 
 
+def test_the_decoding_of_a_checkpoint_is_used_unless_a_call_names_another(pipe, tmp_path):
+    pipe.register_to_config(decoding="ld4lg")
+    pipe.save_pretrained(tmp_path)
+    again = load_pipeline(tmp_path)
+    with torch.no_grad():
+        again.autoencoder.features_out[-1].weight.mul_(100)  # so that the texts differ
+    noise = torch.randn(4, L, D, generator=seeded())
+    names = (None, "greedy", "ld4lg")
+    texts = {name: again(latents=noise, generator=seeded(), decode_options=name).texts for name in names}
+    assert texts[None] == texts["ld4lg"] != texts["greedy"]
+    wider = again(latents=noise, generator=seeded(), decode_options={"num_beams": 1}).texts
+    expected = again.codec.decode(again(latents=noise, generator=seeded()).latents, preset="ld4lg", num_beams=1)
+    assert wider == expected
+
+
 # Conditions
 
 
