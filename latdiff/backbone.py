@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from latdiff.config import DECODING, UserError
+from latdiff.config import DECODING, UserError, first_line
 
 
 class BackboneError(UserError):
@@ -51,8 +51,7 @@ def load_backbone(path: str, tokenizer: str | None = None) -> tuple[object, PreT
         raise
     except Exception as error:  # transformers, hub and safetensors each raise kinds of their own
         place = "read from this folder" if local else "fetched from the hub (offline? give a local folder)"
-        reason = str(error).strip().splitlines()[0]
-        raise BackboneError(f"backbone.path is {path!r}, which could not be {place}: {reason}") from error
+        raise BackboneError(f"backbone.path is {path!r}, which could not be {place}: {first_line(error)}") from error
     return read, fast_attention(model).requires_grad_(False).eval()
 
 

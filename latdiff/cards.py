@@ -125,6 +125,12 @@ def update_metrics(folder: Path, figures: dict) -> None:
     write_json(path, document | figures)
 
 
+def row_line(row: dict) -> str:
+    """A row of figures on one line, without its samples."""
+    figures = ((key, f"{value:.3f}" if isinstance(value, float) else value) for key, value in row.items())
+    return " ".join(f"{key} {value}" for key, value in figures if key != "samples")
+
+
 def write_json(path: Path, document: dict) -> None:
     """Write in one move: a cut-off write leaves the older file whole."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -38,74 +38,88 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="latdiff", description="Latent text diffusion: sample, steer, measure.")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
-    sample = _command(commands, "sample", run_sample, "write texts, steered by guides or not")
-    sample.add_argument("--num-samples", type=int, help="how many texts (default 8, or one for each --cond)")
-    sample.add_argument("--cond", action="append", default=[], metavar="TEXT",
-                        help="what a conditional model is told: a class or a source text; may be repeated, for a text "
-                        "each")  # fmt: skip
-    sample.add_argument("--guidance-scale", type=float, default=1.0,
-                        help="classifier-free guidance towards --cond (default 1: none)")  # fmt: skip
-    sample.add_argument("--candidates", type=int, default=1,
-                        help="draw so many and keep the one that agrees best with the others (default 1)")  # fmt: skip
-    _guide_options(sample)
-    sample.add_argument("--steps", type=int, help="denoiser calls a text (default: the checkpoint's)")
-    sample.add_argument("--scheduler", help=f"one of {', '.join(SCHEDULERS)} (default: the checkpoint's)")
-    sample.add_argument("--seed", type=int, default=0, help="the same seed gives the same texts (default 0)")
-    _decode_option(sample)
-    sample.add_argument("--compare", action="store_true", help="print unsteered texts of the same seed beside them")
-    sample.add_argument("--json", action="store_true", help="one JSON object a text")
-
-    edit = _command(commands, "edit", run_edit, "change texts towards guides and keep the rest")
-    edit.add_argument("--text", action="append", default=[], help="a text to edit; may be repeated")
-    edit.add_argument("--data", help="or a file of them: .txt, .jsonl, .csv, .tsv or .parquet")
-    edit.add_argument("--text-column", default="text", help="column of the texts (default text)")
-    edit.add_argument("--limit", type=int, help="edit at most so many texts of the file")
-    edit.add_argument("--strength", type=float, default=DEFAULT_STRENGTH,
-                      help=f"above 0, little changes, to 1, nothing is kept ({DEFAULT_STRENGTH:g})")  # fmt: skip
-    _guide_options(edit)
-    edit.add_argument("--steps", type=int, help="denoiser calls from pure noise (default: the checkpoint's)")
-    edit.add_argument("--seed", type=int, default=0, help="the same seed gives the same texts (default 0)")
-    _decode_option(edit)
-    edit.add_argument("--json", action="store_true", help="one JSON object a text")
-
-    fit = _command(commands, "fit-head", run_fit_head, "fit a head on labelled texts")
-    fit.add_argument("--data", required=True, help="labelled .jsonl, .csv, .tsv or .parquet, or storyworld")
-    fit.add_argument("--name", required=True, help="what to call the attribute")
-    fit.add_argument("--text-column", default="text", help="column of the texts (default text)")
-    fit.add_argument("--label-column", default="label", help="column of the labels; dots reach into nested columns")
-    fit.add_argument("--limit", type=int, help="use at most so many texts (storyworld: 400)")
-    fit.add_argument("--number", action="store_true", help="the labels are numbers: fit a ridge regression")
-    fit.add_argument("--regularisation", default=None, metavar="C",
-                     help=f"scikit-learn's C, inverse strength (default {DEFAULT_C:g}), or cv to choose it by cross-"
-                     f"validation; with --number its alpha, strength (default {DEFAULT_ALPHA:g})")  # fmt: skip
-    fit.add_argument("--features", choices=FEATURES, default="flat", help="of the latents (default flat)")
-    fit.add_argument("--noise-aware", action="store_true", help="also fit on noised latents, for --mode noisy")
-
-    evaluate = _command(commands, "evaluate", run_evaluate, "measure a checkpoint and write every figure as JSON")
-    evaluate.add_argument("--json", type=Path, required=True, metavar="FILE", help="where the figures go")
-    evaluate.add_argument("--num-samples", type=int, default=1000, help="texts a figure (default 1000)")
-    evaluate.add_argument("--scale", type=float, help="scale of every guide (default: what is usual for the mode)")
-    evaluate.add_argument("--sweep-scale", nargs="*", type=float, metavar="SCALE",
-                          help="also draw control against fluency into control-HEAD.png, for every mode of every head "
-                          "(default scales: 1/4 to 4 times the usual one)")  # fmt: skip
-    evaluate.add_argument("--guidance-scale", nargs="+", type=float, default=[1.0, 2.0], metavar="SCALE",
-                          help="of classifier-free guidance, for a conditional model (default 1 2)")  # fmt: skip
-    evaluate.add_argument("--judge", action="append", default=[], metavar="HEAD=DATA[:COLUMN]",
-                          help="labelled texts other than the head's, for a classifier of another kind that says "
-                          "whether steering by HEAD worked; or HEAD is the column of the classes that the model is "
-                          "told; may be repeated (default column: label)")  # fmt: skip
-    evaluate.add_argument("--fluency", metavar="MODEL", help="a causal language model, folder or hub id, whose "
-                          "perplexity of the texts is measured; recipes/train_ar.py trains one")  # fmt: skip
-    _decode_option(evaluate)
-    evaluate.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
-    evaluate.add_argument("--samplers", nargs="+", metavar="NAME:STEPS",
-                          help="unconditional rows (default: the checkpoint's own, and renoise:25)")  # fmt: skip
-
-    check = commands.add_parser("check-config", help="read a recipe, print it whole or every problem in it")
-    check.add_argument("recipe")
-    check.add_argument("settings", nargs="*", metavar="section.key=value")
-    check.set_defaults(run=run_check_config)
+    for add in (_add_sample, _add_edit, _add_fit_head, _add_evaluate, _add_check_config):
+        add(commands)
     return top
+
+
+def _add_sample(commands) -> None:
+    command = _command(commands, "sample", run_sample, "write texts, steered by guides or not")
+    command.add_argument("--num-samples", type=int, help="how many texts (default 8, or one for each --cond)")
+    command.add_argument("--cond", action="append", default=[], metavar="TEXT",
+                         help="what a conditional model is told: a class or a source text; may be repeated, for a text "
+                         "each")  # fmt: skip
+    command.add_argument("--guidance-scale", type=float, default=1.0,
+                         help="classifier-free guidance towards --cond (default 1: none)")  # fmt: skip
+    command.add_argument("--candidates", type=int, default=1,
+                         help="draw so many and keep the one that agrees best with the others (default 1)")  # fmt: skip
+    _guide_options(command)
+    command.add_argument("--steps", type=int, help="denoiser calls a text (default: the checkpoint's)")
+    command.add_argument("--scheduler", help=f"one of {', '.join(SCHEDULERS)} (default: the checkpoint's)")
+    command.add_argument("--seed", type=int, default=0, help="the same seed gives the same texts (default 0)")
+    _decode_option(command)
+    command.add_argument("--compare", action="store_true", help="print unsteered texts of the same seed beside them")
+    command.add_argument("--json", action="store_true", help="one JSON object a text")
+
+
+def _add_edit(commands) -> None:
+    command = _command(commands, "edit", run_edit, "change texts towards guides and keep the rest")
+    command.add_argument("--text", action="append", default=[], help="a text to edit; may be repeated")
+    command.add_argument("--data", help="or a file of them: .txt, .jsonl, .csv, .tsv or .parquet")
+    command.add_argument("--text-column", default="text", help="column of the texts (default text)")
+    command.add_argument("--limit", type=int, help="edit at most so many texts of the file")
+    command.add_argument("--strength", type=float, default=DEFAULT_STRENGTH,
+                         help=f"above 0, little changes, to 1, nothing is kept ({DEFAULT_STRENGTH:g})")  # fmt: skip
+    _guide_options(command)
+    command.add_argument("--steps", type=int, help="denoiser calls from pure noise (default: the checkpoint's)")
+    command.add_argument("--seed", type=int, default=0, help="the same seed gives the same texts (default 0)")
+    _decode_option(command)
+    command.add_argument("--json", action="store_true", help="one JSON object a text")
+
+
+def _add_fit_head(commands) -> None:
+    command = _command(commands, "fit-head", run_fit_head, "fit a head on labelled texts")
+    command.add_argument("--data", required=True, help="labelled .jsonl, .csv, .tsv or .parquet, or storyworld")
+    command.add_argument("--name", required=True, help="what to call the attribute")
+    command.add_argument("--text-column", default="text", help="column of the texts (default text)")
+    command.add_argument("--label-column", default="label", help="column of the labels; dots reach into nested columns")
+    command.add_argument("--limit", type=int, help="use at most so many texts (storyworld: 400)")
+    command.add_argument("--number", action="store_true", help="the labels are numbers: fit a ridge regression")
+    command.add_argument("--regularisation", default=None, metavar="C",
+                         help=f"scikit-learn's C, inverse strength (default {DEFAULT_C:g}), or cv to choose it by "
+                         "cross-validation; with --number its alpha, strength "
+                         f"(default {DEFAULT_ALPHA:g})")  # fmt: skip
+    command.add_argument("--features", choices=FEATURES, default="flat", help="of the latents (default flat)")
+    command.add_argument("--noise-aware", action="store_true", help="also fit on noised latents, for --mode noisy")
+
+
+def _add_evaluate(commands) -> None:
+    command = _command(commands, "evaluate", run_evaluate, "measure a checkpoint and write every figure as JSON")
+    command.add_argument("--json", type=Path, required=True, metavar="FILE", help="where the figures go")
+    command.add_argument("--num-samples", type=int, default=1000, help="texts a figure (default 1000)")
+    command.add_argument("--scale", type=float, help="scale of every guide (default: what is usual for the mode)")
+    command.add_argument("--sweep-scale", nargs="*", type=float, metavar="SCALE",
+                         help="also draw control against fluency into control-HEAD.png, for every mode of every head "
+                         "(default scales: 1/4 to 4 times the usual one)")  # fmt: skip
+    command.add_argument("--guidance-scale", nargs="+", type=float, default=[1.0, 2.0], metavar="SCALE",
+                         help="of classifier-free guidance, for a conditional model (default 1 2)")  # fmt: skip
+    command.add_argument("--judge", action="append", default=[], metavar="HEAD=DATA[:COLUMN]",
+                         help="labelled texts other than the head's, for a classifier of another kind that says "
+                         "whether steering by HEAD worked; or HEAD is the column of the classes that the model is "
+                         "told; may be repeated (default column: label)")  # fmt: skip
+    command.add_argument("--fluency", metavar="MODEL", help="a causal language model, folder or hub id, whose "
+                         "perplexity of the texts is measured; recipes/train_ar.py trains one")  # fmt: skip
+    _decode_option(command)
+    command.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
+    command.add_argument("--samplers", nargs="+", metavar="NAME:STEPS",
+                         help="unconditional rows (default: the checkpoint's own, and renoise:25)")  # fmt: skip
+
+
+def _add_check_config(commands) -> None:
+    command = commands.add_parser("check-config", help="read a recipe, print it whole or every problem in it")
+    command.add_argument("recipe")
+    command.add_argument("settings", nargs="*", metavar="section.key=value")
+    command.set_defaults(run=run_check_config)
 
 
 def run_sample(options: argparse.Namespace) -> None:
@@ -230,7 +244,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     samplers = options.samplers or [f"{recipe.sampling.scheduler}:{pipe.config.num_inference_steps}", "renoise:25"]
     samplers = [_sampler_words(text) for text in samplers]
     corpus = load_corpus(recipe.data, recipe.seed)
-    if recipe.data.condition in ("text", "prefix"):
+    if recipe.data.reads_source:
         bleu([""], [""])  # says what to install before anything is measured
         if not any(pipe.codec.fits(corpus.valid_conditions)):
             raise UserError(f"{recipe.data.source}: every unseen source is longer than the autoencoder reads")

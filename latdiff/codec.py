@@ -70,7 +70,7 @@ class TextCodec:
             else:
                 pieces.append(sentence)
         pieces = [piece.strip() for piece in pieces]
-        self._refuse_longsentences(pieces)
+        self._refuse_long_sentences(pieces)
         return pieces
 
     @torch.no_grad()
@@ -172,7 +172,7 @@ class TextCodec:
                 "that codec.split(text) cuts at sentence ends"
             )
 
-    def _refuse_longsentences(self, pieces: list[str]) -> None:
+    def _refuse_long_sentences(self, pieces: list[str]) -> None:
         limit = self.autoencoder.config.max_tokens
         for piece in pieces:
             (ids,) = tokenize(self.tokenizer, [piece])

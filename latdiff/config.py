@@ -27,6 +27,7 @@ DEFAULT_ALPHA = 100.0  # of a head of numbers
 DEFAULT_STRENGTH = 0.65  # of an edit
 MODES = ("x0", "denoiser", "monte-carlo", "noisy")  # of a guide; guidance.py says what they mean
 CONDITIONS = ("none", "label", "text", "prefix")  # that a denoiser may be told
+MIN_PER_CLASS = 5  # texts of each label, to fit or train anything on them
 FEATURES = ("flat", "mean", "both")  # of latents, for a head
 UTILITIES = ("bleu", "chrf")  # that candidates are compared by
 # How the decoder writes, by name: settings of transformers' `generate`. Each sets all that a model's own configuration
@@ -69,6 +70,11 @@ class DataConfig:
                              "sentence, which is then no longer part of the text", choices=CONDITIONS)  # fmt: skip
     condition_column: str = setting("label", "column of the class or the source text")
     classes: tuple = setting((), "the classes there may be; none listed: those of the training texts")
+
+    @property
+    def reads_source(self) -> bool:
+        """Whether the denoiser is told a source text."""
+        return self.condition in ("text", "prefix")
 
 
 @dataclass(frozen=True)
@@ -249,6 +255,11 @@ def plain_errors():
         yield
     except UserError as error:
         raise SystemExit(f"error: {error}") from None
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, on one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def nearest(word: str, known: typing.Iterable[str]) -> str:

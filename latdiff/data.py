@@ -12,13 +12,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from latdiff import storyworld
-from latdiff.config import DataConfig
+from latdiff.config import MIN_PER_CLASS, DataConfig
 from latdiff.sources import MISSING, DataError, Sample, Table, columns, open_source, reach
 from latdiff.tokens import letters_of, sentences
 
 STORIES = 60_000
 LABELLED_STORIES = 400
-MIN_PER_CLASS = 5
 LACKING = {"none": "blank", "label": "without a text or a label", "text": "without a text or a source",
            "prefix": "of less than two sentences"}  # fmt: skip
 
@@ -52,9 +51,9 @@ def load_corpus(data: DataConfig, seed: int) -> Corpus:
 
     White space becomes single spaces. Left out and counted are blank texts, texts without the condition that
     `data.condition` asks for, and training texts with the same letters and digits as another one or as an unseen
-    one, or with an unseen one's source text. Without unseen texts of its own, a source
-    gives at most a tenth of itself, or what `train_size` leaves. With `train_size`, no more rows of a hub data
-    set are read than that and the unseen texts need, so it may be larger than memory. Raises DataError.
+    one, or with an unseen one's source text. Without unseen texts of its own, a source gives at most a tenth of
+    itself, or what `train_size` leaves. With `train_size`, no more rows of a hub data set are read than that and the
+    unseen texts need, so it may be larger than memory. Raises DataError.
     """
     splits = _story_splits(data, seed) if data.source == "storyworld" else _own_splits(data, seed)
     train, valid = splits.train[: data.train_size or None], splits.valid[: data.valid_size]
@@ -68,6 +67,9 @@ def load_corpus(data: DataConfig, seed: int) -> Corpus:
     if data.condition == "label":
         classes = _classes(data, Counter(told for _, told in train), {told for _, told in valid})
         valid = [row for row in valid if row[1] in classes]
+        if not valid:
+            known = ", ".join(classes)
+            raise DataError(f"{data.source}: no unseen text has one of the training texts' classes, {known}")
     (texts, conditions), (unseen, unseen_conditions) = (zip(*rows, strict=True) for rows in (train, valid))
     return Corpus(list(texts), list(unseen), splits.dropped, list(conditions), list(unseen_conditions), classes)
 
@@ -90,7 +92,7 @@ def load_labelled(
         table = _story_table(limit or LABELLED_STORIES, f"{seed}/labelled")
     else:
         table = open_source(source, ("train",))["train"]
-    pairs = list(_pairs(table, _texts(table, text_column), label_column))
+    pairs = [(text, label) for _, text, label in _told(table, _texts(table, text_column), label_column)]
     if limit and limit < len(pairs):
         pairs = random.Random(f"{seed}/labelled").sample(pairs, limit)
     if classes:
@@ -227,10 +229,6 @@ def _texts(table: Table, column: str) -> list[str]:
             "give texts, or set text_column to the one that holds them"
         )
     return texts
-
-
-def _pairs(table: Table, texts: list[str], column: str) -> Iterator[tuple[str, str]]:
-    return ((text, label) for _, text, label in _told(table, texts, column))
 
 
 def _told(table: Table, texts: list[str], column: str) -> Iterator[tuple[int, str, str]]:

@@ -103,9 +103,9 @@ class Evaluation:
             found["judges"] = {name: judge.describe() for name, judge in self.judges.items()}
         found["unconditional"] = [self.unconditional(name, steps) for name, steps in samplers]
         if self.corpus.classes:
-            found["by_class"] = [row for scale in guidance_scales for row in self.by_class(scale)]
+            found["by_class"] = [row for weight in guidance_scales for row in self.by_class(weight)]
         elif self.corpus.valid_conditions:
-            found["by_source"] = [self.by_source(scale, k) for scale in guidance_scales for k in (1, CANDIDATES)]
+            found["by_source"] = [self.by_source(weight, k) for weight in guidance_scales for k in (1, CANDIDATES)]
         found["guided"] = [row for head in heads for row in self.guided(head, scale)]
         if sweep is not None:
             found["sweep"] = [row for head in heads for row in self.sweep_modes(head, sweep)]

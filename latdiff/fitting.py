@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from torch import Tensor
 
-from latdiff.config import FEATURES, UserError
+from latdiff.config import FEATURES, MIN_PER_CLASS, UserError
 from latdiff.schedule import add_noise, alpha2_at, log_snr
 from latdiff.tokens import letters_of
 
@@ -117,8 +117,8 @@ def check_labels(name: str, texts: list[str], labels: list[str]) -> None:
     if len(counts) < 2:
         found = ", ".join(map(repr, counts)) or "none at all"
         raise HeadError(f"head {name!r}: all labels are of one class ({found}); a head needs two or more")
-    if min(counts.values()) < 5:
-        raise HeadError(f"head {name!r}: every class needs five texts or more, found {counts}")
+    if min(counts.values()) < MIN_PER_CLASS:
+        raise HeadError(f"head {name!r}: every class needs {MIN_PER_CLASS} texts or more, found {counts}")
 
 
 def check_features(name: str, features: str) -> None:

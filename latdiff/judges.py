@@ -8,9 +8,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
+from sklearn.pipeline import make_pipeline
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from latdiff.config import UserError
+from latdiff.config import MIN_PER_CLASS, UserError, first_line
 from latdiff.heads import AttributeHead
 from latdiff.tokens import letters_of, pad, tokenize
 
@@ -31,18 +35,13 @@ class LabelJudge:
     """
 
     def __init__(self, texts: list[str], labels: list[str], seed: int = 0):
-        """Raises JudgeError for unequal lengths or a label of fewer than five texts."""
-        from sklearn.feature_extraction.text import TfidfVectorizer
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.model_selection import train_test_split
-        from sklearn.pipeline import make_pipeline
-
+        """Raises JudgeError for unequal lengths, a single label, or one of fewer than MIN_PER_CLASS texts."""
         labels = [str(label) for label in labels]
         counts = {label: labels.count(label) for label in sorted(set(labels))}
-        if len(texts) != len(labels) or len(counts) < 2 or min(counts.values()) < 5:
+        if len(texts) != len(labels) or len(counts) < 2 or min(counts.values()) < MIN_PER_CLASS:
             raise JudgeError(
-                f"a judge needs one label a text and five texts of every label, found {len(texts)} texts with labels "
-                f"{counts}"
+                f"a judge needs one label a text, two labels and {MIN_PER_CLASS} texts of each, found {len(texts)} "
+                f"texts with labels {counts}"
             )
         # words of one letter and pieces such as 't count: "i don't" is not "i do"
         words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"[\w']+|[!?]")
@@ -107,8 +106,7 @@ class FluencyJudge:
             self.tokenizer = AutoTokenizer.from_pretrained(self.path, local_files_only=local)
             self.model = AutoModelForCausalLM.from_pretrained(self.path, local_files_only=local, dtype=torch.float32)
         except Exception as error:  # transformers, hub and safetensors each raise kinds of their own
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise JudgeError(f"the language model {self.path!r} cannot be loaded: {reason}") from error
+            raise JudgeError(f"the language model {self.path!r} cannot be loaded: {first_line(error)}") from error
         config = self.model.config
         self.start = config.bos_token_id if config.bos_token_id is not None else config.eos_token_id
         if not isinstance(self.start, int):

@@ -24,7 +24,7 @@ from latdiff.autoencoder import LatentAutoencoder
 from latdiff.backbone import load_backbone
 from latdiff.codec import TextCodec, decoding
 from latdiff.conditions import Labels, Source
-from latdiff.config import DEFAULT_STRENGTH, SCHEDULERS, UserError, nearest
+from latdiff.config import DEFAULT_STRENGTH, SCHEDULERS, UserError, first_line, nearest
 from latdiff.diffusion import GaussianDiffusion
 from latdiff.guidance import ClassifierFree, Guide, stack, titles, warn_of_contradictions, warn_of_strain
 from latdiff.mbr import Utility, most_agreed
@@ -378,8 +378,3 @@ def scores(latents: Tensor, guides: list[Guide]) -> dict[str, list[float]]:
         at = latents.clone().requires_grad_()
         named = zip(titles(guides), guides, strict=True)
         return {title: guide.log_prob(at).detach().exp().tolist() for title, guide in named}
-
-
-def first_line(error: Exception) -> str:
-    """What an exception says, on one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from latdiff.config import Recipe, UserError, load_recipe
+from latdiff.config import Recipe, UserError, first_line, load_recipe
 from latdiff.precision import has_fast_bfloat16
 
 LATENTS = Path("train/latents.safetensors")
@@ -149,9 +149,8 @@ def load_state(path: Path, modules: dict[str, nn.Module], optimizers: list, ema:
         for name, module in modules.items():
             module.load_state_dict(_below(tensors, name))
     except (SafetensorError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise ResumeError(
-            f"{path} cannot be resumed from ({reason}): it is cut short or was made with other settings. "
+            f"{path} cannot be resumed from ({first_line(error)}): it is cut short or was made with other settings. "
             f"Delete it to start afresh, or set `name=` to train beside it."
         ) from None
     for number, optimizer in enumerate(optimizers):

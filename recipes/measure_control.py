@@ -20,9 +20,9 @@ from pathlib import Path
 import torch
 
 from latdiff import metrics
-from latdiff.cards import write_json
+from latdiff.cards import row_line, write_json
 from latdiff.cli import machine
-from latdiff.config import UserError, plain_errors
+from latdiff.config import MIN_PER_CLASS, UserError, plain_errors
 from latdiff.data import load_texts
 from latdiff.heads import AttributeHead, NumberHead
 from latdiff.judges import FluencyJudge
@@ -30,7 +30,6 @@ from latdiff.pipeline import load_pipeline
 
 LENGTHS = (10, 15, 20, 25, 30)  # words
 NEITHER = "none of them"
-FEWEST = 5  # texts with a value, to fit a head on it
 
 
 def read_targets(path: str) -> dict[str, list[str]]:
@@ -48,7 +47,7 @@ def read_targets(path: str) -> dict[str, list[str]]:
 def fit(pipe, field: str, values: list[str], texts: list[str]) -> AttributeHead | None:
     """A head of the values that stand in enough of the texts; None where there are not two labels."""
     labels = [next((value for value in values if metrics.holds(text, value)), NEITHER) for text in texts]
-    enough = {label for label in set(labels) if labels.count(label) >= FEWEST}
+    enough = {label for label in set(labels) if labels.count(label) >= MIN_PER_CLASS}
     rows = [(text, label) for text, label in zip(texts, labels, strict=True) if label in enough]
     if len(enough) < 2:
         return None
@@ -86,7 +85,7 @@ def main() -> None:
         document["rows"].append(row)
         document["minutes"] = round((time.monotonic() - began) / 60, 2)
         write_json(options.json, document)
-        print(*(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items() if k != "samples"))
+        print(row_line(row))
 
     note({"task": "unsteered"}, [], lambda text: True)
     for field, values in targets.items():

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from latdiff import metrics
-from latdiff.cards import write_json
+from latdiff.cards import row_line, write_json
 from latdiff.cli import machine
 from latdiff.config import UserError, plain_errors
 from latdiff.data import load_labelled
@@ -101,8 +101,7 @@ def main() -> None:
     document = {
         "checkpoint": options.checkpoint.name, "seed": options.seed, "machine": machine(), "judge": judge.describe(),
         "n": len(rewrites.sources), "too_long": too_long, "head": head.report, "decoding": pipe.config.decoding,
-        "rows": [],
-        "sources": rewrites.sources[:8] + rewrites.sources[-8:],
+        "rows": [], "sources": rewrites.sources[:8] + rewrites.sources[-8:],
     }  # fmt: skip
 
     def note(title: dict, texts: list[str]) -> None:
@@ -110,7 +109,7 @@ def main() -> None:
         document["rows"].append(row)
         document["minutes"] = round((time.monotonic() - began) / 60, 2)
         write_json(options.json, document)
-        print(*(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items() if k != "samples"))
+        print(row_line(row))
 
     note({"who": "the sources as they are"}, rewrites.sources)
     note({"who": "people"}, rewrites.references)

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from latdiff import storyworld
-from latdiff.cards import write_json
+from latdiff.cards import row_line, write_json
 from latdiff.cli import machine
 from latdiff.config import MODES, load_recipe, plain_errors
 from latdiff.data import load_corpus, load_labelled
@@ -130,8 +130,7 @@ def main() -> None:
         document["minutes"] = round((time.monotonic() - began) / 60, 2)
         write_json(options.json, document)
         for row in rows if isinstance(rows, list) else [rows]:
-            shown = {k: round(v, 3) if isinstance(v, float) else v for k, v in row.items() if k != "samples"}
-            print(section, *(f"{k} {v}" for k, v in shown.items()))
+            print(section, row_line(row))
 
     def each(name: str, head: AttributeHead, mode: str) -> dict:
         return {"attribute": name} | means(evaluation(n * len(head.labels)).guided(head, mode=mode))

@@ -99,7 +99,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
             f"are the least; raise data.max_tokens ({recipe.data.max_tokens}) and autoencoder.max_tokens "
             f"({recipe.autoencoder.max_tokens}), or give more texts"
         )
-    if recipe.data.condition in ("text", "prefix"):
+    if recipe.data.reads_source:
         refuse_long_sources(recipe, tokenizer, corpus)
     recipe.save(folder / "recipe.yaml")
 

@@ -158,12 +158,11 @@ def examples(corpus: Corpus, codec: TextCodec, n: int) -> list[str] | None:
 
 
 def build(recipe: Recipe, codec: TextCodec, digest: str, corpus: Corpus) -> LatentDenoiser:
-    reads_source = recipe.data.condition in ("text", "prefix")
     return LatentDenoiser(
         num_latents=recipe.autoencoder.num_latents, latent_dim=recipe.autoencoder.latent_dim,
         width=recipe.denoiser.width, depth=recipe.denoiser.depth, heads=recipe.denoiser.heads,
         prediction=recipe.diffusion.prediction, codec_digest=digest, classes=corpus.classes or None,
-        source_dim=codec.text_model.get_input_embeddings().embedding_dim if reads_source else 0,
+        source_dim=codec.text_model.get_input_embeddings().embedding_dim if recipe.data.reads_source else 0,
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 import json
 
-from latdiff.cards import reconstruction_table, sweep_tables, update_metrics
+from latdiff.cards import reconstruction_table, row_line, sweep_tables, update_metrics
 
 
 def test_the_table_names_every_figure():
@@ -34,3 +34,7 @@ def test_the_card_says_how_to_sample_and_what_was_measured(tiny):
     assert "latdiff sample checkpoints/tiny" in card
     measured = json.loads((tiny.checkpoint / "metrics.json").read_text(encoding="utf-8"))["reconstruction"]
     assert f"reconstruction of {measured['n']} unseen texts" in card
+
+
+def test_a_row_on_one_line():
+    assert row_line({"mode": "x0", "scale": 2.5, "n": 8, "samples": ["a"]}) == "mode x0 scale 2.500 n 8"

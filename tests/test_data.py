@@ -665,3 +665,10 @@ def test_stories_have_their_attributes_for_classes():
     read = [storyworld.read(text).attributes["sentiment"] for text in found.train]
     assert read == found.train_conditions
     assert corpus("storyworld", train_size=60, valid_size=5).train == found.train
+
+
+def test_unseen_texts_of_other_classes_only(tmp_path):
+    jsonl(tmp_path / "train.jsonl", rows_with(text=[*"abcdefghij"], label=[*"xyxyxyxyxy"]))
+    jsonl(tmp_path / "valid.jsonl", rows_with(text=["k"], label=["z"]))
+    with pytest.raises(DataError, match="no unseen text has one of the training texts' classes, x, y"):
+        corpus(tmp_path, condition="label")

@@ -42,7 +42,7 @@ def test_accuracy_is_of_texts_held_out():
 
 @pytest.mark.parametrize("labels", [["good"] * 12, ["good"] * 8 + ["bad"] * 4, LABELS[:-1]])
 def test_too_few_labels_are_refused(labels):
-    with pytest.raises(JudgeError, match="five texts of every label"):
+    with pytest.raises(JudgeError, match="two labels and 5 texts of each"):
         LabelJudge(TEXTS, labels)
 
 
