@@ -355,7 +355,7 @@ def test_no_labels_at_all():
 
 def test_a_class_of_too_few_texts():
     said = refusal(AttributeHead.fit, PIPE, ["a1"] * 10, ["good"] * 6 + ["bad"] * 4)
-    assert "every class needs five texts or more" in said
+    assert "every class needs 5 texts or more" in said
     assert "'bad': 4" in said
 
 
