@@ -63,6 +63,8 @@ class DataConfig:
 
     source: str = setting("storyworld", "storyworld, a hub id, or a file or folder of jsonl/csv/tsv/txt/parquet")
     text_column: str = setting("text", "column that holds the text; a dot reaches into nested columns")
+    extra_sources: tuple = setting((), "more texts, same column, for the backbone and the autoencoder alone: a small "
+                                   "corpus by itself is learnt by heart")  # fmt: skip
     train_size: int = setting(0, "at most so many training texts, 0 for all (storyworld writes 60,000)", low=0)
     valid_size: int = setting(1000, "at most so many unseen texts to measure on", low=1)
     max_tokens: int = setting(96, "longer texts are counted, reported and left out of training", low=4)

@@ -26,7 +26,8 @@ LACKING = {"none": "blank", "label": "without a text or a label", "text": "witho
 class Corpus:
     """Texts to train on, unseen texts to measure on, and how many rows were left out and why.
 
-    With a condition, a class or a source text for each of the texts, and the classes.
+    With a condition, a class or a source text for each of the texts, and the classes. `extra` texts are for the
+    backbone and the autoencoder, which learn to read and write, and not for the denoiser, which learns the corpus.
     """
 
     train: list[str]
@@ -35,6 +36,7 @@ class Corpus:
     train_conditions: list[str] = field(default_factory=list)
     valid_conditions: list[str] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ def load_corpus(data: DataConfig, seed: int) -> Corpus:
     `data.condition` asks for, and training texts with the same letters and digits as another one or as an unseen
     one, or with an unseen one's source text. Without unseen texts of its own, a source gives at most a tenth of
     itself, or what `train_size` leaves. With `train_size`, no more rows of a hub data set are read than that and the
-    unseen texts need, so it may be larger than memory. Raises DataError.
+    unseen texts need, so it may be larger than memory. Extra texts are whole sources' training texts, without repeats
+    of each other, of training texts, of unseen ones or of their source texts. Raises DataError.
     """
     splits = _story_splits(data, seed) if data.source == "storyworld" else _own_splits(data, seed)
     train, valid = splits.train[: data.train_size or None], splits.valid[: data.valid_size]
@@ -61,8 +64,9 @@ def load_corpus(data: DataConfig, seed: int) -> Corpus:
         if not split:
             counts = ", ".join(f"{count:,} {why}" for why, count in splits.dropped.items())
             raise DataError(f"{data.source}: no {name} text is left{beside} (left out: {counts}); give more texts")
+    extra = _extra(data, train, valid)
     if data.condition == "none":
-        return Corpus([text for text, _ in train], [text for text, _ in valid], splits.dropped)
+        return Corpus([text for text, _ in train], [text for text, _ in valid], splits.dropped, extra=extra)
     classes = []
     if data.condition == "label":
         classes = _classes(data, Counter(told for _, told in train), {told for _, told in valid})
@@ -71,7 +75,7 @@ def load_corpus(data: DataConfig, seed: int) -> Corpus:
             known = ", ".join(classes)
             raise DataError(f"{data.source}: no unseen text has one of the training texts' classes, {known}")
     (texts, conditions), (unseen, unseen_conditions) = (zip(*rows, strict=True) for rows in (train, valid))
-    return Corpus(list(texts), list(unseen), splits.dropped, list(conditions), list(unseen_conditions), classes)
+    return Corpus(list(texts), list(unseen), splits.dropped, list(conditions), list(unseen_conditions), classes, extra)
 
 
 def load_labelled(
@@ -140,6 +144,14 @@ def _own_splits(data: DataConfig, seed: int) -> Splits:
         "repeated": len(given["train"]) - len(distinct), "also unseen": len(train) - len(kept),
     }  # fmt: skip
     return Splits(kept, valid, dropped)
+
+
+def _extra(data: DataConfig, train: list[tuple[str, str]], valid: list[tuple[str, str]]) -> list[str]:
+    """The extra sources' texts, each once and none that is known already."""
+    known = {letters_of(text) for rows in (train, valid) for text, _ in rows}
+    known |= {letters_of(told) for _, told in valid if data.condition == "text"}
+    texts = [text for source in data.extra_sources for text in load_texts(str(source), data.text_column)]
+    return [text for letters, (text, _) in _distinct([(text, "") for text in texts]).items() if letters not in known]
 
 
 def _rows(table: Table, data: DataConfig) -> list[tuple[str, str]]:

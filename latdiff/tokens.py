@@ -60,6 +60,11 @@ def tokenize(tokenizer, texts: list[str]) -> list[list[int]]:
     return tokenizer(texts, truncation=False).input_ids
 
 
+def short_enough(ids: list[list[int]], max_tokens: int) -> list[list[int]]:
+    """Those of the texts that have at most so many tokens, in their order."""
+    return [row for row in ids if len(row) <= max_tokens]
+
+
 def limit_for(ids: list[list[int]], percent: int) -> int:
     """The least max_tokens at which `percent` in a hundred of these texts, or more, are short enough."""
     return sorted(map(len, ids))[math.ceil(percent * len(ids) / 100) - 1]

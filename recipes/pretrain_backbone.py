@@ -25,6 +25,7 @@ from latdiff.tokens import (
     labels_of,
     length_report,
     pad,
+    short_enough,
     span_marks,
     tokenize,
     train_vocabulary,
@@ -56,9 +57,9 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     if (folder / "tokenizer_config.json").exists():
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     else:
-        tokenizer = train_vocabulary(corpus.train, folder, settings.vocab_size)
-    whole = tokenize(tokenizer, corpus.train)
-    ids = [row for row in whole if len(row) <= recipe.data.max_tokens]
+        tokenizer = train_vocabulary(corpus.train + corpus.extra, folder, settings.vocab_size)
+    whole = tokenize(tokenizer, corpus.train + corpus.extra)
+    ids = short_enough(whole, recipe.data.max_tokens)
     print(f"{len(ids):,} texts of at most {recipe.data.max_tokens} tokens, {len(tokenizer)} pieces")
     print(length_report(whole))
 
@@ -130,7 +131,7 @@ def reconstruction_loss(model, ids, mask, labels, eps):
 def table(model, tokenizer, texts: list[str], recipe: Recipe) -> str:
     """Share of tokens right on unseen texts, teacher-forced, by mask rate, and of whole texts copied."""
     lines = ["mask rate   tokens right"]
-    ids = [row for row in tokenize(tokenizer, texts) if len(row) <= recipe.data.max_tokens]
+    ids = short_enough(tokenize(tokenizer, texts), recipe.data.max_tokens)
     if not ids:
         return "no unseen text is short enough to measure on"
     whole, present = (x.to(model.device) for x in pad(ids, tokenizer.pad_token_id))

@@ -20,7 +20,7 @@ from latdiff.backbone import BackboneError, fast_attention
 from latdiff.config import Recipe, plain_errors, recipe_from_command_line
 from latdiff.data import load_corpus
 from latdiff.judges import FluencyJudge
-from latdiff.tokens import IGNORED, labels_of, pad, tokenize
+from latdiff.tokens import IGNORED, labels_of, pad, short_enough, tokenize
 from latdiff.training import (
     BatchOrder,
     accelerator,
@@ -49,7 +49,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     corpus = load_corpus(recipe.data, recipe.seed)
     tokenizer = load_tokenizer(recipe)
     recipe.save(folder / "recipe.yaml")
-    ids = [row for row in tokenize(tokenizer, corpus.train) if len(row) <= recipe.data.max_tokens]
+    ids = short_enough(tokenize(tokenizer, corpus.train), recipe.data.max_tokens)
 
     torch.manual_seed(recipe.seed)
     model = fast_attention(GPT2LMHeadModel(model_config(recipe, tokenizer)))

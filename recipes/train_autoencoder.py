@@ -33,6 +33,7 @@ from latdiff.tokens import (
     lead_in,
     length_report,
     pad,
+    short_enough,
     span_marks,
     tokenize,
 )
@@ -87,15 +88,19 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     if any(settings.mask_rates):
         span_marks(tokenizer)  # before training: it refuses a tokenizer without any
     whole = tokenize(tokenizer, corpus.train)
-    ids = [row for row in whole if len(row) <= recipe.data.max_tokens]
-    left_out = {"too long": len(corpus.train) - len(ids)} | corpus.dropped
+    own = short_enough(whole, recipe.data.max_tokens)
+    left_out = {"too long": len(whole) - len(own)} | corpus.dropped
     counts = ", ".join(f"{count:,} {why}" for why, count in left_out.items())
-    print(f"{len(ids):,} texts of at most {recipe.data.max_tokens} tokens; left out: {counts}")
+    print(f"{len(own):,} texts of at most {recipe.data.max_tokens} tokens; left out: {counts}")
     print(length_report(whole))
+    ids = own
+    if corpus.extra:
+        ids = own + short_enough(tokenize(tokenizer, corpus.extra), recipe.data.max_tokens)
+        print(f"{len(ids) - len(own):,} extra texts that are short enough, for the autoencoder alone")
     unseen = sum(len(row) <= recipe.autoencoder.max_tokens for row in tokenize(tokenizer, corpus.valid))
-    if len(ids) < 2 or not unseen:
+    if len(own) < 2 or not unseen:
         raise DataError(
-            f"{recipe.data.source}: {len(ids)} training texts and {unseen} unseen ones are short enough, two and one "
+            f"{recipe.data.source}: {len(own)} training texts and {unseen} unseen ones are short enough, two and one "
             f"are the least; raise data.max_tokens ({recipe.data.max_tokens}) and autoencoder.max_tokens "
             f"({recipe.autoencoder.max_tokens}), or give more texts"
         )
@@ -135,7 +140,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     minutes = (time.monotonic() - began) / 60
     accelerate.end_training()
 
-    finish(recipe, codec, ids, corpus.valid, minutes)
+    finish(recipe, codec, own, corpus.valid, minutes)
     state.unlink(missing_ok=True)
 
 

@@ -27,7 +27,7 @@ from latdiff.diffusion import GaussianDiffusion
 from latdiff.pipeline import LatentTextDiffusionPipeline, load_codec, make_scheduler
 from latdiff.precision import fast_autocast
 from latdiff.schedule import betas
-from latdiff.tokens import tokenize
+from latdiff.tokens import short_enough, tokenize
 from latdiff.training import (
     LATENTS,
     BatchOrder,
@@ -117,7 +117,7 @@ def cached_latents(recipe: Recipe, codec: TextCodec, digest: str, corpus: Corpus
     """Whitened latents [N, L, D] of the training set, from disk, or encoded and put there."""
     latents = load_latents(recipe.folder, digest)
     if latents is None:
-        ids = [row for row in tokenize(codec.tokenizer, corpus.train) if len(row) <= recipe.data.max_tokens]
+        ids = short_enough(tokenize(codec.tokenizer, corpus.train), recipe.data.max_tokens)
         print(f"encoding {len(ids):,} texts once, for all steps to come")
         with fast_autocast(codec.autoencoder.device.type):
             latents = codec.autoencoder.whiten(codec.compress(ids)).cpu()

@@ -672,3 +672,30 @@ def test_unseen_texts_of_other_classes_only(tmp_path):
     jsonl(tmp_path / "valid.jsonl", rows_with(text=["k"], label=["z"]))
     with pytest.raises(DataError, match="no unseen text has one of the training texts' classes, x, y"):
         corpus(tmp_path, condition="label")
+
+
+# Extra texts, for the stages that learn to read and write
+
+
+def test_extra_sources_give_what_is_not_known_yet(tmp_path):
+    own, more = tmp_path / "own", texts_jsonl(tmp_path / "more.jsonl", ["Text number 3!", "New.", "new", "unseen"])
+    own.mkdir()
+    texts_jsonl(own / "train.jsonl", TEXTS)
+    texts_jsonl(own / "valid.jsonl", ["Unseen."])
+    again = texts_jsonl(tmp_path / "again.jsonl", ["New!", "Newer."])
+    read = corpus(own, extra_sources=(str(more), str(again)))
+    assert read.extra == ["New.", "Newer."]
+    assert read.train == corpus(own).train and read.valid == ["Unseen."]
+
+
+def test_an_unseen_texts_source_is_no_extra_text(tmp_path):
+    pairs = jsonl(tmp_path / "pairs.jsonl", [{"text": text, "label": f"Source {text}"} for text in TEXTS])
+    more = texts_jsonl(tmp_path / "more.jsonl", [f"Source {text}" for text in TEXTS])
+    read = corpus(pairs, condition="text", extra_sources=(str(more),), valid_size=4)
+    assert len(read.valid) == 4 and set(read.valid_conditions).isdisjoint(read.extra)
+    assert set(read.train_conditions) <= set(read.extra)
+
+
+def test_an_extra_source_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"nowhere\.jsonl"):
+        corpus("storyworld", extra_sources=(str(tmp_path / "nowhere.jsonl"),), train_size=5, valid_size=5)

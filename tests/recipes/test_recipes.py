@@ -421,6 +421,21 @@ def test_texts_of_ones_own_from_scratch(recipe, corpus, capsys):
     assert Path("checkpoints/mine-t5/model.safetensors").exists()
 
 
+def test_extra_texts_train_backbone_and_autoencoder_and_not_the_denoiser(recipe, corpus, capsys):
+    """The vocabulary knows their words; cached latents are of the corpus alone, and whitened as such."""
+    rows = (json.dumps({"body": f"Zyx number {i} zaps."}) + "\n" for i in range(30))
+    Path("more.jsonl").write_text("".join(rows), encoding="utf-8")
+    mine = recipe(*corpus, 'data.extra_sources=["more.jsonl"]', "backbone.path=checkpoints/mine-t5",
+                  "pretrain_backbone.vocab_size=300", "data.max_tokens=200", "autoencoder.max_tokens=200")  # fmt: skip
+    train_denoiser.main(mine, quiet=True)
+    assert "30 extra texts that are short enough" in capsys.readouterr().out
+    codec = load_codec(mine.folder)
+    latents = load_latents(mine.folder, codec.digest())
+    assert len(latents) == 40
+    torch.testing.assert_close(latents.mean(0), torch.zeros(codec.latent_shape), atol=1e-3, rtol=0)
+    assert codec.tokenizer("Zyx")["input_ids"].count(codec.tokenizer.unk_token_id) == 0
+
+
 def test_a_missing_backbone_outside_of_checkpoints(recipe):
     with pytest.raises(BackboneError, match="no such folder"):
         train_autoencoder.main(recipe("name=other", "backbone.path=elsewhere"), quiet=True)
