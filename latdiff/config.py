@@ -62,9 +62,12 @@ class DataConfig:
     """
 
     source: str = setting("storyworld", "storyworld, a hub id, or a file or folder of jsonl/csv/tsv/txt/parquet")
-    text_column: str = setting("text", "column that holds the text; a dot reaches into nested columns")
+    text_column: str = setting("text", "column that holds the text, or a list of texts that each count for "
+                               "themselves; a dot reaches into nested columns")  # fmt: skip
     extra_sources: tuple = setting((), "more texts, same column, for the backbone and the autoencoder alone: a small "
                                    "corpus by itself is learnt by heart")  # fmt: skip
+    splits: tuple = setting(("train", "valid"), "the training split and the one of unseen texts, where the source has "
+                            "several; one name alone: unseen texts are held out of it")  # fmt: skip
     train_size: int = setting(0, "at most so many training texts, 0 for all (storyworld writes 60,000)", low=0)
     valid_size: int = setting(1000, "at most so many unseen texts to measure on", low=1)
     max_tokens: int = setting(96, "longer texts are counted, reported and left out of training", low=4)
@@ -217,16 +220,13 @@ class Recipe:
 def load_recipe(recipe: str, overrides: list[str] = ()) -> Recipe:
     """Read a recipe by name (recipes/configs/NAME.yaml) or path and put `section.key=value` on top.
 
+    `base: NAME` in it takes another recipe's settings where it has none of its own.
+
     Raises RecipeError naming every problem at once: the file, unknown keys with the nearest known
     one, values of the wrong type or out of range, and settings that contradict each other.
     """
     path = _find(recipe)
-    try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is not readable YAML: {error}") from None
-    if not isinstance(given, dict):
-        raise RecipeError(f"{path} must hold settings such as `name: mine`, but holds a {type(given).__name__}")
+    given = _settings_of(path)
     problems: list[str] = []
     for override in overrides:
         _apply_override(given, override, problems)
@@ -282,6 +282,34 @@ def _find(recipe: str) -> Path:
         f"no recipe {recipe!r}: neither a file nor one of {', '.join(names) or 'none'} "
         f"in {CONFIG_FOLDER}{os.sep}{nearest(recipe, names)}"
     )
+
+
+def _settings_of(path: Path, above: tuple[Path, ...] = ()) -> dict:
+    """What a recipe file says, on top of what its base says; `above` are the files that led here."""
+    if path.resolve() in above:
+        raise RecipeError(f"{path} is its own base, by way of {' and '.join(map(str, above))}; leave one `base:` out")
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not readable YAML: {error}") from None
+    if not isinstance(given, dict):
+        raise RecipeError(f"{path} must hold settings such as `name: mine`, but holds a {type(given).__name__}")
+    if "base" not in given:
+        return given
+    base = str(given.pop("base"))
+    beside = path.parent / f"{base}.yaml"
+    settings = _settings_of(beside if beside.is_file() else _find(base), (*above, path.resolve()))
+    settings.pop("name", None)  # is the base's own
+    return _on_top(settings, given)
+
+
+def _on_top(settings: dict, given: dict) -> dict:
+    """Settings with those given in their place, section by section."""
+    merged = dict(settings)
+    for key, value in given.items():
+        both = isinstance(value, dict) and isinstance(settings.get(key), dict)
+        merged[key] = _on_top(settings[key], value) if both else value
+    return merged
 
 
 def _apply_override(given: dict, override: str, problems: list[str]) -> None:
@@ -366,6 +394,8 @@ def _check_together(recipe: Recipe, problems: list[str]) -> None:
         )
     if recipe.data.classes and recipe.data.condition != "label":
         problems.append(f"data.classes: are listed, but data.condition is {recipe.data.condition!r}; set it to label")
+    if not 1 <= len(set(recipe.data.splits)) == len(recipe.data.splits) <= 2:
+        problems.append(f"data.splits: is {list(recipe.data.splits)}, must be one name, or two that differ")
     schedule = re.fullmatch(r"cosine|tan-(\d+(\.\d+)?)", recipe.diffusion.schedule)
     if not schedule or float(schedule[1] or 1) == 0:
         problems.append(f"diffusion.schedule: is {recipe.diffusion.schedule!r}, must be cosine or tan-D, e.g. tan-5")

@@ -126,24 +126,25 @@ def _story_splits(data: DataConfig, seed: int) -> Splits:
 
 def _own_splits(data: DataConfig, seed: int) -> Splits:
     sample = Sample(data.train_size, data.valid_size, _stream(f"{seed}/hub rows")) if data.train_size else None
-    split = open_source(data.source, ("train", "valid"), sample)
-    read = {name: _rows(table, data) for name, table in split.items()}
-    given = {name: [row for row in rows if row[0]] for name, rows in read.items()}
-    distinct = _distinct(given["train"])
-    train = _shuffled(distinct.items(), f"{seed}/train order")
-    if "valid" in given:
-        valid = _shuffled(given["valid"], f"{seed}/valid order")
+    split = open_source(data.source, tuple(map(str, data.splits)), sample)
+    read = [_rows(table, data) for table in split.values()]
+    given, *unseen_ones = ([row for row in rows if row[0]] for rows in read)
+    distinct = _distinct(given)
+    train = _by_source(_shuffled(distinct.items(), f"{seed}/train order"), data)
+    if unseen_ones:
+        lettered = [(letters_of(row[0]), row) for row in unseen_ones[0]]
+        valid = _by_source(_shuffled(lettered, f"{seed}/valid order"), data)
     else:
         held_out = _held_out(len(train), data)
-        train, valid = train[held_out:], [row for _, row in train[:held_out]]
-    unseen = {letters_of(text) for text, _ in valid}
-    sources = {letters_of(told) for _, told in valid} if data.condition == "text" else ()
+        train, valid = train[held_out:], train[:held_out]
+    unseen = {letters for letters, _ in valid}
+    sources = {letters_of(told) for _, (_, told) in valid} if data.condition == "text" else ()
     kept = [row for letters, row in train if letters not in unseen and letters_of(row[1]) not in sources]
     dropped = {
-        LACKING[data.condition]: sum(not text for rows in read.values() for text, _ in rows),
-        "repeated": len(given["train"]) - len(distinct), "also unseen": len(train) - len(kept),
+        LACKING[data.condition]: sum(not text for rows in read for text, _ in rows),
+        "repeated": len(given) - len(distinct), "also unseen": len(train) - len(kept),
     }  # fmt: skip
-    return Splits(kept, valid, dropped)
+    return Splits(kept, [row for _, row in valid], dropped)
 
 
 def _extra(data: DataConfig, train: list[tuple[str, str]], valid: list[tuple[str, str]]) -> list[str]:
@@ -156,6 +157,7 @@ def _extra(data: DataConfig, train: list[tuple[str, str]], valid: list[tuple[str
 
 def _rows(table: Table, data: DataConfig) -> list[tuple[str, str]]:
     """Text and condition of every row; ('', '') where either is missing."""
+    table = _one_a_row(table, data.text_column)
     texts = _texts(table, data.text_column)
     if data.condition == "none":
         return [(text, "") for text in texts]
@@ -188,6 +190,16 @@ def _held_out(count: int, data: DataConfig) -> int:
     return min(data.valid_size, max(1, count // 10, spare))
 
 
+def _by_source(lettered: list[tuple[str, tuple[str, str]]], data: DataConfig) -> list[tuple[str, tuple[str, str]]]:
+    """Rows with their letters, those of one source text together, so that a cut leaves it all of its texts or none."""
+    if data.condition != "text":
+        return lettered
+    together: dict[str, list] = {}
+    for letters, row in lettered:
+        together.setdefault(letters_of(row[1]), []).append((letters, row))
+    return [one for rows in together.values() for one in rows]
+
+
 def _distinct(rows: list[tuple[str, str]]) -> dict[str, tuple[str, str]]:
     """The first of all rows whose texts count as the same, by the letters that they share."""
     first = {}
@@ -214,6 +226,15 @@ def _shuffled(items: Iterable, stream: str) -> list:
 
 
 # From rows to texts and labels
+
+
+def _one_a_row(table: Table, column: str) -> Table:
+    """A row for every text of a column that holds lists of texts, as ASSET's simplifications of one sentence."""
+    rows = []
+    for number, row in table.rows:
+        held = reach(row, column)
+        rows += [(number, row | {column: text}) for text in held] if isinstance(held, list) else [(number, row)]
+    return Table(table.place, table.unit, rows)
 
 
 def _texts(table: Table, column: str) -> list[str]:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from latdiff.config import UserError, nearest
 
-SPLITS = {"train": ("train",), "valid": ("valid", "validation", "dev")}
+VALID = ("valid", "validation", "dev")  # one split goes by any of these names
 HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::([^:/@]+))?(?:@(.+))?")
 SHUFFLE_BUFFER = 10_000  # rows of a hub data set held at once, where it is not read whole
 MISSING = object()
@@ -38,10 +38,9 @@ class Sample:
     valid: int
     seed: int
 
-    def draw(self, stream, split: str, has_valid: bool) -> list[dict]:
-        """Rows of one streamed split; the training split gives the unseen ones too where no other does."""
-        held_out = 0 if has_valid else self.valid
-        rows = self.valid if split == "valid" else self.train + held_out
+    def draw(self, stream, unseen: bool, alone: bool) -> list[dict]:
+        """Rows of one streamed split: of the unseen texts, or the training one, which alone gives the unseen too."""
+        rows = self.valid if unseen else self.train + (self.valid if alone else 0)
         return list(stream.shuffle(seed=self.seed, buffer_size=SHUFFLE_BUFFER).take(rows))
 
 
@@ -61,12 +60,12 @@ class Table:
 
 
 def open_source(source: str, wanted: tuple[str, ...], sample: Sample | None = None) -> dict[str, Table]:
-    """The wanted splits that the source has; `train` always. Only of a hub data set, a sample is enough."""
+    """The wanted splits that the source has; the first always. Only of a hub data set, a sample is enough."""
     path = Path(source).expanduser()
     if path.is_dir():
-        return {split: _read(file) for split, file in _files(path).items() if split in wanted}
+        return {split: _read(file) for split, file in _files(path, wanted).items()}
     if path.exists():
-        return {"train": _read(path)}
+        return {wanted[0]: _read(path)}
     if HUB_ID.fullmatch(source) and not _format(path):
         return _from_hub(source, wanted, sample)
     raise DataError(
@@ -81,19 +80,23 @@ def _nearest_path(path: Path) -> str:
     return f" ({missing.parent} has no {missing.name}{nearest(missing.name, [*found, 'storyworld'])})"
 
 
-def _files(folder: Path) -> dict[str, Path]:
+def _names(split: str) -> tuple[str, ...]:
+    return VALID if split in VALID else (split,)
+
+
+def _files(folder: Path, wanted: tuple[str, ...]) -> dict[str, Path]:
     there, found = sorted(folder.iterdir()), {}
-    for split, names in SPLITS.items():
-        files = [file for file in there if _format(file) and file.name.split(".")[0] in names]
+    for split in wanted:
+        files = [file for file in there if _format(file) and file.name.split(".")[0] in _names(split)]
         if len(files) > 1:
             both = ", ".join(file.name for file in files)
             raise DataError(f"{folder}: which is the {split} split, {both}? Leave only one of them there")
         if files:
             found[split] = files[0]
-    if "train" not in found:
+    if wanted[0] not in found:
         names = ", ".join(file.name for file in there) or "nothing"
         there_is = f"there is {names}; {_known_formats()}"
-        raise DataError(f"{folder}: has no train file such as train.jsonl ({there_is})")
+        raise DataError(f"{folder}: has no {wanted[0]} file such as {wanted[0]}.jsonl ({there_is})")
     return found
 
 
@@ -103,14 +106,15 @@ def _from_hub(source: str, wanted: tuple[str, ...], sample: Sample | None) -> di
     name, config, revision = HUB_ID.fullmatch(source).groups()
     with _hub_problems(source):
         loaded = datasets.load_dataset(name, config, revision=revision, streaming=sample is not None)
-    there = {split: next((name for name in SPLITS[split] if name in loaded), None) for split in wanted}
+    there = {split: next((name for name in _names(split) if name in loaded), None) for split in wanted}
     there = {split: name for split, name in there.items() if name}
-    if "train" not in there:
-        raise DataError(f"{source}: has no split train (there is {', '.join(loaded)})")
+    if wanted[0] not in there:
+        raise DataError(f"{source}: has no split {wanted[0]} (there is {', '.join(loaded)})")
     unit, tables = "shuffled row" if sample else "row", {}
     for split, name in there.items():
         with _hub_problems(source):  # a stream asks the hub only as it is read
-            rows = sample.draw(loaded[name], split, "valid" in there) if sample else loaded[name].to_list()
+            rows = loaded[name].to_list() if not sample else sample.draw(
+                loaded[name], unseen=split != wanted[0], alone=len(there) == 1)  # fmt: skip
         rows = _with_class_names(rows, loaded[name].features or {})
         tables[split] = Table(f"{source}, split {name}", unit, list(enumerate(rows, 1)))
     return tables

@@ -201,3 +201,42 @@ def test_commands_print_a_user_error_without_a_traceback():
     with pytest.raises(SystemExit, match=r"^error: too bad$"), plain_errors():
         raise UserError("too bad")
     assert issubclass(RecipeError, UserError)
+
+
+# A recipe on top of another
+
+
+@pytest.fixture
+def two(recipe_file, tmp_path):
+    def write(text):
+        (tmp_path / "first.yaml").write_text(
+            "name: other\nseed: 3\ntrain_autoencoder: {steps: 10, mask_rates: [0, 0.5]}\n", encoding="utf-8"
+        )
+        return recipe_file(text)
+
+    return write
+
+
+def test_a_base_gives_what_a_recipe_leaves_out(two):
+    recipe = load_recipe(two("base: first\ntrain_autoencoder: {steps: 20}"), ["train_autoencoder.batch_size=8"])
+    assert (recipe.name, recipe.seed) == ("mine", 3)
+    train = recipe.train_autoencoder
+    assert (train.steps, train.mask_rates, train.batch_size) == (20, (0, 0.5), 8)
+
+
+def test_a_base_may_be_a_shipped_recipe_and_a_list_replaces_a_list(two, monkeypatch):
+    monkeypatch.chdir(SHIPPED[0].parents[2])
+    assert load_recipe(two("base: storyworld")).autoencoder == load_recipe("storyworld").autoencoder
+    assert load_recipe(two("base: first\ntrain_autoencoder: {mask_rates: [0]}")).train_autoencoder.mask_rates == (0,)
+
+
+def test_a_base_that_cannot_be_used(two):
+    assert "no recipe 'furst'" in problems(two("base: furst"))
+    assert "is its own base" in problems(two("base: mine"))
+    assert "data: is a section" in problems(two("base: first\ndata: [1]"))
+    assert "train_autoencoder.stepz: no such setting" in problems(two("base: first\ntrain_autoencoder: {stepz: 1}"))
+
+
+@pytest.mark.parametrize("splits", ["[]", "[train, train]", "[a, b, c]"])
+def test_splits_are_one_or_two(recipe_file, splits):
+    assert "data.splits: is [" in problems(recipe_file(f"data: {{splits: {splits}}}"))

@@ -699,3 +699,53 @@ def test_an_unseen_texts_source_is_no_extra_text(tmp_path):
 def test_an_extra_source_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(DataError, match=r"nowhere\.jsonl"):
         corpus("storyworld", extra_sources=(str(tmp_path / "nowhere.jsonl"),), train_size=5, valid_size=5)
+
+
+# Splits by other names, and several texts a row
+
+
+@pytest.mark.parametrize("where", ["folder", "hub", "stream"])
+def test_the_splits_may_have_any_names(tmp_path, monkeypatch, where):
+    named = {"dev": TEXTS[:30], "test": TEXTS[30:], "train": ["not asked for"]}
+    hub(monkeypatch, hub_data(**named))
+    for split, texts in named.items():
+        jsonl(tmp_path / f"{split}.jsonl", [{"ref": text} for text in texts])
+    settings = {"text_column": "ref", "train_size": 30 if where == "stream" else 0}
+    source = tmp_path if where == "folder" else "owner/name"
+    read = corpus(source, splits=("dev", "test"), **settings)
+    assert sorted(read.train) == sorted(TEXTS[:30]) and sorted(read.valid) == sorted(TEXTS[30:])
+    alone = corpus(source, splits=("dev",), **(settings | {"train_size": 0}))
+    assert len(alone.valid) == 3 and sorted(alone.train + alone.valid) == sorted(TEXTS[:30])
+    with pytest.raises(DataError, match=r"has no (split )?tran.*there is"):
+        corpus(source, splits=("tran", "test"), **settings)
+
+
+def references(path, sources=10, each=4):
+    rows = [{"source": f"A very long source {s}.", "short": [f"Short {s}, way {n}." for n in range(each)]}
+            for s in range(sources)]  # fmt: skip
+    return jsonl(path, rows)
+
+
+def test_a_list_of_texts_is_a_text_each(tmp_path):
+    read = corpus(references(tmp_path / "a.jsonl"), text_column="short")
+    assert sorted(read.train + read.valid) == sorted(f"Short {s}, way {n}." for s in range(10) for n in range(4))
+
+
+@pytest.mark.parametrize("splits", [("train",), ("train", "valid")])
+def test_a_source_is_held_out_with_all_of_its_texts(tmp_path, splits):
+    references(tmp_path / "train.jsonl")
+    rows = [{"source": f"Unseen {s}.", "short": [f"Unseen {s}, way {n}." for n in range(4)]} for s in range(10)]
+    jsonl(tmp_path / "valid.jsonl", rows)
+    told = {"text_column": "short", "condition": "text", "condition_column": "source", "splits": splits}
+    read = corpus(tmp_path, valid_size=4, **told)
+    assert len(read.valid) == 4 and len(set(read.valid_conditions)) == 1
+    assert len(read.train) == (36 if splits == ("train",) else 40)
+    pairs = zip(read.train + read.valid, read.train_conditions + read.valid_conditions, strict=True)
+    assert all(text.split(",")[0].split()[-1] == source.rstrip(".").split()[-1] for text, source in pairs)
+
+
+@pytest.mark.parametrize("held", [[1, 2], [["nested"]]])
+def test_a_list_of_something_else_is_refused(tmp_path, held):
+    path = jsonl(tmp_path / "a.jsonl", [{"text": held}] * 3)
+    with pytest.raises(DataError, match=r"line 1: text is .*, must be a text"):
+        corpus(path)
