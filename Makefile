@@ -13,7 +13,7 @@ LATDIFF    := .venv/bin/latdiff
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart quickstart-short test lint pretrain-backbone train-ae train-diffusion \
-        train-ar head sample evaluate
+        train-ar train-seq2seq head sample evaluate
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ train-diffusion: install ## the denoiser of RECIPE, and first what it needs and 
 
 train-ar: install ## a language model of RECIPE's texts, the judge of fluency
 	$(PY) recipes/train_ar.py $(RECIPE) $(ARGS)
+
+train-seq2seq: install ## the backbone fine-tuned on RECIPE's pairs, to hold a text-conditional model against
+	$(PY) recipes/train_seq2seq.py $(RECIPE) $(ARGS)
 
 head: install ## a guidance head NAME for CHECKPOINT from the labelled texts DATA
 	$(if $(and $(DATA),$(NAME)),,$(error head needs both, e.g. make head DATA=reviews.jsonl NAME=tone))

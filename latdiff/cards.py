@@ -40,8 +40,9 @@ def summary(document: dict) -> str:
         rows = list(rows)
         lines.append(_success(f"told its {rows[0]['attribute']}, guidance scale {scale:g}", rows))
     for row in document.get("by_source", []):
+        as_they_are = f"the sources as they are {row['sources_as_they_are']:.1f} and {row['sari_of_sources']:.1f}"
         lines.append(f"told its source, guidance scale {row['guidance_scale']:g}, best of {row['candidates']}: BLEU "
-                     f"{row['bleu']:.1f} (the sources as they are {row['sources_as_they_are']:.1f}){_fluency([row])}, "
+                     f"{row['bleu']:.1f}, SARI {row['sari']:.1f} ({as_they_are}){_fluency([row])}, "
                      f"{row['n']:,} texts")  # fmt: skip
     groups = itertools.groupby(document.get("guided", []), key=lambda row: row["attribute"])
     groups = [(f"steered by {name}", list(rows)) for name, rows in groups]

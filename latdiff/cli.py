@@ -245,7 +245,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     samplers = [_sampler_words(text) for text in samplers]
     corpus = load_corpus(recipe.data, recipe.seed)
     if recipe.data.reads_source:
-        bleu([""], [""])  # says what to install before anything is measured
+        bleu([""], [[""]])  # says what to install before anything is measured
         if not any(pipe.codec.fits(corpus.valid_conditions)):
             raise UserError(f"{recipe.data.source}: every unseen source is longer than the autoencoder reads")
     told = [SeenTexts(recipe.data.condition_column, corpus.classes, corpus.train)] if corpus.classes else []

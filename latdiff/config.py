@@ -176,6 +176,15 @@ class TrainArConfig:
 
 
 @dataclass(frozen=True)
+class TrainSeq2seqConfig:
+    """recipes/train_seq2seq.py: the backbone itself, fine-tuned on the pairs; the rival of a text-conditional model."""
+
+    steps: int = setting(3000, "optimiser steps", low=1)
+    batch_size: int = setting(64, "pairs a step", low=1)
+    learning_rate: float = setting(1e-3, "Muon's peak rate for the matrices", low=0.0)
+
+
+@dataclass(frozen=True)
 class SamplingConfig:
     """What the finished pipeline samples with unless told otherwise."""
 
@@ -200,6 +209,7 @@ class Recipe:
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     train_denoiser: TrainDenoiserConfig = field(default_factory=TrainDenoiserConfig)
     train_ar: TrainArConfig = field(default_factory=TrainArConfig)
+    train_seq2seq: TrainSeq2seqConfig = field(default_factory=TrainSeq2seqConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
     @property

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -64,6 +65,36 @@ def token_accuracy(codec: TextCodec, latents: Tensor, ids: list[list[int]]) -> f
         right += int(((guessed == labels) & (labels != IGNORED)).sum())
         total += int((labels != IGNORED).sum())
     return right / total
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Unseen source texts, each once, and for each all the texts that belong to it."""
+
+    sources: list[str]
+    references: list[list[str]]
+
+    @classmethod
+    def of(cls, corpus: Corpus, fits: Callable[[list[str]], list[bool]], most: int) -> Pairs:
+        """At most so many of a text-conditional corpus' unseen sources, of those that fit the model."""
+        found: dict[str, list[str]] = {}
+        for source, text in zip(corpus.valid_conditions, corpus.valid, strict=True):
+            found.setdefault(source, []).append(text)
+        sources = list(itertools.compress(found, fits(list(found))))[:most]
+        return cls(sources, [found[source] for source in sources])
+
+    def figures(self, texts: list[str]) -> dict:
+        """What was written for the sources, one text each: BLEU and SARI, beside those of the sources as they are."""
+        rows = zip(self.sources, texts, (one[0] for one in self.references), strict=True)
+        return {
+            "n": len(texts), "references": sum(map(len, self.references)) / len(texts),
+            "bleu": metrics.bleu(texts, self.references), "sari": metrics.sari(texts, self.sources, self.references),
+            "bleu_of_sources": metrics.bleu(texts, [[source] for source in self.sources]),
+            "sources_as_they_are": metrics.bleu(self.sources, self.references),
+            "sari_of_sources": metrics.sari(self.sources, self.sources, self.references),
+            "unchanged": metrics.exact_match(texts, self.sources),
+            "samples": [list(row) for row in itertools.islice(rows, 10)],
+        }  # fmt: skip
 
 
 class Evaluation:
@@ -207,18 +238,11 @@ class Evaluation:
 
     def by_source(self, guidance_scale: float, candidates: int) -> dict:
         """One row: what is written for unseen sources, held against the texts that belong to them."""
-        pairs = zip(self.corpus.valid_conditions, self.corpus.valid, strict=True)
-        fits = self.pipe.codec.fits(self.corpus.valid_conditions)
-        rows = list(itertools.compress(pairs, fits))[: self.num_samples]
-        sources, references = [source for source, _ in rows], [text for _, text in rows]
-        texts = self._sample(len(rows), [], None, cond=sources, guidance_scale=guidance_scale, candidates=candidates)
-        return {
-            "guidance_scale": guidance_scale, "candidates": candidates, "n": len(texts),
-            "bleu": metrics.bleu(texts, references), "bleu_of_sources": metrics.bleu(texts, sources),
-            "sources_as_they_are": metrics.bleu(sources, references),
-            "unchanged": metrics.exact_match(texts, sources), **self._fluency(texts),
-            "samples": [list(row) for row in zip(sources[:10], texts[:10], references[:10], strict=True)],
-        }  # fmt: skip
+        pairs = Pairs.of(self.corpus, self.pipe.codec.fits, self.num_samples)
+        told = {"cond": pairs.sources, "guidance_scale": guidance_scale, "candidates": candidates}
+        texts = self._sample(len(pairs.sources), [], None, **told)
+        row = {"guidance_scale": guidance_scale, "candidates": candidates}
+        return row | pairs.figures(texts) | self._fluency(texts)
 
     def _steered(self, targets: dict[str, str], guides: list[Guide], n: int) -> dict:
         return self._success(self._sample(n, guides, None), targets)

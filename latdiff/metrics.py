@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable
 
 from latdiff.config import UserError
@@ -57,13 +59,54 @@ def mean_of(rows: list[dict], key: str) -> float:
     return sum(row[key] * row["n"] for row in rows) / sum(row["n"] for row in rows)
 
 
-def bleu(texts: list[str], references: list[str]) -> float:
-    """Corpus BLEU, 0 to 100, lower-cased, one reference a text: sacrebleu's (Post 2018), from the extra `eval`."""
+def bleu(texts: list[str], references: list[list[str]]) -> float:
+    """Corpus BLEU, 0 to 100, lower-cased, one or more references a text: sacrebleu's (Post 2018), from `eval`."""
+    streams = itertools.zip_longest(*references)  # sacrebleu passes over the None of a text with fewer of them
+    return _sacrebleu().corpus_bleu(texts, [list(stream) for stream in streams], lowercase=True).score
+
+
+def sari(texts: list[str], sources: list[str], references: list[list[str]]) -> float:
+    """SARI, 0 to 100: how well texts keep, delete and add the n-grams of their sources (Xu et al. 2016, section 4).
+
+    Mean over sentences; lower-cased words as sacrebleu's BLEU takes them (13a), n = 1 to 4. What is divided by no
+    n-gram at all counts as 1, as in Hugging Face's `evaluate`, so that a perfect text gets 100.
+    """
+    tokenize = _sacrebleu().BLEU(lowercase=True).tokenizer
+    scores = []
+    for text, source, accepted in zip(texts, sources, references, strict=True):
+        words = [tokenize(one.lower()) for one in (text, source, *accepted)]
+        scores.append(sum(_sari(*(Counter(ngrams(one, n)) for one in words)) for n in range(1, 5)) / 4)
+    return 100 * sum(scores) / len(scores)
+
+
+def _sari(text: Counter, source: Counter, *references: Counter) -> float:
+    """Of n-grams of one size: the mean of F1 of kept, precision of deleted, and F1 of added ones."""
+    wanted = sum(references, Counter())
+    source, text = (Counter({gram: n * len(references) for gram, n in one.items()}) for one in (source, text))
+    kept, deleted, added = source & text, source - text, set(text) - set(source)
+    keep = _f1(_mean_share(kept & wanted, kept), _share((kept & wanted).total(), (source & wanted).total()))
+    right, missing = len(added & set(wanted)), len(set(wanted) - set(source))
+    return (keep + _mean_share(deleted - wanted, deleted) + _f1(_share(right, len(added)), _share(right, missing))) / 3
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else 1.0
+
+
+def _mean_share(part: Counter, whole: Counter) -> float:
+    return _share(sum(n / whole[gram] for gram, n in part.items()), len(whole))
+
+
+def _f1(precision: float, recall: float) -> float:
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def _sacrebleu():
     try:
         import sacrebleu
     except ImportError:
-        raise UserError('BLEU needs sacrebleu; install it with pip install "latdiff[eval]"') from None
-    return sacrebleu.corpus_bleu(texts, [references], lowercase=True).score
+        raise UserError('BLEU and SARI need sacrebleu; install it with pip install "latdiff[eval]"') from None
+    return sacrebleu
 
 
 def holds(text: str, value: str) -> bool:

@@ -57,8 +57,8 @@ def compared(texts: list[str], rewrites: Rewrites, judge: LabelJudge, fluency: F
     hits = [found == wanted for found, wanted in zip(judge.predict(texts), rewrites.targets, strict=True)]
     return {
         "success": sum(hits) / len(hits),
-        "bleu": metrics.bleu(texts, rewrites.references),
-        "bleu_of_sources": metrics.bleu(texts, rewrites.sources),
+        "bleu": metrics.bleu(texts, [[one] for one in rewrites.references]),
+        "bleu_of_sources": metrics.bleu(texts, [[one] for one in rewrites.sources]),
         "unchanged": metrics.exact_match(texts, rewrites.sources),
         "perplexity": fluency.perplexity(texts)["tokens"],
         "samples": texts[:8] + texts[-8:],

@@ -266,4 +266,13 @@ def test_what_is_written_for_a_source_is_held_against_its_own_text(pipe):
     assert row["samples"][0] == [TEXTS[0], TEXTS[0].upper(), TEXTS[0]]
     assert obedient.calls == [{"guidance_scale": 1.0, "candidates": 5}]
     said = cards.summary({"by_source": [row]})
-    assert said.startswith("told its source, guidance scale 1, best of 5: BLEU 100.0 (the sources as they are 100.0)")
+    assert said.startswith("told its source, guidance scale 1, best of 5: BLEU 100.0, SARI 100.0 (the sources as they")
+
+
+def test_a_source_with_several_texts_is_told_once_and_held_against_all_of_them(pipe):
+    corpus = Corpus([], [TEXTS[1], TEXTS[0], TEXTS[2]], valid_conditions=[TEXTS[0], TEXTS[0], TEXTS[2]])
+    recipe, obedient = Recipe(data=DataConfig(source="pairs.csv", condition="text")), Obedient(pipe)
+    row = Evaluation(obedient, recipe, corpus, num_samples=8, seed=3).by_source(1.0, candidates=1)
+    assert (row["n"], row["references"]) == (2, 1.5)
+    assert row["bleu"] == row["sources_as_they_are"] == pytest.approx(100)
+    assert row["samples"] == [[TEXTS[0], TEXTS[0].upper(), TEXTS[1]], [TEXTS[2], TEXTS[2].upper(), TEXTS[2]]]

@@ -52,11 +52,35 @@ def test_means_are_weighted_by_numbers_of_texts():
 
 def test_bleu_is_of_whole_corpora_and_blind_to_case():
     texts = ["the food was very good today", "nothing here was fresh at all"]
-    assert metrics.bleu(texts, [text.upper() for text in texts]) == pytest.approx(100)
-    assert metrics.bleu(texts, texts[::-1]) < 10
-    half = metrics.bleu(["the food was very bad today"], ["the food was very good today"])
+    assert metrics.bleu(texts, [[text.upper()] for text in texts]) == pytest.approx(100)
+    assert metrics.bleu(texts, [[text] for text in texts[::-1]]) < 10
+    half = metrics.bleu(["the food was very bad today"], [["the food was very good today"]])
     # 5/6 words, 3/5 pairs, 2/4 triples, 1/3 runs of four
     assert half == pytest.approx(100 * (5 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25)
+
+
+def test_bleu_takes_as_many_references_as_a_text_has():
+    texts = ["the food was very good today", "nothing here was fresh at all"]
+    assert metrics.bleu(texts, [["something else", texts[0]], [texts[1]]]) == pytest.approx(100)
+    assert metrics.bleu(texts, [["something else"], [texts[1]]]) < 90
+
+
+def test_sari_of_the_example_that_its_authors_give():
+    source = "About 95 species are currently accepted."
+    references = ["About 95 species are currently known.", "About 95 species are now accepted.",
+                  "95 species are now accepted."]  # fmt: skip
+    # as Hugging Face's `evaluate` documents it
+    assert metrics.sari(["About 95 you now get in."], [source], [references]) == pytest.approx(26.953601953601954)
+    # by hand, one reference: nothing is to be added, so that a copy keeps what it should and deletes nothing
+    assert metrics.sari(["A b c d"], ["a b c d"], [["a b c d"]]) == pytest.approx(100)
+    # of single words, nothing to keep (1), what is to go is gone (1), what is added is not wanted (0)
+    assert metrics.sari(["x"], ["a"], [["b"]]) == pytest.approx(100 * ((1 + 1 + 0) / 3 + 3) / 4)
+
+
+def test_sari_is_a_mean_over_sentences():
+    one, two = (["x"], ["a"], [["b"]]), (["c"], ["c"], [["c"]])
+    both = metrics.sari(*(a + b for a, b in zip(one, two, strict=True)))
+    assert both == pytest.approx((metrics.sari(*one) + metrics.sari(*two)) / 2)
 
 
 @pytest.mark.parametrize(

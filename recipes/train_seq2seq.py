@@ -1,0 +1,118 @@
+"""Fine-tune the recipe's backbone on pairs of source and text: what a text-conditional denoiser is held against.
+
+    python recipes/train_seq2seq.py asset train_seq2seq.steps=3000
+
+The same backbone, not frozen and without latents, written to checkpoints/NAME-seq2seq with the figures of what it
+writes for unseen sources: those of `latdiff evaluate`, with the same decoding.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from latdiff.backbone import decoder_logits, encode_features, load_backbone
+from latdiff.cards import write_json
+from latdiff.codec import decoding
+from latdiff.config import Recipe, UserError, plain_errors, recipe_from_command_line
+from latdiff.data import load_corpus
+from latdiff.evaluation import Pairs
+from latdiff.tokens import IGNORED, labels_of, pad, tokenize
+from latdiff.training import (
+    BatchOrder,
+    accelerator,
+    load_state,
+    optimizers,
+    progress_bar,
+    refuse_changes,
+    report,
+    save_state,
+    set_learning_rate,
+)
+
+WARMUP_STEPS = 100
+SAVE_EVERY = 500
+UNSEEN = 1000  # sources to write for
+
+
+def main(recipe: Recipe, quiet: bool = False) -> None:
+    folder, settings = Path(f"{recipe.folder}-seq2seq"), recipe.train_seq2seq
+    state = folder / "train" / "seq2seq.safetensors"
+    if not recipe.data.reads_source:
+        raise UserError(f"data.condition is {recipe.data.condition!r}, must be text or prefix: pairs are learnt here")
+    if (folder / "model.safetensors").exists():
+        print(f"{folder} already holds a finished model; delete it to train another, or set name=")
+        return
+    refuse_changes(recipe, ("seed", "data", "backbone", "train_seq2seq"), folder)
+    corpus = load_corpus(recipe.data, recipe.seed)
+    tokenizer, model = load_backbone(recipe.backbone.path)
+    recipe.save(folder / "recipe.yaml")
+    most = recipe.data.max_tokens, recipe.autoencoder.max_tokens
+    texts, sources = (tokenize(tokenizer, rows) for rows in (corpus.train, corpus.train_conditions))
+    pairs = [(s, t) for s, t in zip(sources, texts, strict=True) if len(t) <= most[0] and len(s) <= most[1]]
+    print(f"{len(pairs):,} pairs, {len(texts) - len(pairs):,} too long -> {folder}")
+
+    accelerate = accelerator(recipe, "seq2seq")
+    torch.manual_seed(recipe.seed)
+    model.requires_grad_(True).train()
+    steps, optimisers = settings.steps, optimizers(model, settings.learning_rate)
+    model, *optimisers = accelerate.prepare(model, *optimisers)
+    start = load_state(state, {"model": model}, optimisers)
+    order = BatchOrder(len(pairs), settings.batch_size, recipe.seed, [len(source) for source, _ in pairs])
+
+    began = time.monotonic()
+    bar = progress_bar(start, steps, "seq2seq", quiet)
+    for step in bar:
+        set_learning_rate(optimisers, settings.learning_rate, step, steps, WARMUP_STEPS)
+        torch.manual_seed(recipe.seed * 1_000_003 + step)  # of the dropout, if the backbone has any
+        batch = [pad([pairs[i][side] for i in order[step]], tokenizer.pad_token_id) for side in (0, 1)]
+        with accelerate.autocast():
+            loss = pair_loss(model, *(x.to(accelerate.device) for x in itertools.chain(*batch)))
+        accelerate.backward(loss)
+        accelerate.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimisers:
+            optimizer.step()
+            optimizer.zero_grad()
+        report(bar, accelerate, step, loss)
+        if (step + 1) % SAVE_EVERY == 0 and step + 1 < steps:
+            save_state(state, step + 1, {"model": model}, optimisers)
+    minutes = (time.monotonic() - began) / 60
+    accelerate.end_training()
+
+    model = accelerate.unwrap_model(model).eval()
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
+    state.unlink(missing_ok=True)
+    unseen = Pairs.of(corpus, lambda texts: [len(row) <= most[1] for row in tokenize(tokenizer, texts)], UNSEEN)
+    figures = unseen.figures(write(model, tokenizer, unseen.sources, most[0], recipe.sampling.decoding))
+    write_json(folder / "metrics.json", {"training_minutes": round(minutes, 2), "by_source": [figures]})
+    print(f"BLEU {figures['bleu']:.1f}, SARI {figures['sari']:.1f}, {figures['n']:,} unseen sources; "
+          f"{steps - start} steps in {minutes:.1f} minutes -> {folder}")  # fmt: skip
+
+
+def pair_loss(model, source: Tensor, source_mask: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    """Cross-entropy in nats a token of ids [B, T] with mask [B, T], given source [B, T'] with source_mask [B, T']."""
+    logits = decoder_logits(model, encode_features(model, source, source_mask), labels_of(ids, mask), source_mask)
+    return F.cross_entropy(logits.flatten(0, 1).float(), labels_of(ids, mask).flatten(), ignore_index=IGNORED)
+
+
+@torch.no_grad()
+def write(model, tokenizer, sources: list[str], max_tokens: int, preset: str) -> list[str]:
+    """A text for each of the sources."""
+    texts: list[str] = []
+    ids = tokenize(tokenizer, sources)
+    for start in range(0, len(ids), 64):
+        padded, mask = (x.to(model.device) for x in pad(ids[start : start + 64], tokenizer.pad_token_id))
+        written = model.generate(padded, attention_mask=mask.long(), max_new_tokens=max_tokens, **decoding(preset))
+        texts += tokenizer.batch_decode(written, skip_special_tokens=True)
+    return texts
+
+
+if __name__ == "__main__":
+    with plain_errors():
+        main(*recipe_from_command_line(__doc__))
