@@ -10,7 +10,7 @@ from pathlib import Path
 from latdiff.config import UserError, load_recipe
 from latdiff.metrics import mean_of
 
-SOMETIMES = ("fluency", "judges", "sweep", "by_class", "by_source")
+SOMETIMES = ("fluency", "mauve", "judges", "sweep", "by_class", "by_source")
 
 
 def reconstruction_table(measured: dict) -> str:
@@ -29,11 +29,16 @@ def summary(document: dict) -> str:
     if "fluency" in document:
         judge = document["fluency"]
         lines.append(f"perplexity a token of {judge['n']:,} unseen texts, by {judge['model']}: {judge['tokens']:.1f}")
+    if "mauve" in document:
+        crowd = document["mauve"]
+        lines.append(f"MAUVE of training texts against {crowd['n']:,} unseen ones, by {crowd['model']}: "
+                     f"{crowd['training_texts']:.3f}")  # fmt: skip
     lines += [f"{name} is judged by {judge}" for name, judge in document.get("judges", {}).items()]
     for row in document.get("unconditional", []):
         quality = f"valid {row['validity']:.3f}, slot TV {row['slot_tv']['mean']:.3f} (floor " \
                   f"{row['slot_tv']['floor']:.3f}), " if "validity" in row else ""  # fmt: skip
         quality += f"distinct {row['distinct']:.3f}{_fluency([row])}"
+        quality += f", MAUVE {row['mauve']:.3f}" if "mauve" in row else ""
         lines.append(f"{row['n']:,} samples, {row['scheduler']} {row['steps']} steps: {quality}, memorised "
                      f"{row['memorised']:.3f}, {row['seconds']:.0f} s")  # fmt: skip
     for scale, rows in itertools.groupby(document.get("by_class", []), key=lambda row: row["guidance_scale"]):

@@ -109,6 +109,8 @@ def _add_evaluate(commands) -> None:
                          "told; may be repeated (default column: label)")  # fmt: skip
     command.add_argument("--fluency", metavar="MODEL", help="a causal language model, folder or hub id, whose "
                          "perplexity of the texts is measured; recipes/train_ar.py trains one")  # fmt: skip
+    command.add_argument("--mauve", metavar="MODEL", help="a language model or text encoder, folder or hub id, by "
+                         "whose states MAUVE compares samples with unseen texts")  # fmt: skip
     _decode_option(command)
     command.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
     command.add_argument("--samplers", nargs="+", metavar="NAME:STEPS",
@@ -234,7 +236,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     from latdiff.data import load_corpus
     from latdiff.evaluation import Evaluation
     from latdiff.heads import AttributeHead, load_head
-    from latdiff.judges import FluencyJudge, SeenTexts
+    from latdiff.judges import CrowdJudge, FluencyJudge, SeenTexts
     from latdiff.metrics import bleu
 
     folder = Path(options.checkpoint)
@@ -251,7 +253,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
     told = [SeenTexts(recipe.data.condition_column, corpus.classes, corpus.train)] if corpus.classes else []
     judges = dict(_judges(options.judge, [*told, *heads]))
     fluency = FluencyJudge(options.fluency) if options.fluency else None
-    evaluation = Evaluation(pipe, recipe, corpus, options.num_samples, options.seed, judges, fluency)
+    crowds = CrowdJudge(options.mauve) if options.mauve else None
+    evaluation = Evaluation(pipe, recipe, corpus, options.num_samples, options.seed, judges, fluency, crowds)
     document = older_figures(options.json)  # what training measured stays
     began = time.monotonic()
     measured = evaluation.everything(heads, samplers, options.scale, options.sweep_scale, options.guidance_scale)

@@ -29,7 +29,7 @@ MODES = ("x0", "denoiser", "monte-carlo", "noisy")  # of a guide; guidance.py sa
 CONDITIONS = ("none", "label", "text", "prefix")  # that a denoiser may be told
 MIN_PER_CLASS = 5  # texts of each label, to fit or train anything on them
 FEATURES = ("flat", "mean", "both")  # of latents, for a head
-UTILITIES = ("bleu", "chrf")  # that candidates are compared by
+UTILITIES = ("bleu", "chrf", "rouge")  # that candidates are compared by
 # How the decoder writes, by name: settings of transformers' `generate`. Each sets all that a model's own configuration
 # may ask for: the hub's BART would search beams and never repeat three words.
 GREEDY = {"do_sample": False, "num_beams": 1, "min_length": 0, "no_repeat_ngram_size": 0,

@@ -22,7 +22,7 @@ from latdiff.config import MODES, Recipe
 from latdiff.data import Corpus
 from latdiff.guidance import Guide
 from latdiff.heads import AttributeHead
-from latdiff.judges import FluencyJudge, LabelJudge
+from latdiff.judges import CrowdJudge, FluencyJudge, LabelJudge
 from latdiff.pipeline import LatentTextDiffusionPipeline, make_scheduler
 from latdiff.tokens import IGNORED, labels_of, pad, tokenize
 
@@ -111,10 +111,11 @@ class Evaluation:
     def __init__(
         self, pipe: LatentTextDiffusionPipeline, recipe: Recipe, corpus: Corpus, num_samples: int, seed: int,
         judges: dict[str, LabelJudge] | None = None, fluency: FluencyJudge | None = None,
+        crowds: CrowdJudge | None = None,
     ):  # fmt: skip
         self.pipe, self.recipe, self.corpus = pipe, recipe, corpus
         self.num_samples, self.seed = num_samples, seed
-        self.judges, self.fluency = judges or {}, fluency
+        self.judges, self.fluency, self.crowds = judges or {}, fluency, crowds
         self.training = set(corpus.train)
         self.has_oracle = recipe.data.source == "storyworld"
 
@@ -130,6 +131,9 @@ class Evaluation:
         found: dict = {"reconstruction": reconstruction(self.pipe.codec, unseen, self.seed, self.pipe.config.decoding)}
         if self.fluency is not None:
             found["fluency"] = {"model": self.fluency.path, "n": len(unseen)} | self.fluency.perplexity(unseen)
+        if self.crowds is not None:
+            found["mauve"] = {"model": self.crowds.path, "n": min(len(unseen), len(self.corpus.train)),
+                              "training_texts": self.crowds.mauve(self.corpus.train, unseen)}  # fmt: skip
         if self.judges:
             found["judges"] = {name: judge.describe() for name, judge in self.judges.items()}
         found["unconditional"] = [self.unconditional(name, steps) for name, steps in samplers]
@@ -154,6 +158,8 @@ class Evaluation:
         row = {"scheduler": scheduler, "steps": steps, "n": len(texts)}
         if self.has_oracle:
             row |= _judged(texts)
+        if self.crowds is not None:
+            row["mauve"] = self.crowds.mauve(texts, self.corpus.valid)
         return row | self._fluency(texts) | {
             "distinct": metrics.distinct(texts),
             "memorised": metrics.memorised(texts, self.training),

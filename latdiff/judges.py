@@ -1,4 +1,4 @@
-"""Who judges real text, where there is no oracle? A classifier of another kind than heads, and a language model."""
+"""Who judges real text, where there is no oracle? A classifier of another kind than heads, and language models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from latdiff.config import MIN_PER_CLASS, UserError, first_line
 from latdiff.heads import AttributeHead
@@ -99,19 +99,12 @@ class FluencyJudge:
 
     def __init__(self, path: str | Path):
         """Raises JudgeError where there is no causal language model."""
-        self.path, local = str(path), Path(path).is_dir()
-        if not local and self.path.count("/") != 1:
-            raise JudgeError(f"no language model {self.path!r}: a folder or a hub id, e.g. openai-community/gpt2")
-        try:
-            self.tokenizer = AutoTokenizer.from_pretrained(self.path, local_files_only=local)
-            self.model = AutoModelForCausalLM.from_pretrained(self.path, local_files_only=local, dtype=torch.float32)
-        except Exception as error:  # transformers, hub and safetensors each raise kinds of their own
-            raise JudgeError(f"the language model {self.path!r} cannot be loaded: {first_line(error)}") from error
+        self.path = str(path)
+        self.tokenizer, self.model = _pretrained(AutoModelForCausalLM, self.path)
         config = self.model.config
         self.start = config.bos_token_id if config.bos_token_id is not None else config.eos_token_id
         if not isinstance(self.start, int):
             raise JudgeError(f"the language model {self.path!r} has no beginning-of-text token; take another")
-        self.model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
     @torch.no_grad()
     def losses(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -143,3 +136,67 @@ class FluencyJudge:
             "tokens": math.exp(nats.sum() / counts.sum()) if len(counts) else math.nan,
             "texts": (nats / counts).exp().mean().item(),
         }
+
+
+class CrowdJudge:
+    """How alike two crowds of texts are: MAUVE (Pillutla et al. 2021) of a language model's or an encoder's states.
+
+    The number depends on the model, and on how many texts there are: state both.
+    """
+
+    def __init__(self, path: str | Path):
+        """Raises JudgeError where there is no model, or no mauve-text."""
+        try:
+            import mauve  # noqa: F401
+        except ImportError:
+            raise JudgeError('MAUVE needs mauve-text; install it with pip install "latdiff[eval]"') from None
+        self.path = str(path)
+        self.tokenizer, self.model = _pretrained(AutoModel, self.path)
+        self.looks_both_ways = self._looks_both_ways()
+
+    @torch.no_grad()
+    def states(self, texts: list[str]) -> torch.Tensor:
+        """Features [N, H]: the last token's state, or the mean over tokens where the model looks both ways."""
+        longest = min(LONGEST, getattr(self.model.config, "max_position_embeddings", LONGEST))
+        ids = [row[:longest] or [0] for row in tokenize(self.tokenizer, texts)]
+        found = []
+        for begin in range(0, len(ids), 64):
+            rows, mask = (x.to(self.model.device) for x in pad(ids[begin : begin + 64], 0))
+            hidden = self.model(input_ids=rows, attention_mask=mask.long()).last_hidden_state
+            last, mean = hidden[torch.arange(len(rows)), mask.sum(1) - 1], (hidden * mask[..., None]).sum(1)
+            found.append(mean / mask.sum(1, keepdim=True) if self.looks_both_ways else last)
+        return torch.cat(found).cpu()
+
+    def mauve(self, texts: list[str], references: list[str]) -> float:
+        """MAUVE, 0 to 1, between as many texts as references, the first of each."""
+        import mauve
+
+        n = min(len(texts), len(references))
+        features = [self.states(crowd[:n]).numpy() for crowd in (references, texts)]
+        return float(mauve.compute_mauve(*features, verbose=False, seed=0).mauve)
+
+    @torch.no_grad()
+    def _looks_both_ways(self) -> bool:
+        """Whether a token's state depends on later tokens: asked of the model, for configurations do not say."""
+        ids = torch.tensor([[3, 4, 5], [3, 4, 6]], device=self.model.device)
+        try:
+            states = self.model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[:, 0]
+        except Exception as error:  # an encoder-decoder asks for more than a text, and each in words of its own
+            raise JudgeError(
+                f"the model {self.path!r} cannot read a text by itself ({first_line(error)}); take a causal language "
+                "model or a text encoder"
+            ) from error
+        return not torch.allclose(*states, atol=1e-5)
+
+
+def _pretrained(auto, path: str) -> tuple:
+    """Tokenizer and model of a transformers class, from a folder or the hub, ready to read."""
+    local = Path(path).is_dir()
+    if not local and path.count("/") != 1:
+        raise JudgeError(f"no language model {path!r}: a folder or a hub id, e.g. openai-community/gpt2")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=local)
+        model = auto.from_pretrained(path, local_files_only=local, dtype=torch.float32)
+    except Exception as error:  # transformers, hub and safetensors each raise kinds of their own
+        raise JudgeError(f"the language model {path!r} cannot be loaded: {first_line(error)}") from error
+    return tokenizer, model.to("cuda" if torch.cuda.is_available() else "cpu").eval()

@@ -17,7 +17,8 @@ Utility = Callable[[str, list[str]], list[float]]  # (text, others) -> how good 
 def most_agreed(groups: list[list[str]], utility: str | Utility = "bleu") -> list[int]:
     """For each group of candidates the index of the one with the largest utility against the rest, the first of equals.
 
-    `utility` is sacrebleu's sentence "bleu" or "chrf", or a function of your own, such as a similarity of embeddings.
+    `utility` is sacrebleu's sentence "bleu" or "chrf", "rouge", which is rouge-score's F1 of stemmed pairs of words, or
+    a function of your own, such as a similarity of embeddings.
     Raises UserError for any other word.
     """
     score = utility if callable(utility) else _named(utility)
@@ -35,10 +36,14 @@ def _gains(group: list[str], score: Utility) -> list[float]:
 
 def _named(utility: str) -> Utility:
     if utility not in UTILITIES:
-        raise UserError(f"utility is {utility!r}, must be {' or '.join(UTILITIES)}{nearest(utility, UTILITIES)}")
+        raise UserError(f"utility is {utility!r}, must be one of {', '.join(UTILITIES)}{nearest(utility, UTILITIES)}")
     try:
         import sacrebleu
-    except ImportError:
-        raise UserError('minimum Bayes risk needs sacrebleu; install it with pip install "latdiff[eval]"') from None
+        from rouge_score.rouge_scorer import RougeScorer
+    except ImportError as error:
+        raise UserError(f'minimum Bayes risk needs {error.name}; install it with pip install "latdiff[eval]"') from None
+    if utility == "rouge":  # ROUGE-2, as LD4LG's code takes it
+        rouge = RougeScorer(["rouge2"], use_stemmer=True)
+        return lambda text, others: [rouge.score(other, text)["rouge2"].fmeasure for other in others]
     sentence = {"bleu": sacrebleu.sentence_bleu, "chrf": sacrebleu.sentence_chrf}[utility]
     return lambda text, others: [sentence(text, [other]).score for other in others]

@@ -318,19 +318,20 @@ def test_a_judge_of_ones_own_and_fluency(latdiff, checkpoint, reviews, tmp_path,
         shutil.rmtree(copy / "heads" / name)
     rows = [row | {"mood": "merry" if i % 2 else "grim"} for i, row in enumerate(rows_of(["a", "b"], each=30))]
     latdiff("fit-head", "--data", reviews(rows[:30]), "--label-column", "mood", "--name", "mood", folder=copy)
-    flags = ("--num-samples", 4, "--samplers", "ddim:1", "--sweep-scale", 1, "--fluency", tiny.ar)
+    flags = ("--num-samples", 4, "--samplers", "ddim:1", "--sweep-scale", 1, "--fluency", tiny.ar, "--mauve", tiny.ar)
     printed = latdiff("evaluate", "--json", file, *flags, "--judge", f"mood={reviews(rows)}:mood", folder=copy)
     document = json.loads(file.read_text(encoding="utf-8"))
     assert "on 30 other texts" in document["judges"]["mood"]  # the 30 that the head knows are left out
     assert document["fluency"]["tokens"] > 1
+    assert 0 <= document["unconditional"][0]["mauve"] <= document["mauve"]["training_texts"] <= 1
     for row in document["guided"]:
         assert row["judge"] == f"mood: {document['judges']['mood']}"
         assert row["perplexity"] > 1
     assert all(row["perplexity"] > 1 for row in document["sweep"] + document["unconditional"])
-    assert "mood is judged by" in printed and ", perplexity " in printed
+    assert "mood is judged by" in printed and ", perplexity " in printed and ", MAUVE " in printed
     latdiff("evaluate", "--json", file, "--num-samples", 2, "--samplers", "ddim:1", folder=copy)
     again = json.loads(file.read_text(encoding="utf-8"))
-    assert not {"judges", "fluency", "sweep"} & set(again)  # they would not be of these rows
+    assert not {"judges", "fluency", "mauve", "sweep"} & set(again)  # they would not be of these rows
 
 
 def test_evaluate_keeps_what_training_measured(latdiff, checkpoint, tmp_path):

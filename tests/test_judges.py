@@ -5,10 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers import AutoTokenizer, BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
 
+from latdiff import storyworld
 from latdiff.heads import AttributeHead
-from latdiff.judges import FluencyJudge, JudgeError, LabelJudge, SeenTexts
+from latdiff.judges import CrowdJudge, FluencyJudge, JudgeError, LabelJudge, SeenTexts
 
 GOOD = ["a lovely plate of food", "lovely staff", "what a lovely place!", "the food is lovely", "so lovely", "lovely!"]
 BAD = ["an awful plate of food", "awful staff", "what an awful place!", "the food is awful", "so awful", "awful!"]
@@ -149,3 +150,41 @@ def test_texts_of_the_corpus_are_likelier_than_noise_to_a_model_trained_on_it(ti
     judge = FluencyJudge(tiny.ar)
     words = ["harbor uncle the of bake", "barn barn Monday wet to"]
     assert judge.perplexity(words)["tokens"] > judge.perplexity(TWO)["tokens"] > 1
+
+
+# Crowds of texts
+
+
+def encoder(folder, tokenizer):
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=len(tokenizer), hidden_size=8, num_hidden_layers=1, num_attention_heads=1,
+                        intermediate_size=8, max_position_embeddings=40)  # fmt: skip
+    BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def test_a_crowd_is_like_itself_and_unlike_another(tiny, tmp_path):
+    encoder(tmp_path, AutoTokenizer.from_pretrained(tiny.checkpoint / "tokenizer"))
+    judge = CrowdJudge(tmp_path)
+    stories = [story.text for story in storyworld.sample(120, 3)]
+    alike, other = (judge.mauve(crowd, stories[60:]) for crowd in (stories[:60], [text.upper() for text in stories]))
+    assert 0 <= other < 0.5 < alike <= 1
+    assert judge.mauve(stories[60:], stories[60:]) == pytest.approx(1)
+
+
+def test_states_are_of_the_last_token_or_of_all_where_the_model_looks_both_ways(tmp_path, language_model):
+    tokenizer, _ = language_model(tmp_path / "causal")
+    encoder(tmp_path / "encoder", tokenizer)
+    ids = torch.tensor([tokenizer(TWO[0]).input_ids])
+    for kind, pooled in (("causal", lambda states: states[:, -1]), ("encoder", lambda states: states.mean(1))):
+        judge = CrowdJudge(tmp_path / kind)
+        expected = pooled(judge.model(input_ids=ids).last_hidden_state)
+        torch.testing.assert_close(judge.states([TWO[0], TWO[1] * 20])[:1], expected, atol=1e-5, rtol=1e-4)
+        assert judge.states(["", TWO[0]]).isfinite().all()
+
+
+def test_a_model_that_cannot_read_a_text_alone_is_told_in_a_sentence(tiny):
+    with pytest.raises(JudgeError, match="cannot read a text by itself"):
+        CrowdJudge(tiny.root / "checkpoints" / "tiny-t5")
+    with pytest.raises(JudgeError, match="no language model 'nowhere'"):
+        CrowdJudge("nowhere")

@@ -8,7 +8,7 @@ from latdiff.mbr import most_agreed
 CROWD = ["a dog ran across the wet grass", "the dog ran across the grass", "the dog ran over the grass"]
 
 
-@pytest.mark.parametrize("utility", ["bleu", "chrf"])
+@pytest.mark.parametrize("utility", ["bleu", "chrf", "rouge"])
 def test_the_odd_one_out_is_not_taken_wherever_it_stands(utility):
     odd = "nobody knows what this is about"
     for place in range(4):
@@ -29,5 +29,5 @@ def test_a_utility_of_ones_own():
 
 
 def test_an_unknown_utility_is_refused():
-    with pytest.raises(UserError, match="must be bleu or chrf; did you mean bleu"):
+    with pytest.raises(UserError, match="must be one of bleu, chrf, rouge; did you mean bleu"):
         most_agreed([["a", "b"]], "blue")
