@@ -1,0 +1,43 @@
+"""Every recipe, on a small file with the columns that it names and models of a few weights, from text to samples."""
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import train_denoiser
+
+from latdiff import storyworld
+from latdiff.config import load_recipe
+from latdiff.pipeline import load_pipeline
+
+CONFIGS = sorted((Path(__file__).parents[2] / "recipes" / "configs").glob("*.yaml"))
+SMALL = (
+    "backbone.path=checkpoints/tiny-t5", "data.train_size=0", "data.valid_size=4", "data.extra_sources=[more.txt]",
+    "autoencoder.num_latents=3", "autoencoder.latent_dim=4", "autoencoder.width=24", "autoencoder.depth=1",
+    "train_autoencoder.steps=2", "train_autoencoder.batch_size=8", "denoiser.width=24", "denoiser.depth=1",
+    "train_denoiser.steps=2", "train_denoiser.batch_size=8", "sampling.steps=2",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_recipe_ends_in_texts(path, tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(shutil.copytree(tiny.root, tmp_path / "work"))
+    asked = load_recipe(str(path)).data
+    short = [" ".join(story.text.split()[:12]) + "." for story in storyworld.sample(60, 3)]
+    labels = itertools.cycle(asked.classes or ("a", "b"))
+    told = {"label": labels, "text": reversed(short)}.get(asked.condition, itertools.repeat("nothing"))
+    rows = [{asked.text_column: text, asked.condition_column: one} for text, one in zip(short, told, strict=False)]
+    Path("texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    Path("more.txt").write_text("Something else altogether.\n", encoding="utf-8")
+    extra = [] if asked.source == "storyworld" else ["data.source=texts.jsonl", "data.splits=[train]"]
+    small = [one for one in SMALL if asked.text_column == "text" or "extra_sources" not in one]
+    recipe = load_recipe(str(path), [*small, *extra, *(["data.train_size=60"] if not extra else [])])
+    train_denoiser.main(recipe, quiet=True)
+    pipe = load_pipeline(recipe.folder)
+    cond = {"label": str(next(labels)), "text": short[0]}.get(asked.condition)
+    out = pipe(num_samples=2, cond=cond, generator=torch.Generator().manual_seed(0))
+    assert len(out.texts) == len(out.cut) == 2
+    assert pipe.config.decoding == recipe.sampling.decoding
