@@ -109,6 +109,7 @@ class PretrainBackboneConfig:
 class AutoencoderConfig:
     """The compressor to L latents of width D and the reconstructor."""
 
+    path: str = setting("", "a checkpoint whose backbone and autoencoder are taken as they are; empty: train one")
     num_latents: int = setting(16, "L", low=1)
     latent_dim: int = setting(32, "D", low=1)
     width: int = setting(128, "inner width of both transformers", low=8)
@@ -397,7 +398,7 @@ def _check_together(recipe: Recipe, problems: list[str]) -> None:
         if part.width % part.heads:
             fits = part.width - part.width % part.heads or part.heads
             problems.append(f"{name}.width: {part.width} is not divisible by heads={part.heads}; try {fits}")
-    if recipe.data.max_tokens > recipe.autoencoder.max_tokens:
+    if not recipe.autoencoder.path and recipe.data.max_tokens > recipe.autoencoder.max_tokens:
         problems.append(
             f"data.max_tokens: {recipe.data.max_tokens} is more than autoencoder.max_tokens="
             f"{recipe.autoencoder.max_tokens}; raise the latter"

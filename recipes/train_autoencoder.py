@@ -25,6 +25,7 @@ from latdiff.codec import TextCodec
 from latdiff.config import Recipe, plain_errors, recipe_from_command_line
 from latdiff.data import Corpus, DataError, load_corpus
 from latdiff.evaluation import reconstruction
+from latdiff.pipeline import load_codec
 from latdiff.precision import fast_autocast
 from latdiff.tokens import (
     IGNORED,
@@ -81,31 +82,19 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
         print(f"{folder / 'autoencoder'} is already trained; delete {folder} or set name= to train another")
         return
     corpus = load_corpus(recipe.data, recipe.seed)
+    if recipe.autoencoder.path:
+        return adopt(recipe, corpus)
     if recipe.backbone.path.startswith("checkpoints/") and not Path(recipe.backbone.path, "config.json").exists():
         pretrain_backbone.main(recipe, quiet)
     tokenizer, text_model = load_backbone(recipe.backbone.path)
     refuse_unreadable(text_model, recipe.autoencoder.max_tokens)
     if any(settings.mask_rates):
         span_marks(tokenizer)  # before training: it refuses a tokenizer without any
-    whole = tokenize(tokenizer, corpus.train)
-    own = short_enough(whole, recipe.data.max_tokens)
-    left_out = {"too long": len(whole) - len(own)} | corpus.dropped
-    counts = ", ".join(f"{count:,} {why}" for why, count in left_out.items())
-    print(f"{len(own):,} texts of at most {recipe.data.max_tokens} tokens; left out: {counts}")
-    print(length_report(whole))
+    own = readable(recipe, tokenizer, corpus, recipe.autoencoder.max_tokens)
     ids = own
     if corpus.extra:
         ids = own + short_enough(tokenize(tokenizer, corpus.extra), recipe.data.max_tokens)
         print(f"{len(ids) - len(own):,} extra texts that are short enough, for the autoencoder alone")
-    unseen = sum(len(row) <= recipe.autoencoder.max_tokens for row in tokenize(tokenizer, corpus.valid))
-    if len(own) < 2 or not unseen:
-        raise DataError(
-            f"{recipe.data.source}: {len(own)} training texts and {unseen} unseen ones are short enough, two and one "
-            f"are the least; raise data.max_tokens ({recipe.data.max_tokens}) and autoencoder.max_tokens "
-            f"({recipe.autoencoder.max_tokens}), or give more texts"
-        )
-    if recipe.data.reads_source:
-        refuse_long_sources(recipe, tokenizer, corpus)
     recipe.save(folder / "recipe.yaml")
 
     accelerate = accelerator(recipe, "autoencoder")
@@ -140,18 +129,58 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     minutes = (time.monotonic() - began) / 60
     accelerate.end_training()
 
-    finish(recipe, codec, own, corpus.valid, minutes)
+    finish(recipe, codec, own, corpus.valid, {"training_minutes": round(minutes, 2)})
     state.unlink(missing_ok=True)
+    print(f"trained in {minutes:.1f} minutes -> {folder}")
 
 
-def refuse_long_sources(recipe: Recipe, tokenizer, corpus: Corpus) -> None:
+def adopt(recipe: Recipe, corpus: Corpus) -> None:
+    """Take another checkpoint's backbone, autoencoder and whitening as they are, for this corpus."""
+    codec = load_codec(recipe.autoencoder.path)
+    limit = codec.autoencoder.config.max_tokens
+    if recipe.data.max_tokens > limit:
+        raise DataError(
+            f"data.max_tokens is {recipe.data.max_tokens}, but the autoencoder of {recipe.autoencoder.path} reads "
+            f"{limit} tokens; set data.max_tokens={limit} or less"
+        )
+    own = readable(recipe, codec.tokenizer, corpus, limit)
+    recipe.save(recipe.folder / "recipe.yaml")
+    codec.to("cuda" if torch.cuda.is_available() else "cpu")
+    finish(recipe, codec, own, corpus.valid, {"adopted_from": recipe.autoencoder.path})
+    print(f"the backbone and the autoencoder of {recipe.autoencoder.path} -> {recipe.folder}")
+
+
+def readable(recipe: Recipe, tokenizer, corpus: Corpus, limit: int) -> list[list[int]]:
+    """Ids of the training texts that are short enough, with a report on the others.
+
+    Raises DataError when too few texts or sources are, for `limit`, the tokens that the autoencoder reads.
+    """
+    whole = tokenize(tokenizer, corpus.train)
+    own = short_enough(whole, recipe.data.max_tokens)
+    left_out = {"too long": len(whole) - len(own)} | corpus.dropped
+    counts = ", ".join(f"{count:,} {why}" for why, count in left_out.items())
+    print(f"{len(own):,} texts of at most {recipe.data.max_tokens} tokens; left out: {counts}")
+    print(length_report(whole))
+    unseen = sum(len(row) <= limit for row in tokenize(tokenizer, corpus.valid))
+    if len(own) < 2 or not unseen:
+        raise DataError(
+            f"{recipe.data.source}: {len(own)} training texts and {unseen} unseen ones are short enough, two and one "
+            f"are the least; raise data.max_tokens ({recipe.data.max_tokens}) and autoencoder.max_tokens "
+            f"({limit}), or give more texts"
+        )
+    if recipe.data.reads_source:
+        refuse_long_sources(recipe, tokenizer, corpus, limit)
+    return own
+
+
+def refuse_long_sources(recipe: Recipe, tokenizer, corpus: Corpus, limit: int) -> None:
     """Raise DataError when the denoiser could be told no source, for it could only say so once this is trained."""
     for name, sources in (("training", corpus.train_conditions), ("unseen", corpus.valid_conditions)):
         shortest = min(map(len, tokenize(tokenizer, sources)))
-        if shortest > recipe.autoencoder.max_tokens:
+        if shortest > limit:
             raise DataError(
                 f"{recipe.data.source}: the shortest {name} source has {shortest} tokens; raise autoencoder.max_tokens "
-                f"({recipe.autoencoder.max_tokens}) or take shorter ones"
+                f"({limit}) or take shorter ones"
             )
 
 
@@ -184,19 +213,19 @@ def show(bar, codec: TextCodec, texts: list[str]) -> None:
     codec.autoencoder.train()
 
 
-def finish(recipe: Recipe, codec: TextCodec, ids: list[list[int]], valid: list[str], minutes: float) -> None:
-    """Whiten over the whole training set, cache its latents, save, and measure on unseen texts."""
+def finish(recipe: Recipe, codec: TextCodec, ids: list[list[int]], valid: list[str], made: dict) -> None:
+    """Whiten over the whole training set, cache its latents, save, and measure on unseen texts; `made` says how."""
     folder, autoencoder = recipe.folder, codec.autoencoder.eval()
     with fast_autocast(codec.autoencoder.device.type):
         latents = codec.compress(ids)
-    autoencoder.set_whitening(latents.mean(0), latents.var(0))
+    if not recipe.autoencoder.path:  # an adopted reconstructor knows the latents as they were whitened
+        autoencoder.set_whitening(latents.mean(0), latents.var(0))
     save_latents(folder, autoencoder.whiten(latents), codec.digest())
     for part, name in ((codec.tokenizer, "tokenizer"), (codec.text_model, "text_model"), (autoencoder, "autoencoder")):
         part.save_pretrained(folder / name)
     measured = reconstruction(codec, valid, recipe.seed, recipe.sampling.decoding)
-    update_metrics(folder, {"reconstruction": measured | {"training_minutes": round(minutes, 2)}})
+    update_metrics(folder, {"reconstruction": measured | made})
     print(reconstruction_table(measured))
-    print(f"trained in {minutes:.1f} minutes -> {folder}")
 
 
 if __name__ == "__main__":

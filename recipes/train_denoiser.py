@@ -143,8 +143,9 @@ def conditioned(
         labels = Labels.of(conditions, corpus.classes).to(codec.autoencoder.device)
         return latents, labels.__getitem__
     sources = tokenize(codec.tokenizer, conditions)
-    kept = [i for i, source in enumerate(sources) if len(source) <= recipe.autoencoder.max_tokens]
-    print(f"{len(kept):,} texts with a source of at most {recipe.autoencoder.max_tokens} tokens; "
+    limit = codec.autoencoder.config.max_tokens
+    kept = [i for i, source in enumerate(sources) if len(source) <= limit]
+    print(f"{len(kept):,} texts with a source of at most {limit} tokens; "
           f"left out: {len(sources) - len(kept):,}")  # fmt: skip
     return latents[kept], lambda rows: codec.features([sources[kept[i]] for i in rows])
 
@@ -159,8 +160,7 @@ def examples(corpus: Corpus, codec: TextCodec, n: int) -> list[str] | None:
 
 def build(recipe: Recipe, codec: TextCodec, digest: str, corpus: Corpus) -> LatentDenoiser:
     return LatentDenoiser(
-        num_latents=recipe.autoencoder.num_latents, latent_dim=recipe.autoencoder.latent_dim,
-        width=recipe.denoiser.width, depth=recipe.denoiser.depth, heads=recipe.denoiser.heads,
+        *codec.latent_shape, width=recipe.denoiser.width, depth=recipe.denoiser.depth, heads=recipe.denoiser.heads,
         prediction=recipe.diffusion.prediction, codec_digest=digest, classes=corpus.classes or None,
         source_dim=codec.text_model.get_input_embeddings().embedding_dim if recipe.data.reads_source else 0,
     )  # fmt: skip

@@ -436,6 +436,25 @@ def test_extra_texts_train_backbone_and_autoencoder_and_not_the_denoiser(recipe,
     assert codec.tokenizer("Zyx")["input_ids"].count(codec.tokenizer.unk_token_id) == 0
 
 
+def test_another_checkpoints_autoencoder_is_taken_as_it_is(tiny, recipe, capsys):
+    """So that one autoencoder, learnt from much text, serves the denoisers of several corpora."""
+    rows = [{"words": f"A {kind}, {i}.", "kind": kind} for kind in ("boat", "tree") for i in range(20)]
+    Path("mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    settings = ("name=mine", "data.source=mine.jsonl", "data.text_column=words", "data.condition=label",
+                "data.condition_column=kind", "autoencoder.path=checkpoints/tiny", "autoencoder.num_latents=99",
+                "backbone.path=checkpoints/not-there", "autoencoder.max_tokens=4")  # fmt: skip
+    mine = recipe(*settings)
+    train_denoiser.main(mine, quiet=True)
+    assert "the backbone and the autoencoder of checkpoints/tiny -> checkpoints/mine" in capsys.readouterr().out
+    codec, theirs = load_codec(mine.folder), load_codec(tiny.checkpoint)
+    assert codec.digest() == theirs.digest()
+    figures = json.loads((mine.folder / "metrics.json").read_text(encoding="utf-8"))["reconstruction"]
+    assert figures["adopted_from"] == "checkpoints/tiny" and figures["n"] == 4
+    assert load_pipeline(mine.folder).denoiser.config.classes == ["boat", "tree"]
+    with pytest.raises(DataError, match=r"data\.max_tokens is 200, but the autoencoder of checkpoints/tiny reads 96"):
+        train_autoencoder.main(recipe(*settings, "name=other", "data.max_tokens=200"), quiet=True)
+
+
 def test_a_missing_backbone_outside_of_checkpoints(recipe):
     with pytest.raises(BackboneError, match="no such folder"):
         train_autoencoder.main(recipe("name=other", "backbone.path=elsewhere"), quiet=True)
