@@ -71,7 +71,7 @@ class LatentAutoencoder(ModelMixin, ConfigMixin):
         return self.latents_out(latents).float()
 
     def whiten(self, latents: Tensor) -> Tensor:
-        """[B, L, D] -> [B, L, D]: batch statistics in training, those of the whole training set after it."""
+        """[B, L, D] -> [B, L, D]: batch statistics in training, those of all its texts after it."""
         return self.whitening(latents.flatten(1)).view_as(latents)
 
     def reconstruct(self, latents: Tensor) -> Tensor:
@@ -83,6 +83,6 @@ class LatentAutoencoder(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def set_whitening(self, mean: Tensor, variance: Tensor) -> None:
-        """Fix the statistics, each [L, D]: taken over the whole training set."""
+        """Fix the statistics, each [L, D]: taken over all texts that it was trained on."""
         self.whitening.running_mean.copy_(mean.flatten())
         self.whitening.running_var.copy_(variance.flatten())

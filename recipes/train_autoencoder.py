@@ -129,7 +129,11 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     minutes = (time.monotonic() - began) / 60
     accelerate.end_training()
 
-    finish(recipe, codec, own, corpus.valid, {"training_minutes": round(minutes, 2)})
+    with fast_autocast(accelerate.device.type):
+        latents = codec.compress(ids)
+    autoencoder.eval().set_whitening(latents.mean(0), latents.var(0))
+    made = {"training_minutes": round(minutes, 2)}
+    finish(recipe, codec, autoencoder.whiten(latents[: len(own)]), corpus.valid, made)
     state.unlink(missing_ok=True)
     print(f"trained in {minutes:.1f} minutes -> {folder}")
 
@@ -146,7 +150,9 @@ def adopt(recipe: Recipe, corpus: Corpus) -> None:
     own = readable(recipe, codec.tokenizer, corpus, limit)
     recipe.save(recipe.folder / "recipe.yaml")
     codec.to("cuda" if torch.cuda.is_available() else "cpu")
-    finish(recipe, codec, own, corpus.valid, {"adopted_from": recipe.autoencoder.path})
+    with fast_autocast(codec.autoencoder.device.type):
+        latents = codec.autoencoder.whiten(codec.compress(own))
+    finish(recipe, codec, latents, corpus.valid, {"adopted_from": recipe.autoencoder.path})
     print(f"the backbone and the autoencoder of {recipe.autoencoder.path} -> {recipe.folder}")
 
 
@@ -213,16 +219,12 @@ def show(bar, codec: TextCodec, texts: list[str]) -> None:
     codec.autoencoder.train()
 
 
-def finish(recipe: Recipe, codec: TextCodec, ids: list[list[int]], valid: list[str], made: dict) -> None:
-    """Whiten over the whole training set, cache its latents, save, and measure on unseen texts; `made` says how."""
-    folder, autoencoder = recipe.folder, codec.autoencoder.eval()
-    with fast_autocast(codec.autoencoder.device.type):
-        latents = codec.compress(ids)
-    if not recipe.autoencoder.path:  # an adopted reconstructor knows the latents as they were whitened
-        autoencoder.set_whitening(latents.mean(0), latents.var(0))
-    save_latents(folder, autoencoder.whiten(latents), codec.digest())
-    for part, name in ((codec.tokenizer, "tokenizer"), (codec.text_model, "text_model"), (autoencoder, "autoencoder")):
-        part.save_pretrained(folder / name)
+def finish(recipe: Recipe, codec: TextCodec, latents: torch.Tensor, valid: list[str], made: dict) -> None:
+    """Cache the corpus' latents, save the codec, and measure on unseen texts; `made` says where it comes from."""
+    folder = recipe.folder
+    save_latents(folder, latents, codec.digest())
+    for name in ("tokenizer", "text_model", "autoencoder"):
+        getattr(codec, name).save_pretrained(folder / name)
     measured = reconstruction(codec, valid, recipe.seed, recipe.sampling.decoding)
     update_metrics(folder, {"reconstruction": measured | made})
     print(reconstruction_table(measured))
