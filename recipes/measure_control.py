@@ -4,9 +4,9 @@
         --fluency checkpoints/e2e-ar --json docs/results/e2e-control.json
 
 A target is a row whose text is `field : value`, and it is met where the value stands in the text as words (semantic
-content: Li et al. 2022, section 5). There is a head for every field, fitted on which of its values stands in a text. A
-length in words is met within two, by one head of numbers. Beside every success stand perplexity and diversity, and
-those of unsteered texts.
+content: Li et al. 2022, section 5). There is a head for every field, fitted on which of its values stands in a text, on
+at most so many texts a value. A length in words is met within two, by one head of numbers. Beside every success stand
+perplexity and diversity, and those of unsteered texts.
 """
 
 from __future__ import annotations
@@ -44,12 +44,14 @@ def read_targets(path: str) -> dict[str, list[str]]:
     return found
 
 
-def fit(pipe, field: str, values: list[str], texts: list[str]) -> AttributeHead | None:
-    """A head of the values that stand in enough of the texts; None where there are not two labels."""
-    labels = [next((value for value in values if metrics.holds(text, value)), NEITHER) for text in texts]
-    enough = {label for label in set(labels) if labels.count(label) >= MIN_PER_CLASS}
-    rows = [(text, label) for text, label in zip(texts, labels, strict=True) if label in enough]
-    if len(enough) < 2:
+def fit(pipe, field: str, values: list[str], texts: list[str], most: int) -> AttributeHead | None:
+    """A head of the values that stand in enough of the texts, the first `most` of each; None without two labels."""
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        label = next((value for value in values if metrics.holds(text, value)), NEITHER)
+        found.setdefault(label, []).append(text)
+    rows = [(text, label) for label, of in found.items() if len(of) >= MIN_PER_CLASS for text in of[:most]]
+    if len({label for _, label in rows}) < 2:
         return None
     return AttributeHead.fit(pipe, [text for text, _ in rows], [label for _, label in rows], name=field)
 
@@ -61,7 +63,8 @@ def main() -> None:
     parser.add_argument("--targets", required=True, help="rows with a text such as 'food : Italian'")
     parser.add_argument("--fluency", required=True, help="a causal language model, folder or hub id")
     parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--texts", type=int, default=6000, help="texts to fit the heads on (default 6000)")
+    parser.add_argument("--texts", type=int, default=200, help="texts a value to fit the heads on (default 200)")
+    parser.add_argument("--times", type=float, default=1.0, help="the usual scale of heads times this (default 1)")
     parser.add_argument("--num-samples", type=int, default=50, help="texts a target (default 50)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
     options = parser.parse_args()
@@ -69,41 +72,52 @@ def main() -> None:
     pipe.set_progress_bar_config(disable=True)
     targets, fluency = read_targets(options.targets), FluencyJudge(options.fluency)
     texts = load_texts(options.data)
-    texts = random.Random(options.seed).sample(texts, min(options.texts, len(texts)))
+    random.Random(options.seed).shuffle(texts)
     texts = [text for text, fits in zip(texts, pipe.codec.fits(texts), strict=True) if fits]
     began, n = time.monotonic(), options.num_samples
     document = {"checkpoint": options.checkpoint.name, "seed": options.seed, "machine": machine(),
-                "texts": len(texts), "fluency": fluency.path, "rows": []}  # fmt: skip
+                "texts": options.texts, "times": options.times, "decoding": pipe.config.decoding,
+                "fluency": fluency.path, "rows": []}  # fmt: skip
 
-    def note(title: dict, guides: list, met) -> None:
-        written = pipe(num_samples=n, guides=guides, generator=torch.Generator().manual_seed(options.seed)).texts
-        row = title | {
-            "n": n, "success": sum(bool(met(text)) for text in written) / n,
-            "perplexity": fluency.perplexity(written)["tokens"], "diversity": metrics.diversity(written),
-            "distinct": metrics.distinct(written), "samples": written[:3],
-        }  # fmt: skip
+    written: dict[str, list[str]] = {}
+
+    def note(title: dict, guides: list, met, n: int = n) -> None:
+        texts = pipe(num_samples=n, guides=guides, generator=torch.Generator().manual_seed(options.seed)).texts
+        written.setdefault(title["task"], []).extend(texts)
+        row = title | figures(texts, fluency, options.num_samples)
+        row |= {"success": sum(bool(met(text)) for text in texts) / n, "samples": texts[:3]}
         document["rows"].append(row)
         document["minutes"] = round((time.monotonic() - began) / 60, 2)
         write_json(options.json, document)
         print(row_line(row))
 
-    note({"task": "unsteered"}, [], lambda text: True)
+    note({"task": "unsteered"}, [], lambda text: True, 20 * n)
     for field, values in targets.items():
-        head = fit(pipe, field, values, texts)
+        head = fit(pipe, field, values, texts, options.texts)
         for value in values:
             known = head is not None and value in head.labels
+            guides = [head.toward(value, options.times * head.usual_scale("x0"))] if known else []
             title = {"task": "content", "field": field, "target": value, "fitted": known}
-            note(title, [head.toward(value)] if known else [], lambda text, value=value: metrics.holds(text, value))
+            note(title, guides, lambda text, value=value: metrics.holds(text, value))
     words = NumberHead.fit(pipe, texts, [len(text.split()) for text in texts], name="words")
+    print(row_line(words.report))
     for length in LENGTHS:
         title = {"task": "length", "target": length}
         note(title, [words.toward(length)], lambda text, length=length: abs(len(text.split()) - length) <= 2)
-    tasks = {task: [row for row in document["rows"] if row["task"] == task] for task in ("content", "length")}
-    tasks["content with a head"] = [row for row in tasks["content"] if row["fitted"]]
-    document["means"] = {task: {key: metrics.mean_of(rows, key) for key in ("success", "perplexity", "diversity")}
-                         for task, rows in tasks.items() if rows}  # fmt: skip
+    for task, texts in written.items():
+        rows = [row for row in document["rows"] if row["task"] == task]
+        document[task] = {"success": metrics.mean_of(rows, "success")} | figures(texts, fluency, n)
+        print(task, row_line(document[task]))
+    of_heads = [row for row in document["rows"] if row.get("fitted")]
+    document["content"]["success_with_a_head"] = metrics.mean_of(of_heads, "success")
     write_json(options.json, document)
-    print(document["means"])
+
+
+def figures(texts: list[str], fluency: FluencyJudge, size: int) -> dict:
+    """What stands beside a success; diversity falls with the number of texts, so it is of `size` at a time."""
+    groups = [texts[start : start + size] for start in range(0, len(texts), size)]
+    return {"n": len(texts), "perplexity": fluency.perplexity(texts)["tokens"], "distinct": metrics.distinct(texts),
+            "diversity": sum(map(metrics.diversity, groups)) / len(groups)}  # fmt: skip
 
 
 if __name__ == "__main__":

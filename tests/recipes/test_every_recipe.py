@@ -18,7 +18,8 @@ SMALL = (
     "backbone.path=checkpoints/tiny-t5", "data.train_size=0", "data.valid_size=4", "data.extra_sources=[more.txt]",
     "autoencoder.num_latents=3", "autoencoder.latent_dim=4", "autoencoder.width=24", "autoencoder.depth=1",
     "train_autoencoder.steps=2", "train_autoencoder.batch_size=8", "denoiser.width=24", "denoiser.depth=1",
-    "train_denoiser.steps=2", "train_denoiser.batch_size=8", "sampling.steps=2",
+    "train_denoiser.steps=2", "train_denoiser.batch_size=8", "sampling.steps=2", "autoencoder.heads=2",
+    "denoiser.heads=2",
 )  # fmt: skip
 
 
@@ -35,6 +36,8 @@ def test_a_recipe_ends_in_texts(path, tiny, tmp_path, monkeypatch):
     extra = [] if asked.source == "storyworld" else ["data.source=texts.jsonl", "data.splits=[train]"]
     small = [one for one in SMALL if asked.text_column == "text" or "extra_sources" not in one]
     recipe = load_recipe(str(path), [*small, *extra, *(["data.train_size=60"] if not extra else [])])
+    if recipe.autoencoder.path:
+        shutil.copytree("checkpoints/tiny", recipe.autoencoder.path)
     train_denoiser.main(recipe, quiet=True)
     pipe = load_pipeline(recipe.folder)
     cond = {"label": str(next(labels)), "text": short[0]}.get(asked.condition)

@@ -38,6 +38,16 @@ def test_every_target_has_a_row(tiny, tmp_path, monkeypatch):
     assert [row["target"] for row in document["rows"] if row["task"] == "length"] == [10, 15, 20, 25, 30]
     assert all(0 <= row["success"] <= 1 and row["perplexity"] > 1 for row in document["rows"])
     shares = [row["success"] for row in content.values()]
-    assert document["means"]["content"]["success"] == pytest.approx(sum(shares) / 4)
+    assert document["content"]["success"] == pytest.approx(sum(shares) / 4)
     fitted = [row["success"] for row in content.values() if row["fitted"]]
-    assert document["means"]["content with a head"]["success"] == pytest.approx(sum(fitted) / 3)
+    assert document["content"]["success_with_a_head"] == pytest.approx(sum(fitted) / 3)
+    assert [document[task]["n"] for task in ("unsteered", "content", "length")] == [40, 8, 10]
+    assert document["length"]["perplexity"] > 1
+
+
+def test_a_head_gets_so_many_texts_of_every_value_that_there_is(pipe):
+    texts = [story.text for story in storyworld.sample(400, 5)]
+    head = measure_control.fit(pipe, "who", ["uncle", "aunt", "nobody at all"], texts, most=7)
+    assert head.labels == ["aunt", "none of them", "uncle"]
+    assert head.report["texts"] == 21
+    assert measure_control.fit(pipe, "who", ["nobody at all"], texts, most=7) is None
