@@ -129,9 +129,10 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     minutes = (time.monotonic() - began) / 60
     accelerate.end_training()
 
+    autoencoder.eval()
     with fast_autocast(accelerate.device.type):
         latents = codec.compress(ids)
-    autoencoder.eval().set_whitening(latents.mean(0), latents.var(0))
+    autoencoder.set_whitening(latents.mean(0), latents.var(0))
     made = {"training_minutes": round(minutes, 2)}
     finish(recipe, codec, autoencoder.whiten(latents[: len(own)]), corpus.valid, made)
     state.unlink(missing_ok=True)
