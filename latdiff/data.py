@@ -191,7 +191,7 @@ def _held_out(count: int, data: DataConfig) -> int:
 
 
 def _by_source(lettered: list[tuple[str, tuple[str, str]]], data: DataConfig) -> list[tuple[str, tuple[str, str]]]:
-    """Rows with their letters, those of one source text together, so that a cut leaves it all of its texts or none."""
+    """Rows with their letters, those of one source text together, so that a cut divides one of them at most."""
     if data.condition != "text":
         return lettered
     together: dict[str, list] = {}
