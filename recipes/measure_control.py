@@ -22,7 +22,7 @@ import torch
 from latdiff import metrics
 from latdiff.cards import row_line, write_json
 from latdiff.cli import machine
-from latdiff.config import MIN_PER_CLASS, UserError, plain_errors
+from latdiff.config import MIN_PER_CLASS, MODES, UserError, plain_errors
 from latdiff.data import load_texts
 from latdiff.heads import AttributeHead, NumberHead
 from latdiff.judges import FluencyJudge
@@ -65,6 +65,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--texts", type=int, default=200, help="texts a value to fit the heads on (default 200)")
     parser.add_argument("--times", type=float, default=1.0, help="the usual scale of heads times this (default 1)")
+    parser.add_argument("--mode", choices=[mode for mode in MODES if mode != "noisy"], default="x0",
+                        help="where the gradient is taken: guidance.py (default x0)")  # fmt: skip
     parser.add_argument("--num-samples", type=int, default=50, help="texts a target (default 50)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
     options = parser.parse_args()
@@ -76,7 +78,7 @@ def main() -> None:
     texts = [text for text, fits in zip(texts, pipe.codec.fits(texts), strict=True) if fits]
     began, n = time.monotonic(), options.num_samples
     document = {"checkpoint": options.checkpoint.name, "seed": options.seed, "machine": machine(),
-                "texts": options.texts, "times": options.times, "decoding": pipe.config.decoding,
+                "texts": options.texts, "times": options.times, "mode": options.mode, "decoding": pipe.config.decoding,
                 "fluency": fluency.path, "rows": []}  # fmt: skip
 
     written: dict[str, list[str]] = {}
@@ -91,19 +93,22 @@ def main() -> None:
         write_json(options.json, document)
         print(row_line(row))
 
+    def steer(head, target):
+        return head.toward(target, options.times * head.usual_scale(options.mode), options.mode)
+
     note({"task": "unsteered"}, [], lambda text: True, 20 * n)
     for field, values in targets.items():
         head = fit(pipe, field, values, texts, options.texts)
         for value in values:
             known = head is not None and value in head.labels
-            guides = [head.toward(value, options.times * head.usual_scale("x0"))] if known else []
+            guides = [steer(head, value)] if known else []
             title = {"task": "content", "field": field, "target": value, "fitted": known}
             note(title, guides, lambda text, value=value: metrics.holds(text, value))
     words = NumberHead.fit(pipe, texts, [len(text.split()) for text in texts], name="words")
     print(row_line(words.report))
     for length in LENGTHS:
         title = {"task": "length", "target": length}
-        note(title, [words.toward(length)], lambda text, length=length: abs(len(text.split()) - length) <= 2)
+        note(title, [steer(words, length)], lambda text, length=length: abs(len(text.split()) - length) <= 2)
     for task, texts in written.items():
         rows = [row for row in document["rows"] if row["task"] == task]
         document[task] = {"success": metrics.mean_of(rows, "success")} | figures(texts, fluency, n)
