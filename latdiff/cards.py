@@ -10,8 +10,6 @@ from pathlib import Path
 from latdiff.config import UserError, load_recipe
 from latdiff.metrics import mean_of
 
-SOMETIMES = ("fluency", "mauve", "judges", "sweep", "by_class", "by_source")
-
 
 def reconstruction_table(measured: dict) -> str:
     """The figures of `reconstruction`, as a person reads them."""
@@ -113,15 +111,19 @@ def sweep_tables(rows: list[dict]) -> str:
 
 
 def older_figures(path: Path) -> dict:
-    """What a document holds that a new evaluation leaves as it is. Raises UserError for a file of another kind."""
+    """What a document holds, nothing where there is none. Raises UserError for a file of another kind."""
     if not path.exists():
         return {}
     try:
-        document = {} | json.loads(path.read_text(encoding="utf-8"))
+        return {} | json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"--json {path} exists but holds no figures ({error}); name another file") from None
-    # these are not measured every time, and older ones would not be of the new rows
-    return {key: value for key, value in document.items() if key not in SOMETIMES}
+        raise UserError(f"{path} exists but holds no figures ({error}); name another file") from None
+
+
+def training_figures(folder: Path) -> dict:
+    """What training measured of a checkpoint and no evaluation measures again, from its metrics.json."""
+    figures = older_figures(folder / "metrics.json")
+    return {key: figures[key] for key in ("training", "reconstruction") if key in figures}
 
 
 def update_metrics(folder: Path, figures: dict) -> None:

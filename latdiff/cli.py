@@ -232,7 +232,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     pipe = _load(options)
     if options.decode:
         pipe.register_to_config(decoding=options.decode)
-    from latdiff.cards import older_figures, summary, write_card, write_json
+    from latdiff.cards import older_figures, summary, training_figures, write_card, write_json
     from latdiff.data import load_corpus
     from latdiff.evaluation import Evaluation
     from latdiff.heads import AttributeHead, load_head
@@ -255,7 +255,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
     fluency = FluencyJudge(options.fluency) if options.fluency else None
     crowds = CrowdJudge(options.mauve) if options.mauve else None
     evaluation = Evaluation(pipe, recipe, corpus, options.num_samples, options.seed, judges, fluency, crowds)
-    document = older_figures(options.json)  # what training measured stays
+    older_figures(options.json)  # refuses to replace a file of another kind
+    document = training_figures(folder)
     began = time.monotonic()
     measured = evaluation.everything(heads, samplers, options.scale, options.sweep_scale, options.guidance_scale)
     measured["reconstruction"] = (document.get("reconstruction") or {}) | measured["reconstruction"]

@@ -334,21 +334,26 @@ def test_a_judge_of_ones_own_and_fluency(latdiff, checkpoint, reviews, tmp_path,
     assert not {"judges", "fluency", "mauve", "sweep"} & set(again)  # they would not be of these rows
 
 
-def test_evaluate_keeps_what_training_measured(latdiff, checkpoint, tmp_path):
-    file = tmp_path / "metrics.json"
+@pytest.mark.parametrize("where", ["in the checkpoint", "elsewhere"])
+def test_evaluate_keeps_what_training_measured_and_nothing_of_another_checkpoint(latdiff, checkpoint, tmp_path, where):
     trained = {
         "training": {"denoiser_steps": 6},
         "reconstruction": {"training_minutes": 1.5, "exact_match": 7},
     }
-    file.write_text(json.dumps(trained), encoding="utf-8")
     plain = shutil.copytree(checkpoint, tmp_path / "plain")
     shutil.rmtree(plain / "heads")
+    (plain / "metrics.json").write_text(json.dumps(trained | {"sweep": []}), encoding="utf-8")
+    file = (plain if where == "in the checkpoint" else tmp_path) / "metrics.json"
+    if where == "elsewhere":
+        other = {"training": {"denoiser_steps": 7}, "reconstruction": {"training_minutes": 2.5}, "by_class": []}
+        file.write_text(json.dumps(other), encoding="utf-8")
     latdiff("evaluate", "--json", file, "--num-samples", 2, "--samplers", "ddim:1", folder=plain)
     document = json.loads(file.read_text(encoding="utf-8"))
     assert document["training"] == trained["training"]
     assert document["reconstruction"]["training_minutes"] == 1.5
     assert document["reconstruction"]["exact_match"] <= 1
     assert document["guided"] == document["composed"] == []
+    assert not {"sweep", "by_class"} & set(document)
 
 
 # check-config
