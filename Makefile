@@ -16,7 +16,7 @@ LATDIFF    := .venv/bin/latdiff
         train-ar train-seq2seq head sample evaluate
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo '  RECIPE      a name in recipes/configs or a path to a yaml file (now $(RECIPE))'
 	@echo '  CHECKPOINT  the folder that the recipe writes (now $(CHECKPOINT))'
 	@echo '  ARGS        for training: settings such as train_denoiser.steps=500, and --quiet; else flags'
