@@ -48,15 +48,15 @@ class Splits:
     dropped: dict[str, int]
 
 
-def load_corpus(data: DataConfig, seed: int) -> Corpus:
+def load_corpus(data: DataConfig, seed: int, extra: bool = False) -> Corpus:
     """Read and clean the training and the unseen texts, in an order that depends on `seed` alone.
 
     White space becomes single spaces. Left out and counted are blank texts, texts without the condition that
     `data.condition` asks for, and training texts with the same letters and digits as another one or as an unseen
     one, or with an unseen one's source text. Without unseen texts of its own, a source gives at most a tenth of
     itself, or what `train_size` leaves. With `train_size`, no more rows of a hub data set are read than that and the
-    unseen texts need, so it may be larger than memory. Extra texts are whole sources' training texts, without repeats
-    of each other, of training texts, of unseen ones or of their source texts. Raises DataError.
+    unseen texts need, so it may be larger than memory. Extra texts, read only if asked for, are whole sources' training
+    texts, without repeats of each other, of training texts, of unseen ones or of their source texts. Raises DataError.
     """
     splits = _story_splits(data, seed) if data.source == "storyworld" else _own_splits(data, seed)
     train, valid = splits.train[: data.train_size or None], splits.valid[: data.valid_size]
@@ -64,9 +64,9 @@ def load_corpus(data: DataConfig, seed: int) -> Corpus:
         if not split:
             counts = ", ".join(f"{count:,} {why}" for why, count in splits.dropped.items())
             raise DataError(f"{data.source}: no {name} text is left{beside} (left out: {counts}); give more texts")
-    extra = _extra(data, train, valid)
+    more = _extra(data, train, valid) if extra else []
     if data.condition == "none":
-        return Corpus([text for text, _ in train], [text for text, _ in valid], splits.dropped, extra=extra)
+        return Corpus([text for text, _ in train], [text for text, _ in valid], splits.dropped, extra=more)
     classes = []
     if data.condition == "label":
         classes = _classes(data, Counter(told for _, told in train), {told for _, told in valid})
@@ -75,7 +75,7 @@ def load_corpus(data: DataConfig, seed: int) -> Corpus:
             known = ", ".join(classes)
             raise DataError(f"{data.source}: no unseen text has one of the training texts' classes, {known}")
     (texts, conditions), (unseen, unseen_conditions) = (zip(*rows, strict=True) for rows in (train, valid))
-    return Corpus(list(texts), list(unseen), splits.dropped, list(conditions), list(unseen_conditions), classes, extra)
+    return Corpus(list(texts), list(unseen), splits.dropped, list(conditions), list(unseen_conditions), classes, more)
 
 
 def load_labelled(

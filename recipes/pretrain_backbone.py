@@ -53,7 +53,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
             f"{folder} already holds a finished backbone, which is not overwritten; "
             "delete it, or set backbone.path=checkpoints/NAME"
         )
-    corpus = load_corpus(recipe.data, recipe.seed)
+    corpus = load_corpus(recipe.data, recipe.seed, extra=True)
     if (folder / "tokenizer_config.json").exists():
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     else:

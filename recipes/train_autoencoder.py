@@ -81,7 +81,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     if (folder / "autoencoder" / "config.json").exists():
         print(f"{folder / 'autoencoder'} is already trained; delete {folder} or set name= to train another")
         return
-    corpus = load_corpus(recipe.data, recipe.seed)
+    corpus = load_corpus(recipe.data, recipe.seed, extra=not recipe.autoencoder.path)
     if recipe.autoencoder.path:
         return adopt(recipe, corpus)
     if recipe.backbone.path.startswith("checkpoints/") and not Path(recipe.backbone.path, "config.json").exists():

@@ -19,7 +19,7 @@ TEXTS = [f"Text number {number}." for number in range(40)]
 
 
 def corpus(source, seed=0, **settings):
-    return load_corpus(DataConfig(source=str(source), **settings), seed)
+    return load_corpus(DataConfig(source=str(source), **settings), seed, extra="extra_sources" in settings)
 
 
 def jsonl(path, rows):
@@ -686,6 +686,8 @@ def test_extra_sources_give_what_is_not_known_yet(tmp_path):
     read = corpus(own, extra_sources=(str(more), str(again)))
     assert read.extra == ["New.", "Newer."]
     assert read.train == corpus(own).train and read.valid == ["Unseen."]
+    more.unlink()  # who does not ask for them does not need them
+    assert load_corpus(DataConfig(source=str(own), extra_sources=(str(more),)), 0).train == read.train
 
 
 def test_an_unseen_texts_source_is_no_extra_text(tmp_path):
