@@ -33,6 +33,7 @@ from latdiff.training import (
     report,
     save_state,
     set_learning_rate,
+    step_generator,
 )
 
 WARMUP_STEPS = 100
@@ -69,7 +70,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     bar = progress_bar(start, steps, "seq2seq", quiet)
     for step in bar:
         set_learning_rate(optimisers, settings.learning_rate, step, steps, WARMUP_STEPS)
-        torch.manual_seed(recipe.seed * 1_000_003 + step)  # of the dropout, if the backbone has any
+        torch.manual_seed(step_generator(recipe.seed, step).initial_seed())  # of the dropout, if there is any
         batch = [pad([pairs[i][side] for i in order[step]], tokenizer.pad_token_id) for side in (0, 1)]
         with accelerate.autocast():
             loss = pair_loss(model, *(x.to(accelerate.device) for x in itertools.chain(*batch)))
