@@ -244,7 +244,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     heads = [load_head(path.parent) for path in sorted(folder.glob("heads/*/config.json"))]
     heads = [head for head in heads if isinstance(head, AttributeHead)]
     samplers = options.samplers or [f"{recipe.sampling.scheduler}:{pipe.config.num_inference_steps}", "renoise:25"]
-    samplers = [_sampler_words(text) for text in samplers]
+    samplers = [sampler_words(text) for text in samplers]
     corpus = load_corpus(recipe.data, recipe.seed)
     if recipe.data.reads_source:
         bleu([""], [[""]])  # says what to install before anything is measured
@@ -411,9 +411,9 @@ def _guide_words(text: str, flag: str) -> tuple[str, str, float | None]:
         ) from None
 
 
-def _sampler_words(text: str) -> tuple[str, int]:
-    """'ddpm:50' -> ('ddpm', 50)."""
+def sampler_words(text: str, flag: str = "--samplers") -> tuple[str, int]:
+    """'ddpm:50' -> ('ddpm', 50). Raises UserError, with the flag's name, for anything else."""
     name, _, steps = text.partition(":")
     if name not in SCHEDULERS or not steps.isdigit() or int(steps) < 1:
-        raise UserError(f"--samplers has {text!r}, must be NAME:STEPS with a name of {', '.join(SCHEDULERS)}")
+        raise UserError(f"{flag} has {text!r}, must be NAME:STEPS with a name of {', '.join(SCHEDULERS)}")
     return name, int(steps)

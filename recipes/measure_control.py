@@ -21,12 +21,12 @@ import torch
 
 from latdiff import metrics
 from latdiff.cards import row_line, write_json
-from latdiff.cli import machine
+from latdiff.cli import machine, sampler_words
 from latdiff.config import MIN_PER_CLASS, MODES, UserError, plain_errors
 from latdiff.data import load_texts
 from latdiff.heads import AttributeHead, NumberHead
 from latdiff.judges import FluencyJudge
-from latdiff.pipeline import load_pipeline
+from latdiff.pipeline import load_pipeline, make_scheduler
 
 LENGTHS = (10, 15, 20, 25, 30)  # words
 NEITHER = "none of them"
@@ -67,24 +67,31 @@ def main() -> None:
     parser.add_argument("--times", type=float, default=1.0, help="the usual scale of heads times this (default 1)")
     parser.add_argument("--mode", choices=[mode for mode in MODES if mode != "noisy"], default="x0",
                         help="where the gradient is taken: guidance.py (default x0)")  # fmt: skip
+    parser.add_argument("--sampler", metavar="NAME:STEPS", help="default: the checkpoint's own")
     parser.add_argument("--num-samples", type=int, default=50, help="texts a target (default 50)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
     options = parser.parse_args()
     pipe = load_pipeline(options.checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
     pipe.set_progress_bar_config(disable=True)
+    steps = pipe.config.num_inference_steps
+    if options.sampler:
+        name, steps = sampler_words(options.sampler, "--sampler")
+        pipe.scheduler = make_scheduler(name, pipe.scheduler.config.trained_betas)
     targets, fluency = read_targets(options.targets), FluencyJudge(options.fluency)
     texts = load_texts(options.data)
     random.Random(options.seed).shuffle(texts)
     texts = [text for text, fits in zip(texts, pipe.codec.fits(texts), strict=True) if fits]
     began, n = time.monotonic(), options.num_samples
     document = {"checkpoint": options.checkpoint.name, "seed": options.seed, "machine": machine(),
-                "texts": options.texts, "times": options.times, "mode": options.mode, "decoding": pipe.config.decoding,
+                "texts": options.texts, "times": options.times, "mode": options.mode,
+                "scheduler": type(pipe.scheduler).__name__, "steps": steps, "decoding": pipe.config.decoding,
                 "fluency": fluency.path, "rows": []}  # fmt: skip
 
     written: dict[str, list[str]] = {}
 
     def note(title: dict, guides: list, met, n: int = n) -> None:
-        texts = pipe(num_samples=n, guides=guides, generator=torch.Generator().manual_seed(options.seed)).texts
+        texts = pipe(num_samples=n, guides=guides, num_inference_steps=steps,
+                     generator=torch.Generator().manual_seed(options.seed)).texts  # fmt: skip
         written.setdefault(title["task"], []).extend(texts)
         row = title | figures(texts, fluency, options.num_samples)
         row |= {"success": sum(bool(met(text)) for text in texts) / n, "samples": texts[:3]}

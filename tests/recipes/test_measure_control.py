@@ -28,11 +28,12 @@ def test_every_target_has_a_row(tiny, tmp_path, monkeypatch):
     texts = write(tmp_path / "texts.jsonl", [story.text for story in storyworld.sample(200, 5)])
     file = tmp_path / "control.json"
     flags = ["--data", texts, "--targets", targets, "--fluency", str(tiny.ar), "--num-samples", "2",
-             "--mode", "denoiser", "--times", "0.5"]  # fmt: skip
+             "--mode", "denoiser", "--times", "0.5", "--sampler", "renoise:3"]  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["measure", str(tiny.checkpoint), *flags, "--json", str(file)])
     measure_control.main()
     document = json.loads(file.read_text(encoding="utf-8"))
     assert (document["mode"], document["times"]) == ("denoiser", 0.5)
+    assert (document["scheduler"], document["steps"]) == ("LCMScheduler", 3)
     content = {row["target"]: row for row in document["rows"] if row["task"] == "content"}
     assert {target: row["fitted"] for target, row in content.items()} == {
         "uncle": True, "aunt": True, "nobody at all": False, "Monday": True,
