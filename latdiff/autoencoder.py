@@ -43,14 +43,12 @@ class LatentAutoencoder(ModelMixin, ConfigMixin):
         num_latents: L.  latent_dim: D.
         width, depth, heads: of both transformers; heads must divide width.
         max_tokens: positions the compressor knows; a longer input is an error of the caller.
-        length_dims: so many numbers of the first latent are the text's length in tokens, as plain as that: attention
-            averages and cannot count, and what the latents do not say plainly no linear head can steer.
     """
 
     @register_to_config
     def __init__(
         self, feature_dim: int, num_latents: int = 16, latent_dim: int = 32, width: int = 128, depth: int = 2,
-        heads: int = 4, max_tokens: int = 128, length_dims: int = 0,
+        heads: int = 4, max_tokens: int = 128,
     ):  # fmt: skip
         super().__init__()
         self.features_in = nn.Linear(feature_dim, width)
@@ -64,23 +62,13 @@ class LatentAutoencoder(ModelMixin, ConfigMixin):
         self.reconstructor = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.features_out = nn.Sequential(Norm(width), nn.Linear(width, feature_dim))
 
-    def compress(self, features: Tensor, mask: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """features [B, T, H], mask [B, T] (True on real tokens) -> latents [B, L, D], not yet whitened.
-
-        lengths [B]: tokens of the whole texts, where spans of them were hidden; by default the mask's.
-        """
+    def compress(self, features: Tensor, mask: Tensor) -> Tensor:
+        """features [B, T, H], mask [B, T] (True on real tokens) -> latents [B, L, D], not yet whitened."""
         context = self.features_in(features) + self.token_positions[: features.shape[1]]
         latents = self.queries.expand(len(features), -1, -1)
         for block in self.compressor:
             latents = block(latents, context, mask)
-        latents = self.latents_out(latents).float()
-        if self.config.length_dims:
-            lengths = mask.sum(1) if lengths is None else lengths
-            share = (lengths / self.config.max_tokens).to(latents)
-            plain = share.view(-1, 1, 1).expand(-1, 1, self.config.length_dims)
-            first = torch.cat([plain, latents[:, :1, self.config.length_dims :]], dim=2)
-            latents = torch.cat([first, latents[:, 1:]], dim=1)
-        return latents
+        return self.latents_out(latents).float()
 
     def whiten(self, latents: Tensor) -> Tensor:
         """[B, L, D] -> [B, L, D]: batch statistics in training, those of all its texts after it."""

@@ -116,7 +116,6 @@ class AutoencoderConfig:
     depth: int = setting(2, "blocks in each", low=1)
     heads: int = setting(4, "attention heads; must divide width", low=1)
     max_tokens: int = setting(128, "positions the compressor knows", low=4)
-    length_dims: int = setting(0, "numbers of the first latent that are the text's length in tokens", low=0)
 
 
 @dataclass(frozen=True)
@@ -403,11 +402,6 @@ def _check_together(recipe: Recipe, problems: list[str]) -> None:
         problems.append(
             f"data.max_tokens: {recipe.data.max_tokens} is more than autoencoder.max_tokens="
             f"{recipe.autoencoder.max_tokens}; raise the latter"
-        )
-    if recipe.autoencoder.length_dims > recipe.autoencoder.latent_dim:
-        problems.append(
-            f"autoencoder.length_dims: {recipe.autoencoder.length_dims} is more than autoencoder.latent_dim="
-            f"{recipe.autoencoder.latent_dim}, the numbers that the first latent has"
         )
     if recipe.data.classes and recipe.data.condition != "label":
         problems.append(f"data.classes: are listed, but data.condition is {recipe.data.condition!r}; set it to label")

@@ -68,7 +68,7 @@ class ReconstructionLoss(nn.Module):
     def forward(self, ids, mask, labels, generator):
         with torch.no_grad():
             features = encode_features(self.text_model[0], ids, mask)
-        latents = self.autoencoder.whiten(self.autoencoder.compress(features, mask, (labels != IGNORED).sum(1)))
+        latents = self.autoencoder.whiten(self.autoencoder.compress(features, mask))
         sd = self.latent_noise * torch.rand(len(ids), 1, 1, generator=generator)
         noisy = latents + (sd * torch.randn(latents.shape, generator=generator)).to(latents)
         logits = decoder_logits(self.text_model[0], self.autoencoder.reconstruct(noisy), labels)
@@ -207,7 +207,7 @@ def build(recipe: Recipe, text_model) -> LatentAutoencoder:
     return LatentAutoencoder(
         feature_dim=text_model.get_input_embeddings().embedding_dim, num_latents=settings.num_latents,
         latent_dim=settings.latent_dim, width=settings.width, depth=settings.depth, heads=settings.heads,
-        max_tokens=settings.max_tokens, length_dims=settings.length_dims,
+        max_tokens=settings.max_tokens,
     )  # fmt: skip
 
 

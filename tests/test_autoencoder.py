@@ -48,18 +48,6 @@ def test_every_token_and_its_place_matter(autoencoder):
     assert (autoencoder.compress(values.flip(1), mask) - latents).abs().max() > 1e-4
 
 
-def test_length_stands_in_the_first_latent_as_it_is():
-    torch.manual_seed(0)
-    autoencoder = LatentAutoencoder(H, num_latents=L, latent_dim=D, width=16, heads=2, max_tokens=12, length_dims=2)
-    values, mask = features(3, 6, 12)
-    latents = autoencoder.compress(values, mask)
-    assert latents.shape == (3, L, D)
-    torch.testing.assert_close(latents[:, 0, :2], torch.tensor([[0.25, 0.25], [0.5, 0.5], [1.0, 1.0]]))
-    whole = autoencoder.compress(values, mask, torch.tensor([9, 9, 12]))  # a text of which spans are hidden
-    torch.testing.assert_close(whole[:, 0, :2], torch.tensor([[0.75, 0.75], [0.75, 0.75], [1.0, 1.0]]))
-    torch.testing.assert_close(whole.flatten(1)[:, 2:], latents.flatten(1)[:, 2:])
-
-
 def test_every_latent_matters_to_the_reconstruction(autoencoder):
     latents = torch.zeros(1, L, D)
     before = autoencoder.reconstruct(latents)

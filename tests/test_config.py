@@ -157,7 +157,6 @@ REFUSED = {
     "name=../other": "name: is '../other', must be a folder name",
     "denoiser.width=100": "denoiser.width: 100 is not divisible by heads=",
     "autoencoder.max_tokens=8": "data.max_tokens: 96 is more than autoencoder.max_tokens=8; raise the latter",
-    "autoencoder.length_dims=33": "autoencoder.length_dims: 33 is more than autoencoder.latent_dim=32",
     "diffusion.schedule=linear": "diffusion.schedule: is 'linear', must be cosine or tan-D",
     "diffusion.schedule=tan-0": "diffusion.schedule: is 'tan-0', must be cosine or tan-D",
     "diffusion.schedule=tan-0.0": "diffusion.schedule: is 'tan-0.0', must be cosine or tan-D",

@@ -16,7 +16,7 @@ from latdiff.pipeline import load_pipeline
 CONFIGS = sorted((Path(__file__).parents[2] / "recipes" / "configs").glob("*.yaml"))
 SMALL = (
     "backbone.path=checkpoints/tiny-t5", "data.train_size=0", "data.valid_size=4", "data.extra_sources=[more.txt]",
-    "autoencoder.num_latents=3", "autoencoder.latent_dim=16", "autoencoder.width=24", "autoencoder.depth=1",
+    "autoencoder.num_latents=3", "autoencoder.latent_dim=4", "autoencoder.width=24", "autoencoder.depth=1",
     "train_autoencoder.steps=2", "train_autoencoder.batch_size=8", "denoiser.width=24", "denoiser.depth=1",
     "train_denoiser.steps=2", "train_denoiser.batch_size=8", "sampling.steps=2", "autoencoder.heads=2",
     "denoiser.heads=2",
