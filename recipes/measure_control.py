@@ -60,7 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--data", required=True, help="texts to fit the heads on")
-    parser.add_argument("--targets", required=True, help="rows with a text such as 'food : Italian'")
+    parser.add_argument("--targets", help="rows with a text such as 'food : Italian'; without them, lengths alone")
     parser.add_argument("--fluency", required=True, help="a causal language model, folder or hub id")
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--texts", type=int, default=200, help="texts a value to fit the heads on (default 200)")
@@ -77,7 +77,7 @@ def main() -> None:
     if options.sampler:
         name, steps = sampler_words(options.sampler, "--sampler")
         pipe.scheduler = make_scheduler(name, pipe.scheduler.config.trained_betas)
-    targets, fluency = read_targets(options.targets), FluencyJudge(options.fluency)
+    targets, fluency = read_targets(options.targets) if options.targets else {}, FluencyJudge(options.fluency)
     texts = load_texts(options.data)
     random.Random(options.seed).shuffle(texts)
     texts = [text for text, fits in zip(texts, pipe.codec.fits(texts), strict=True) if fits]
@@ -120,8 +120,9 @@ def main() -> None:
         rows = [row for row in document["rows"] if row["task"] == task]
         document[task] = {"success": metrics.mean_of(rows, "success")} | figures(texts, fluency, n)
         print(task, row_line(document[task]))
-    of_heads = [row for row in document["rows"] if row.get("fitted")]
-    document["content"]["success_with_a_head"] = metrics.mean_of(of_heads, "success")
+    if targets:
+        of_heads = [row for row in document["rows"] if row.get("fitted")]
+        document["content"]["success_with_a_head"] = metrics.mean_of(of_heads, "success")
     write_json(options.json, document)
 
 

@@ -48,6 +48,17 @@ def test_every_target_has_a_row(tiny, tmp_path, monkeypatch):
     assert document["length"]["perplexity"] > 1
 
 
+def test_without_targets_lengths_alone_are_measured(tiny, tmp_path, monkeypatch):
+    texts = write(tmp_path / "texts.jsonl", [story.text for story in storyworld.sample(40, 5)])
+    file = tmp_path / "control.json"
+    flags = ["--data", texts, "--fluency", str(tiny.ar), "--num-samples", "2", "--sampler", "renoise:2"]
+    monkeypatch.setattr(sys, "argv", ["measure", str(tiny.checkpoint), *flags, "--json", str(file)])
+    measure_control.main()
+    document = json.loads(file.read_text(encoding="utf-8"))
+    assert [row["task"] for row in document["rows"]] == ["unsteered"] + 5 * ["length"]
+    assert "content" not in document
+
+
 def test_a_head_gets_so_many_texts_of_every_value_that_there_is(pipe):
     texts = [story.text for story in storyworld.sample(400, 5)]
     head = measure_control.fit(pipe, "who", ["uncle", "aunt", "nobody at all"], texts, most=7)
