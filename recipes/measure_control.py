@@ -14,7 +14,9 @@ from __future__ import annotations
 import argparse
 import random
 import re
+import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -56,6 +58,14 @@ def fit(pipe, field: str, values: list[str], texts: list[str], most: int) -> Att
     return AttributeHead.fit(pipe, [text for text, _ in rows], [label for _, label in rows], name=field)
 
 
+def aimed(length: float, pilots: int, write: Callable[[float, int], list[str]]) -> float:
+    """The length to ask for: what `write(aim, pilot)` misses in the median of each pilot is added to the aim."""
+    aim = length
+    for pilot in range(1, pilots + 1):
+        aim += length - statistics.median(len(text.split()) for text in write(aim, pilot))
+    return aim
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path)
@@ -67,6 +77,9 @@ def main() -> None:
     parser.add_argument("--times", type=float, default=1.0, help="the usual scale of heads times this (default 1)")
     parser.add_argument("--mode", choices=[mode for mode in MODES if mode != "noisy"], default="x0",
                         help="where the gradient is taken: guidance.py (default x0)")  # fmt: skip
+    parser.add_argument("--pilots", type=int, default=0,
+                        help="runs at other noise, after each of which a length is aimed past by its median miss "
+                        "(default 0)")  # fmt: skip
     parser.add_argument("--sampler", metavar="NAME:STEPS", help="default: the checkpoint's own")
     parser.add_argument("--num-samples", type=int, default=50, help="texts a target (default 50)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
@@ -83,15 +96,18 @@ def main() -> None:
     texts = [text for text, fits in zip(texts, pipe.codec.fits(texts), strict=True) if fits]
     began, n = time.monotonic(), options.num_samples
     document = {"checkpoint": options.checkpoint.name, "seed": options.seed, "machine": machine(),
-                "texts": options.texts, "times": options.times, "mode": options.mode,
+                "texts": options.texts, "times": options.times, "mode": options.mode, "pilots": options.pilots,
                 "scheduler": type(pipe.scheduler).__name__, "steps": steps, "decoding": pipe.config.decoding,
                 "fluency": fluency.path, "rows": []}  # fmt: skip
 
     written: dict[str, list[str]] = {}
 
+    def write(guides: list, n: int, seed: int) -> list[str]:
+        generator = torch.Generator().manual_seed(seed)
+        return pipe(num_samples=n, guides=guides, num_inference_steps=steps, generator=generator).texts
+
     def note(title: dict, guides: list, met, n: int = n) -> None:
-        texts = pipe(num_samples=n, guides=guides, num_inference_steps=steps,
-                     generator=torch.Generator().manual_seed(options.seed)).texts  # fmt: skip
+        texts = write(guides, n, options.seed)
         written.setdefault(title["task"], []).extend(texts)
         row = title | figures(texts, fluency, options.num_samples)
         row |= {"success": sum(bool(met(text)) for text in texts) / n, "samples": texts[:3]}
@@ -114,8 +130,9 @@ def main() -> None:
     words = NumberHead.fit(pipe, texts, [len(text.split()) for text in texts], name="words")
     print(row_line(words.report))
     for length in LENGTHS:
-        title = {"task": "length", "target": length}
-        note(title, [steer(words, length)], lambda text, length=length: abs(len(text.split()) - length) <= 2)
+        aim = aimed(length, options.pilots, lambda aim, pilot: write([steer(words, aim)], n, options.seed + pilot))
+        title = {"task": "length", "target": length, "aim": aim}
+        note(title, [steer(words, aim)], lambda text, length=length: abs(len(text.split()) - length) <= 2)
     for task, texts in written.items():
         rows = [row for row in document["rows"] if row["task"] == task]
         document[task] = {"success": metrics.mean_of(rows, "success")} | figures(texts, fluency, n)

@@ -51,12 +51,27 @@ def test_every_target_has_a_row(tiny, tmp_path, monkeypatch):
 def test_without_targets_lengths_alone_are_measured(tiny, tmp_path, monkeypatch):
     texts = write(tmp_path / "texts.jsonl", [story.text for story in storyworld.sample(40, 5)])
     file = tmp_path / "control.json"
-    flags = ["--data", texts, "--fluency", str(tiny.ar), "--num-samples", "2", "--sampler", "renoise:2"]
+    flags = ["--data", texts, "--fluency", str(tiny.ar), "--num-samples", "2", "--sampler", "renoise:2",
+             "--pilots", "1"]  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["measure", str(tiny.checkpoint), *flags, "--json", str(file)])
     measure_control.main()
     document = json.loads(file.read_text(encoding="utf-8"))
     assert [row["task"] for row in document["rows"]] == ["unsteered"] + 5 * ["length"]
     assert "content" not in document
+    assert all(row["aim"] != row["target"] for row in document["rows"][1:])  # a model of nothing misses
+
+
+def test_an_aim_makes_up_for_what_pilots_missed():
+    seen = []
+
+    def write(aim, pilot):
+        seen.append((aim, pilot))
+        return ["word " * round(aim * 0.8 + off) for off in (-3, 0, 4)]  # four fifths of what was asked for
+
+    assert measure_control.aimed(20, 0, write) == 20
+    assert measure_control.aimed(20, 1, write) == 24  # 16 words for 20
+    assert measure_control.aimed(20, 3, write) == pytest.approx(25)
+    assert seen[-3:] == [(20, 1), (24, 2), (25, 3)]
 
 
 def test_a_head_gets_so_many_texts_of_every_value_that_there_is(pipe):
