@@ -66,7 +66,7 @@ def aimed(length: float, pilots: int, write: Callable[[float, int], list[str]]) 
     return aim
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--data", required=True, help="texts to fit the heads on")
@@ -78,12 +78,15 @@ def main() -> None:
     parser.add_argument("--mode", choices=[mode for mode in MODES if mode != "noisy"], default="x0",
                         help="where the gradient is taken: guidance.py (default x0)")  # fmt: skip
     parser.add_argument("--pilots", type=int, default=0,
-                        help="runs at other noise, after each of which a length is aimed past by its median miss "
-                        "(default 0)")  # fmt: skip
+                        help="runs at other noise that say how far past a length to aim (default 0)")  # fmt: skip
     parser.add_argument("--sampler", metavar="NAME:STEPS", help="default: the checkpoint's own")
     parser.add_argument("--num-samples", type=int, default=50, help="texts a target (default 50)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = arguments()
     pipe = load_pipeline(options.checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
     pipe.set_progress_bar_config(disable=True)
     steps = pipe.config.num_inference_steps
