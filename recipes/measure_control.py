@@ -1,12 +1,12 @@
 """Measure Diffusion-LM's control tasks by plug-in heads alone: words that a text must hold, and its length.
 
-    python recipes/measure_control.py checkpoints/e2e --data path/to/e2e --targets control_target_attribute.jsonl \\
-        --fluency checkpoints/e2e-ar --json docs/results/e2e-control.json
+    python recipes/measure_control.py checkpoints/e2e-mini --data path/to/e2e \\
+        --targets control_target_attribute.jsonl --fluency checkpoints/e2e-mini-ar --json docs/results/e2e-control.json
 
 A target is a row whose text is `field : value`, and it is met where the value stands in the text as words (semantic
 content: Li et al. 2022, section 5). There is a head for every field, fitted on which of its values stands in a text, on
-at most so many texts a value. A length in words is met within two, by one head of numbers. Beside every success stand
-perplexity and diversity, and those of unsteered texts.
+at most so many texts a value. A length in words is met within two, by one head of numbers, with --pilots aimed past it.
+Beside every success stand perplexity and diversity, and those of unsteered texts.
 """
 
 from __future__ import annotations
@@ -87,11 +87,12 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     options = arguments()
+    sampler = sampler_words(options.sampler, "--sampler") if options.sampler else None  # refused before anything loads
     pipe = load_pipeline(options.checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
     pipe.set_progress_bar_config(disable=True)
     steps = pipe.config.num_inference_steps
-    if options.sampler:
-        name, steps = sampler_words(options.sampler, "--sampler")
+    if sampler:
+        name, steps = sampler
         pipe.scheduler = make_scheduler(name, pipe.scheduler.config.trained_betas)
     targets, fluency = read_targets(options.targets) if options.targets else {}, FluencyJudge(options.fluency)
     texts = load_texts(options.data)
