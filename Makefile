@@ -37,7 +37,7 @@ for attribute in sentiment topic; do \
 	$(LATDIFF) fit-head $(1) --data storyworld --label-column $$attribute --name $$attribute; \
 done; \
 $(LATDIFF) sample $(1) --num-samples 4 --seed 0 --compare --guide sentiment=positive --guide topic=music; \
-$(LATDIFF) evaluate $(1) --json $(1)/metrics.json $(3); \
+$(LATDIFF) evaluate $(1) --json $(1)/metrics.json --seeds 1 $(3); \
 seconds=$$(($$(date +%s) - start)); echo "$@: $$((seconds / 60)) min $$((seconds % 60)) s -> $(1)"
 endef
 
@@ -76,5 +76,5 @@ head: install ## a guidance head NAME for CHECKPOINT from the labelled texts DAT
 sample: install ## texts from CHECKPOINT, e.g. ARGS="--guide sentiment=positive:18 --num-samples 8"
 	$(LATDIFF) sample $(CHECKPOINT) $(ARGS)
 
-evaluate: install ## measure CHECKPOINT into its metrics.json
-	$(LATDIFF) evaluate $(CHECKPOINT) --json $(CHECKPOINT)/metrics.json $(ARGS)
+evaluate: install ## measure CHECKPOINT, or a file of texts, over five seeds into its metrics.json
+	$(LATDIFF) evaluate $(CHECKPOINT) --json $(if $(wildcard $(CHECKPOINT)/.),$(CHECKPOINT),$(basename $(CHECKPOINT)))/metrics.json $(ARGS)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import statistics
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from latdiff.config import UserError, load_recipe
 from latdiff.metrics import mean_of
@@ -24,24 +27,22 @@ def summary(document: dict) -> str:
     lines = []
     if "reconstruction" in document:
         lines.append(reconstruction_table(document["reconstruction"]))
-    if "fluency" in document:
-        judge = document["fluency"]
-        lines.append(f"perplexity a token of {judge['n']:,} unseen texts, by {judge['model']}: {judge['tokens']:.1f}")
-    if "mauve" in document:
-        crowd = document["mauve"]
-        lines.append(f"MAUVE of training texts against {crowd['n']:,} unseen ones, by {crowd['model']}: "
-                     f"{crowd['training_texts']:.3f}")  # fmt: skip
-    lines += [f"{name} is judged by {judge}" for name, judge in document.get("judges", {}).items()]
-    for row in document.get("unconditional", []):
-        quality = f"valid {row['validity']:.3f}, slot TV {row['slot_tv']['mean']:.3f} (floor " \
-                  f"{row['slot_tv']['floor']:.3f}), " if "validity" in row else ""  # fmt: skip
-        quality += f"distinct {row['distinct']:.3f}{_fluency([row])}"
-        quality += f", MAUVE {row['mauve']:.3f}" if "mauve" in row else ""
-        lines.append(f"{row['n']:,} samples, {row['scheduler']} {row['steps']} steps: {quality}, memorised "
-                     f"{row['memorised']:.3f}, {row['seconds']:.0f} s")  # fmt: skip
-    for scale, rows in itertools.groupby(document.get("by_class", []), key=lambda row: row["guidance_scale"]):
+    scorers = document.get("scorers", {})
+    lines += [f"{name} is judged by {judge}" for name, judge in scorers.get("judges", {}).items()]
+    lines += [f"{figure} by {scorers[key]}" for key, figure in (("fluency", "perplexity"), ("mauve", "MAUVE"))
+              if key in scorers]  # fmt: skip
+    spread = document.get("sd", {})
+    if "unseen" in document:
+        lines.append(f"{document['unseen']['n']:,} unseen texts: {_quality(document['unseen'], {})}")
+    rows = document.get("unconditional", [])
+    for row, sd in zip(rows, spread.get("unconditional", [{}] * len(rows)), strict=True):
+        lines.append(f"{row['n']:,} samples, {writer(row)}: {_quality(row, sd)}, {row['seconds']:.0f} s")
+    if spread:
+        lines.append(f"means ± standard deviations over {len(document['seeds'])} seeds")
+    for scale, rows in itertools.groupby(document.get("by_class", []), key=lambda row: row.get("guidance_scale")):
         rows = list(rows)
-        lines.append(_success(f"told its {rows[0]['attribute']}, guidance scale {scale:g}", rows))
+        weight = "" if scale is None else f", guidance scale {scale:g}"
+        lines.append(_success(f"told its {rows[0]['attribute']}{weight}", rows))
     for row in document.get("by_source", []):
         as_they_are = f"the sources as they are {row['sources_as_they_are']:.1f} and {row['sari_of_sources']:.1f}"
         lines.append(f"told its source, guidance scale {row['guidance_scale']:g}, best of {row['candidates']}: BLEU "
@@ -53,6 +54,30 @@ def summary(document: dict) -> str:
         groups.append((f"steered by {' and '.join(document['composed'][0]['targets'])} at once", document["composed"]))
     lines += [_success(title, rows) + f" at scale {rows[0]['scale']:g}" for title, rows in groups]
     return "\n".join(lines)
+
+
+def writer(row: dict) -> str:
+    """Who wrote a row's texts: "ddpm 25 steps", "nucleus 0.9", the name of a file."""
+    if "scheduler" in row:
+        return f"{row['scheduler']} {row['steps']} steps"
+    return next((str(row[key]) for key in ("sampler", "file") if key in row), "no settings")
+
+
+def _quality(row: dict, sd: dict) -> str:
+    """The figures of unsteered texts, with their standard deviations over seeds where there are several."""
+
+    def shown(key: str, digits: int = 3) -> str:
+        return f"{row[key]:.{digits}f}" + (f" ± {sd[key]:.{digits}f}" if key in sd else "")
+
+    parts = []
+    if "validity" in row:
+        tv, around = row["slot_tv"], f" ± {sd['slot_tv']['mean']:.3f}" if "slot_tv" in sd else ""
+        parts += [f"valid {shown('validity')}", f"slot TV {tv['mean']:.3f}{around} (floor {tv['floor']:.3f})"]
+    parts.append(f"distinct {shown('distinct')}")
+    parts += [f"perplexity {shown('perplexity', 1)}"] if "perplexity" in row else []
+    parts += [f"MAUVE {shown('mauve')}"] if "mauve" in row else []
+    parts += [f"diversity {shown('diversity')}"] if "diversity" in row else []
+    return ", ".join([*parts, f"memorised {shown('memorised')}"])
 
 
 def _success(title: str, rows: list[dict]) -> str:
@@ -73,6 +98,8 @@ def write_card(folder: Path) -> None:
     shown = [row["samples"][:5] for row in figures.get("unconditional", [])[:1]]
     samples = "".join(f"- {text}\n" for texts in shown for text in texts)
     sweep = sweep_tables(figures.get("sweep", []))
+    seeds = "".join(f"seed{'s' * (len(own) > 1)} {', '.join(map(str, own))}" for own in [figures.get("seeds")] if own)
+    pictures = "".join(f"![]({name})\n" for name in ("lengths.png", "reconstruction.png") if (folder / name).exists())
     (folder / "README.md").write_text(
         f"""# {recipe.name}
 
@@ -80,7 +107,7 @@ A latent text diffusion pipeline, trained by latdiff on {recipe.data.source} (`r
 
     latdiff sample {folder} --num-samples 8 --seed 0
 
-Measured by `latdiff evaluate`, seed {figures.get("seed", "not yet")}, {figures.get("machine", "not yet")}; all of it in
+Measured by `latdiff evaluate`, {seeds or "not yet"}, {figures.get("machine", "not yet")}; all of it in
 `metrics.json`:
 
 ```
@@ -89,7 +116,8 @@ Measured by `latdiff evaluate`, seed {figures.get("seed", "not yet")}, {figures.
 
 {"Unsteered samples, the first five:" if samples else ""}
 
-{samples}{sweep}""",
+{samples}
+{pictures}{sweep}""",
         encoding="utf-8",
     )
 
@@ -108,6 +136,37 @@ def sweep_tables(rows: list[dict]) -> str:
         parts.append(f"\nControl against fluency, head {name}, n = {of_head[0]['n']} a row:\n\n"
                      + "\n".join(f"| {line} |" for line in lines) + f"\n\n![](control-{name}.png)\n")  # fmt: skip
     return "".join(parts)
+
+
+def averaged(documents: list[dict]) -> dict:
+    """One document of several seeds' alike ones: means in place of numbers; under `sd` the same tree of standard
+    deviations. Of texts and of other words the first document's stay. A single document is left as it is.
+    """
+    if len(documents) == 1:
+        return documents[0]
+    spread = _merged(documents, lambda values: statistics.stdev(values) if float in map(type, values) else None)
+    return _merged(documents, _mean) | {"sd": spread}
+
+
+def _mean(values: list) -> float | int | str | None:
+    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+    if not numbers or len(set(values)) == 1:
+        return values[0]
+    return sum(values) / len(values)
+
+
+def _merged(values: list, of_leaves: Callable[[list], Any]) -> Any:
+    """The tree that all of `values` are, with one value for the values at every leaf; None leaves a leaf out."""
+    if all(isinstance(value, dict) for value in values):
+        keys = dict.fromkeys(key for value in values for key in value)  # an error that no text of a seed had is 0
+        found = {key: _merged([value.get(key, 0.0) for value in values], of_leaves) for key in keys}
+        return {key: value for key, value in found.items() if value is not None}
+    if all(isinstance(value, list) and value and isinstance(value[0], dict) for value in values):
+        return [_merged(list(rows), of_leaves) for rows in zip(*values, strict=True)]
+    if all(isinstance(value, list) and value and isinstance(value[0], int) for value in values):
+        found = [of_leaves(list(column)) for column in itertools.zip_longest(*values, fillvalue=0)]
+        return None if None in found else found
+    return of_leaves(values)
 
 
 def older_figures(path: Path) -> dict:

@@ -94,7 +94,8 @@ def _add_fit_head(commands) -> None:
 
 
 def _add_evaluate(commands) -> None:
-    command = _command(commands, "evaluate", run_evaluate, "measure a checkpoint and write every figure as JSON")
+    command = _command(commands, "evaluate", run_evaluate, "measure a checkpoint, a language model or a file of texts; "
+                       "write every figure as JSON, and pictures beside it")  # fmt: skip
     command.add_argument("--json", type=Path, required=True, metavar="FILE", help="where the figures go")
     command.add_argument("--num-samples", type=int, default=1000, help="texts a figure (default 1000)")
     command.add_argument("--scale", type=float, help="scale of every guide (default: what is usual for the mode)")
@@ -113,6 +114,12 @@ def _add_evaluate(commands) -> None:
                          "whose states MAUVE compares samples with unseen texts")  # fmt: skip
     _decode_option(command)
     command.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
+    command.add_argument("--seeds", type=int, default=5, metavar="N",
+                         help="measure so many times, with this seed and those after it, for means and standard "
+                         "deviations (default 5)")  # fmt: skip
+    command.add_argument("--recipe", help="of the corpus to hold texts against (default: the checkpoint's own)")
+    command.add_argument("--top-p", type=float, default=1.0, metavar="P",
+                         help="nucleus sampling from a language model (default 1: ancestral sampling)")  # fmt: skip
     command.add_argument("--samplers", nargs="+", metavar="NAME:STEPS",
                          help="unconditional rows (default: the checkpoint's own, and renoise:25)")  # fmt: skip
 
@@ -218,10 +225,36 @@ def run_fit_head(options: argparse.Namespace) -> None:
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
-    from latdiff.plots import plot_control, require_matplotlib
+    _check_evaluate(options)
+    from latdiff.cards import averaged, older_figures, summary, training_figures, write_card, write_json
+    from latdiff.generators import open_rival
 
-    if options.sweep_scale is not None:
-        require_matplotlib()
+    place = Path(options.checkpoint)
+    is_rival = place.is_file() or (place / "config.json").exists()  # of a pipeline it is model_index.json
+    writer = open_rival(options.checkpoint, options.top_p) if is_rival else _load(options)
+    recipe = _recipe_of(options, place)
+    older_figures(options.json)  # refuses to replace a file of another kind
+    began = time.monotonic()
+    measure, document = (_measure_rival if is_rival else _measure_pipeline)(options, recipe, writer)
+    seeds = list(range(options.seed, options.seed + options.seeds))
+    measured = averaged([measure(seed) for seed in seeds])
+    trained = training_figures(place) if place.is_dir() else {}
+    if "reconstruction" in measured:
+        measured["reconstruction"] = (trained.get("reconstruction") or {}) | measured["reconstruction"]
+    document = trained | {"checkpoint": place.name, "seeds": seeds, "machine": machine()} | document | measured
+    document["evaluation_minutes"] = round((time.monotonic() - began) / 60, 2)
+    write_json(options.json, document)
+    _draw(document, options.json.parent)
+    if not is_rival and options.json.resolve() == (place / "metrics.json").resolve():
+        write_card(place)
+    print(summary(document), f"-> {options.json}", sep="\n")
+
+
+def _check_evaluate(options: argparse.Namespace) -> None:
+    """Everything that can be wrong with the words, before anything loads."""
+    from latdiff.metrics import bleu
+    from latdiff.plots import require_matplotlib
+
     scales = {"--sweep-scale": options.sweep_scale or [], "--guidance-scale": options.guidance_scale,
               "--scale": [options.scale or 0.0]}  # fmt: skip
     for flag, values in scales.items():
@@ -229,46 +262,90 @@ def run_evaluate(options: argparse.Namespace) -> None:
             raise UserError(f"{flag} has {', '.join(map(str, values))}, must be finite numbers")
     if options.decode not in (None, *DECODING):
         raise UserError(f"--decode is {options.decode!r}, must be one of {', '.join(DECODING)}")
-    pipe = _load(options)
-    if options.decode:
-        pipe.register_to_config(decoding=options.decode)
-    from latdiff.cards import older_figures, summary, training_figures, write_card, write_json
-    from latdiff.data import load_corpus
+    for flag, value in (("--num-samples", options.num_samples), ("--seeds", options.seeds)):
+        if value < 1:
+            raise UserError(f"{flag} is {value}, must be 1 or more")
+    for text in options.samplers or []:
+        sampler_words(text)
+    require_matplotlib()
+    bleu([""], [[""]])  # says what to install before anything is measured
+
+
+def _recipe_of(options: argparse.Namespace, place: Path):
+    """Of the corpus that texts are held against: the checkpoint's own, unless --recipe names another."""
+    own = place / "recipe.yaml"
+    if not (options.recipe or own.exists()):
+        raise UserError(f"{place} has no recipe.yaml beside it, which says what its texts should be like; name one: "
+                        "--recipe storyworld, or the path of a checkpoint's recipe.yaml")  # fmt: skip
+    return load_recipe(options.recipe or str(own))
+
+
+def _measure_pipeline(options: argparse.Namespace, recipe, pipe):
+    """measure(seed) -> figures of our own pipeline, and what is the same for all seeds."""
     from latdiff.evaluation import Evaluation
     from latdiff.heads import AttributeHead, load_head
-    from latdiff.judges import CrowdJudge, FluencyJudge, SeenTexts
-    from latdiff.metrics import bleu
 
     folder = Path(options.checkpoint)
-    recipe = load_recipe(str(folder / "recipe.yaml"))
+    if options.decode:
+        pipe.register_to_config(decoding=options.decode)
     heads = [load_head(path.parent) for path in sorted(folder.glob("heads/*/config.json"))]
     heads = [head for head in heads if isinstance(head, AttributeHead)]
     samplers = options.samplers or [f"{recipe.sampling.scheduler}:{pipe.config.num_inference_steps}", "renoise:25"]
     samplers = [sampler_words(text) for text in samplers]
+    scorer = _scorer(options, recipe, heads)
+    if recipe.data.reads_source and not any(pipe.codec.fits(scorer.corpus.valid_conditions)):
+        raise UserError(f"{recipe.data.source}: every unseen source is longer than the autoencoder reads")
+
+    def measure(seed: int) -> dict:
+        evaluation = Evaluation(pipe, scorer, options.num_samples, seed)
+        return evaluation.everything(heads, samplers, options.scale, options.sweep_scale, options.guidance_scale)
+
+    return measure, _of_all_seeds(scorer, options) | {"decoding": pipe.config.decoding}
+
+
+def _measure_rival(options: argparse.Namespace, recipe, rival):
+    """The same of anything else that writes texts."""
+    from latdiff.evaluation import by_class, unsteered
+
+    scorer = _scorer(options, recipe, [])
+
+    def measure(seed: int) -> dict:
+        found: dict = {"unconditional": [unsteered(rival, scorer, options.num_samples, seed)]}
+        if rival.classes:
+            found["by_class"] = by_class(rival, scorer, options.num_samples, seed)
+        return found
+
+    return measure, _of_all_seeds(scorer, options)
+
+
+def _scorer(options: argparse.Namespace, recipe, heads: list):
+    from latdiff.data import load_corpus
+    from latdiff.judges import CrowdJudge, FluencyJudge, SeenTexts
+    from latdiff.scoring import Scorer
+
     corpus = load_corpus(recipe.data, recipe.seed)
-    if recipe.data.reads_source:
-        bleu([""], [[""]])  # says what to install before anything is measured
-        if not any(pipe.codec.fits(corpus.valid_conditions)):
-            raise UserError(f"{recipe.data.source}: every unseen source is longer than the autoencoder reads")
     told = [SeenTexts(recipe.data.condition_column, corpus.classes, corpus.train)] if corpus.classes else []
     judges = dict(_judges(options.judge, [*told, *heads]))
     fluency = FluencyJudge(options.fluency) if options.fluency else None
     crowds = CrowdJudge(options.mauve) if options.mauve else None
-    evaluation = Evaluation(pipe, recipe, corpus, options.num_samples, options.seed, judges, fluency, crowds)
-    older_figures(options.json)  # refuses to replace a file of another kind
-    document = training_figures(folder)
-    began = time.monotonic()
-    measured = evaluation.everything(heads, samplers, options.scale, options.sweep_scale, options.guidance_scale)
-    measured["reconstruction"] = (document.get("reconstruction") or {}) | measured["reconstruction"]
-    document |= {"checkpoint": folder.name, "seed": options.seed, "machine": machine(),
-                 "decoding": pipe.config.decoding} | measured  # fmt: skip
-    document["evaluation_minutes"] = round((time.monotonic() - began) / 60, 2)
-    write_json(options.json, document)
-    for name, rows in itertools.groupby(document.get("sweep", []), key=lambda row: row["attribute"]):
-        plot_control(list(rows), options.json.parent / f"control-{name}.png")
-    if options.json.resolve() == (folder / "metrics.json").resolve():
-        write_card(folder)
-    print(summary(document), f"-> {options.json}", sep="\n")
+    return Scorer(recipe, corpus, judges, fluency, crowds)
+
+
+def _of_all_seeds(scorer, options: argparse.Namespace) -> dict:
+    return {"scorers": scorer.scorers(), "unseen": scorer.unseen(options.num_samples)}
+
+
+def _draw(document: dict, folder: Path) -> None:
+    """The document's pictures, into the folder that it lies in."""
+    from latdiff.cards import writer
+    from latdiff.plots import plot_control, plot_lengths, plot_reconstruction
+
+    rows = {"unseen texts": document["unseen"]} | {writer(row): row for row in document["unconditional"]}
+    plot_lengths({name: row["word_histogram"] for name, row in rows.items()}, folder / "lengths.png")
+    if "reconstruction" in document:
+        plot_reconstruction(document["reconstruction"], folder / "reconstruction.png")
+    for name, of_head in itertools.groupby(document.get("sweep", []), key=lambda row: row["attribute"]):
+        plot_control(list(of_head), folder / f"control-{name}.png")
 
 
 def _judges(wanted: list[str], heads: list) -> Iterator[tuple]:

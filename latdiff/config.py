@@ -166,7 +166,7 @@ class TrainDenoiserConfig:
 
 @dataclass(frozen=True)
 class TrainArConfig:
-    """recipes/train_ar.py: a GPT-2 on the recipe's texts, the judge of fluency."""
+    """recipes/train_ar.py: a GPT-2 on the recipe's texts, the judge of fluency and the rival of a denoiser."""
 
     width: int = setting(192, "n_embd", low=8)
     layers: int = setting(4, "blocks", low=1)
@@ -174,6 +174,7 @@ class TrainArConfig:
     steps: int = setting(3000, "optimiser steps", low=1)
     batch_size: int = setting(64, "texts a step", low=1)
     learning_rate: float = setting(2e-3, "AdamW's peak rate", low=0.0)
+    told_nothing: float = setting(0.1, "share of texts whose class is left out, where there is one", low=0.0, high=1.0)
 
 
 @dataclass(frozen=True)

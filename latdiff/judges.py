@@ -100,11 +100,7 @@ class FluencyJudge:
     def __init__(self, path: str | Path):
         """Raises JudgeError where there is no causal language model."""
         self.path = str(path)
-        self.tokenizer, self.model = _pretrained(AutoModelForCausalLM, self.path)
-        config = self.model.config
-        self.start = config.bos_token_id if config.bos_token_id is not None else config.eos_token_id
-        if not isinstance(self.start, int):
-            raise JudgeError(f"the language model {self.path!r} has no beginning-of-text token; take another")
+        self.tokenizer, self.model, self.start = causal_language_model(self.path)
 
     @torch.no_grad()
     def losses(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -187,6 +183,20 @@ class CrowdJudge:
                 "model or a text encoder"
             ) from error
         return not torch.allclose(*states, atol=1e-5)
+
+
+def causal_language_model(path: str) -> tuple:
+    """Tokenizer, model and the id that a text begins after. Raises JudgeError where there is none."""
+    tokenizer, model = _pretrained(AutoModelForCausalLM, path)
+    start = model.config.bos_token_id if model.config.bos_token_id is not None else model.config.eos_token_id
+    if not isinstance(start, int):
+        raise JudgeError(f"the language model {path!r} has no beginning-of-text token; take another")
+    return tokenizer, model, start
+
+
+def prefix(tokenizer, told: str, start: int) -> list[int]:
+    """How a language model is told a class: its pieces and a second beginning-of-text, after which the text begins."""
+    return [*(piece for piece in tokenize(tokenizer, [told])[0] if piece != tokenizer.eos_token_id), start]
 
 
 def _pretrained(auto, path: str) -> tuple:

@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from latdiff.config import UserError
 
@@ -33,20 +33,37 @@ def ngrams(text: str, n: int) -> list[tuple[str, ...]]:
     return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
 
 
-def four_gram_memorisation(texts: list[str], training: Iterable[str]) -> float:
-    """Share of the texts' four-grams that occur in the training set (LD4LG, section 5; words split at blanks)."""
-    known = {gram for text in training for gram in ngrams(text, 4)}
+def four_gram_memorisation(texts: list[str], known: Container[tuple[str, ...]]) -> float:
+    """Share of the texts' four-grams that are `known`, those of the training set (LD4LG, section 5)."""
     grams = [gram for text in texts for gram in ngrams(text, 4)]
     return sum(gram in known for gram in grams) / max(1, len(grams))
 
 
+def distinct_ngrams(texts: list[str], n: int) -> float:
+    """Unique n-grams over all n-grams of the pool, distinct-n (Li et al. 2016). It falls with the number of texts."""
+    grams = [gram for text in texts for gram in ngrams(text, n)]
+    return len(set(grams)) / max(1, len(grams))
+
+
 def diversity(texts: list[str]) -> float:
-    """Product over n = 2, 3, 4 of unique n-grams over all n-grams of the pool (LD4LG, section 5)."""
-    shares = []
-    for n in (2, 3, 4):
-        grams = [gram for text in texts for gram in ngrams(text, n)]
-        shares.append(len(set(grams)) / max(1, len(grams)))
-    return math.prod(shares)
+    """Product of distinct-n over n = 2, 3, 4 (LD4LG, section 5)."""
+    return math.prod(distinct_ngrams(texts, n) for n in (2, 3, 4))
+
+
+def self_bleu(texts: list[str]) -> float:
+    """BLEU of every text against all the others, 0 to 100 (Zhu et al. 2018): the lower, the more varied.
+
+    It grows with the number of texts, and its cost with the square. NaN for a single text.
+    """
+    if len(texts) < 2:
+        return math.nan
+    return bleu(texts, [texts[:i] + texts[i + 1 :] for i in range(len(texts))])
+
+
+def word_histogram(texts: list[str]) -> list[int]:
+    """How many texts have 0, 1, 2, ... blank-separated words, up to the longest."""
+    counts = Counter(len(text.split()) for text in texts)
+    return [counts[words] for words in range(max(counts) + 1)]
 
 
 def mean_words(texts: list[str]) -> float:
@@ -63,6 +80,18 @@ def bleu(texts: list[str], references: list[list[str]]) -> float:
     """Corpus BLEU, 0 to 100, lower-cased, one or more references a text: sacrebleu's (Post 2018), from `eval`."""
     streams = itertools.zip_longest(*references)  # sacrebleu passes over the None of a text with fewer of them
     return _sacrebleu().corpus_bleu(texts, [list(stream) for stream in streams], lowercase=True).score
+
+
+def rouge(texts: list[str], references: list[list[str]]) -> dict[str, float]:
+    """F1 of ROUGE-1, -2 and -L, 0 to 1, with the best of a text's references: rouge-score's (Lin 2004), from `eval`."""
+    try:
+        from rouge_score.rouge_scorer import RougeScorer
+    except ImportError:
+        raise UserError('ROUGE needs rouge-score; install it with pip install "latdiff[eval]"') from None
+    kinds = ["rouge1", "rouge2", "rougeL"]
+    scorer = RougeScorer(kinds, use_stemmer=True)
+    best = [scorer.score_multi(own, text) for text, own in zip(texts, references, strict=True)]
+    return {kind: sum(one[kind].fmeasure for one in best) / len(best) for kind in kinds}
 
 
 def sari(texts: list[str], sources: list[str], references: list[list[str]]) -> float:

@@ -22,6 +22,38 @@ def require_matplotlib() -> None:
         raise UserError('plots need matplotlib; install it with pip install "latdiff[eval]"') from None
 
 
+def plot_lengths(histograms: dict[str, list[int]], path: Path) -> None:
+    """Share of texts by their words, a line for every crowd of texts: unseen ones, and those of each sampler."""
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.5, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for name, counts in histograms.items():
+        axes.plot([count / sum(counts) for count in counts], label=name, drawstyle="steps-mid")
+    axes.set(xlabel="words", ylabel="share of texts")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def plot_reconstruction(measured: dict, path: Path) -> None:
+    """What comes back of unseen texts as their latents are noised: exact match, and BLEU."""
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.5, 4.2), layout="constrained")
+    axes = figure.subplots()
+    exact = {0.0: measured["exact_match"]} | {float(sd): share for sd, share in measured["under_noise"].items()}
+    axes.plot(list(exact), list(exact.values()), marker="o", label="exact match")
+    bleu = {0.0: measured["bleu"]} | {float(sd): score for sd, score in measured["bleu_under_noise"].items()}
+    axes.plot(list(bleu), [score / 100 for score in bleu.values()], marker="s", label="BLEU / 100")
+    axes.set(xlabel="noise on the latents, standard deviations", ylim=(0, 1.02))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
 def plot_control(rows: list[dict], path: Path) -> None:
     """Success against validity, coverage or what else the rows hold: a line for every mode, a point for every scale."""
     require_matplotlib()

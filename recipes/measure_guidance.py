@@ -24,6 +24,7 @@ from latdiff.evaluation import Evaluation
 from latdiff.heads import AttributeHead, NumberHead
 from latdiff.metrics import mean_of
 from latdiff.pipeline import load_pipeline
+from latdiff.scoring import Scorer
 
 HARD = ("sentiment", "length")  # measured in every mode; one rule of the world hangs on either
 TRIPLES = (("sentiment", "tense", "topic"), ("length", "person", "weather"))
@@ -115,10 +116,10 @@ def main() -> None:
     pipe = load_pipeline(options.checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
     pipe.set_progress_bar_config(disable=True)
     recipe = load_recipe(str(options.checkpoint / "recipe.yaml"))
-    corpus = load_corpus(recipe.data, recipe.seed)
+    scorer = Scorer(recipe, load_corpus(recipe.data, recipe.seed))
 
     def evaluation(texts: int) -> Evaluation:
-        return Evaluation(pipe, recipe, corpus, texts, options.seed)
+        return Evaluation(pipe, scorer, texts, options.seed)
 
     began, n = time.monotonic(), options.num_samples
     document = {"checkpoint": options.checkpoint.name, "seed": options.seed, "machine": machine()}

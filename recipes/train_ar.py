@@ -1,13 +1,16 @@
-"""Train an autoregressive language model on the recipe's texts, to judge how fluent samples are.
+"""Train an autoregressive language model on the recipe's texts: a judge of fluency, and a rival that writes texts.
 
     python recipes/train_ar.py storyworld train_ar.steps=3000
 
-A GPT-2 with the backbone's vocabulary, written to checkpoints/NAME-ar; `latdiff evaluate --fluency` reads it.
-It learns from the training texts alone, never from samples.
+A GPT-2 with the backbone's vocabulary, written to checkpoints/NAME-ar; `latdiff evaluate --fluency` reads it, and
+`latdiff evaluate checkpoints/NAME-ar` measures what it writes. It learns from the training texts alone, never from
+samples. Where texts have classes, most of them are told their class; a judge of fluency is to be trained with
+train_ar.told_nothing=1.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 
@@ -18,8 +21,8 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from latdiff.backbone import BackboneError, fast_attention
 from latdiff.config import Recipe, plain_errors, recipe_from_command_line
-from latdiff.data import load_corpus
-from latdiff.judges import FluencyJudge
+from latdiff.data import Corpus, load_corpus
+from latdiff.judges import FluencyJudge, prefix
 from latdiff.tokens import IGNORED, labels_of, pad, short_enough, tokenize
 from latdiff.training import (
     BatchOrder,
@@ -49,10 +52,12 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     corpus = load_corpus(recipe.data, recipe.seed)
     tokenizer = load_tokenizer(recipe)
     recipe.save(folder / "recipe.yaml")
-    ids = short_enough(tokenize(tokenizer, corpus.train), recipe.data.max_tokens)
+    every = tokenize(tokenizer, corpus.train)
+    ids = short_enough(every, recipe.data.max_tokens)
+    told = prefixes(recipe, corpus, tokenizer, [len(row) <= recipe.data.max_tokens for row in every])
 
     torch.manual_seed(recipe.seed)
-    model = fast_attention(GPT2LMHeadModel(model_config(recipe, tokenizer)))
+    model = fast_attention(GPT2LMHeadModel(model_config(recipe, tokenizer, corpus.classes)))
     print(f"GPT-2 with {sum(p.numel() for p in model.parameters()):,} weights, {len(ids):,} texts -> {folder}")
     accelerate = accelerator(recipe, "ar")
     steps, optimisers = settings.steps, [torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.1)]
@@ -64,10 +69,12 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     bar = progress_bar(start, steps, "language model", quiet)
     for step in bar:
         set_learning_rate(optimisers, settings.learning_rate, step, steps, WARMUP_STEPS)
-        torch.manual_seed(step_generator(recipe.seed, step).initial_seed())  # of the dropout
-        rows, mask = pad([ids[i] for i in order[step]], tokenizer.pad_token_id)
+        torch.manual_seed(step_generator(recipe.seed, step).initial_seed())  # of the dropout, and who is told
+        chosen = order[step]
+        begun = [told[i] if told and torch.rand(()) >= settings.told_nothing else [] for i in chosen]
+        rows, mask = pad([own + ids[i] for own, i in zip(begun, chosen, strict=True)], tokenizer.pad_token_id)
         with accelerate.autocast():
-            loss = next_token_loss(model, rows.to(accelerate.device), mask.to(accelerate.device))
+            loss = next_token_loss(model, rows.to(accelerate.device), mask.to(accelerate.device), list(map(len, begun)))
         accelerate.backward(loss)
         accelerate.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimisers:
@@ -99,21 +106,31 @@ def load_tokenizer(recipe: Recipe):
         ) from error
 
 
-def model_config(recipe: Recipe, tokenizer) -> GPT2Config:
+def prefixes(recipe: Recipe, corpus: Corpus, tokenizer, fits: list[bool]) -> list[list[int]]:
+    """What the texts that fit are told, as pieces to read before them; nothing where the recipe has no classes."""
+    if not corpus.classes or recipe.train_ar.told_nothing == 1:
+        return []
+    of_class = {one: prefix(tokenizer, one, tokenizer.pad_token_id) for one in corpus.classes}
+    return [of_class[one] for one in itertools.compress(corpus.train_conditions, fits)]
+
+
+def model_config(recipe: Recipe, tokenizer, classes: list[str]) -> GPT2Config:
     """GPT-2's layout; a text begins after the padding piece, as in a T5 decoder. Room for samples that run on."""
     settings = recipe.train_ar
     return GPT2Config(
         vocab_size=len(tokenizer), n_positions=2 * recipe.data.max_tokens, n_embd=settings.width,
         n_layer=settings.layers, n_head=settings.heads, bos_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        classes=classes if settings.told_nothing < 1 else [],
     )  # fmt: skip
 
 
-def next_token_loss(model, ids: Tensor, mask: Tensor) -> Tensor:
-    """Cross-entropy in nats a token of ids [B, T] with mask [B, T], end-of-text included."""
+def next_token_loss(model, ids: Tensor, mask: Tensor, given: list[int]) -> Tensor:
+    """Cross-entropy in nats a token of ids [B, T] with mask [B, T], end-of-text included, but for the first `given`."""
     start = ids.new_full((len(ids), 1), model.config.bos_token_id)
     inputs = torch.cat([start, ids[:, :-1]], dim=1)
     logits = model(inputs, attention_mask=torch.ones_like(inputs), use_cache=False).logits
+    mask = mask & (torch.arange(ids.shape[1], device=ids.device) >= torch.tensor(given, device=ids.device)[:, None])
     return F.cross_entropy(logits.flatten(0, 1).float(), labels_of(ids, mask).flatten(), ignore_index=IGNORED)
 
 

@@ -21,7 +21,7 @@ from latdiff.cards import write_json
 from latdiff.codec import decoding
 from latdiff.config import Recipe, UserError, plain_errors, recipe_from_command_line
 from latdiff.data import load_corpus
-from latdiff.evaluation import Pairs
+from latdiff.scoring import Pairs
 from latdiff.tokens import IGNORED, labels_of, pad, tokenize
 from latdiff.training import (
     BatchOrder,

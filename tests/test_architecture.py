@@ -34,8 +34,10 @@ RANKS = {
     "fitting": 3,
     "heads": 4,
     "pipeline": 5,
-    "evaluation": 6,
-    "cli": 7,
+    "generators": 6,
+    "scoring": 6,
+    "evaluation": 7,
+    "cli": 8,
 }
 FILES = sorted(file for file in PACKAGE.rglob("*.py") if file != PACKAGE / "__init__.py")
 

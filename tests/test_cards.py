@@ -1,8 +1,11 @@
 """What is written about a checkpoint: the document on disk, the tables, the card."""
 
 import json
+import math
 
-from latdiff.cards import reconstruction_table, row_line, sweep_tables, update_metrics
+import pytest
+
+from latdiff.cards import averaged, reconstruction_table, row_line, summary, sweep_tables, update_metrics
 
 
 def test_the_table_names_every_figure():
@@ -38,3 +41,32 @@ def test_the_card_says_how_to_sample_and_what_was_measured(tiny):
 
 def test_a_row_on_one_line():
     assert row_line({"mode": "x0", "scale": 2.5, "n": 8, "samples": ["a"]}) == "mode x0 scale 2.500 n 8"
+
+
+def documents():
+    same = {"n": 4, "sampler": "ancestral", "memorised": 0.0}
+    one = {"distinct": 1.0, "seconds": 2.0, "errors": {"frame": 0.5}, "word_histogram": [0, 4], "samples": ["a"]}
+    rows = (same | one,
+            same | {"distinct": 0.5, "seconds": 4.0, "errors": {}, "word_histogram": [0, 1, 3], "samples": ["b"]})
+    return [{"unconditional": [row], "guided": []} for row in rows]
+
+
+def test_seeds_become_means_and_the_same_tree_of_standard_deviations():
+    whole = averaged(documents())
+    (row,), (sd,) = whole["unconditional"], whole["sd"]["unconditional"]
+    assert row == {"n": 4, "sampler": "ancestral", "distinct": 0.75, "memorised": 0, "seconds": 3, "samples": ["a"],
+                   "errors": {"frame": 0.25}, "word_histogram": [0, 2.5, 1.5]}  # fmt: skip
+    assert sd == {"distinct": pytest.approx(math.sqrt(0.125)), "memorised": 0, "seconds": pytest.approx(math.sqrt(2)),
+                  "errors": {"frame": pytest.approx(math.sqrt(0.125))}}  # fmt: skip
+    assert whole["guided"] == []
+
+
+def test_one_seed_has_no_spread():
+    assert averaged(documents()[:1]) == documents()[0]
+
+
+def test_the_summary_says_how_much_seeds_differ():
+    said = summary(averaged(documents()) | {"seeds": [0, 1]})
+    assert "4 samples, ancestral: distinct 0.750 ± 0.354, memorised 0.000 ± 0.000, 3 s" in said
+    assert "over 2 seeds" in said
+    assert "±" not in summary(documents()[0])

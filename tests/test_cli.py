@@ -265,12 +265,16 @@ def test_columns_have_names_of_their_own(latdiff, checkpoint, reviews):
 def test_evaluate_writes_every_figure(latdiff, checkpoint, tmp_path, fingerprint):
     before = fingerprint(checkpoint)
     file = tmp_path / "figures" / "metrics.json"
-    printed = latdiff("evaluate", "--json", file, "--num-samples", 4, "--scale", 2, "--seed", 1,
+    printed = latdiff("evaluate", "--json", file, "--num-samples", 4, "--scale", 2, "--seed", 1, "--seeds", 2,
                       "--samplers", "ddim:2", "renoise:3")  # fmt: skip
     document = json.loads(file.read_text(encoding="utf-8"))
-    assert {"checkpoint", "seed", "machine", "reconstruction", "unconditional", "guided", "composed"} <= set(
-        document
-    )
+    assert {"checkpoint", "machine", "unseen", "reconstruction", "unconditional", "guided", "composed"} <= set(document)
+    assert document["seeds"] == [1, 2]
+    assert set(document["sd"]) >= {"reconstruction", "unconditional", "guided", "composed"}
+    assert document["sd"]["unconditional"][1]["distinct"] >= 0
+    assert 0 <= document["reconstruction"]["bleu"] <= 100
+    for picture in ("lengths.png", "reconstruction.png"):
+        assert (file.parent / picture).read_bytes().startswith(b"\x89PNG")
     assert document["checkpoint"] == "tiny"
     assert 0 <= document["reconstruction"]["exact_match"] <= 1
     assert set(document["reconstruction"]["under_noise"]) == {"0.25", "0.5", "1.0"}
@@ -280,6 +284,8 @@ def test_evaluate_writes_every_figure(latdiff, checkpoint, tmp_path, fingerprint
     ]
     for row in document["unconditional"]:
         assert {"n", "validity", "errors", "distinct", "memorised", "seconds"} <= set(row)
+        assert {"self_bleu", "word_histogram", "coherence", "independence", "texts_per_second"} <= set(row)
+        assert list(row["distinct_ngrams"]) == ["1", "2", "3", "4"]
         assert set(row["slot_tv"]) == {"mean", "floor"}
     targets = [(row["attribute"], row["target"], row["scale"], row["n"]) for row in document["guided"]]
     assert targets == [
@@ -299,7 +305,7 @@ def test_evaluate_writes_every_figure(latdiff, checkpoint, tmp_path, fingerprint
 def test_a_sweep_of_scales_is_measured_drawn_and_put_on_the_card(latdiff, checkpoint, tmp_path):
     copy = shutil.copytree(checkpoint, tmp_path / "copy")
     shutil.rmtree(copy / "heads" / "tense")
-    flags = ("--num-samples", 2, "--samplers", "ddim:1", "--sweep-scale", 1, 4)
+    flags = ("--num-samples", 2, "--seeds", 1, "--samplers", "ddim:1", "--sweep-scale", 1, 4)
     latdiff("evaluate", "--json", copy / "metrics.json", *flags, folder=copy)
     sweep = json.loads((copy / "metrics.json").read_text(encoding="utf-8"))["sweep"]
     assert [(row["mode"], row["scale"]) for row in sweep] == [
@@ -318,20 +324,23 @@ def test_a_judge_of_ones_own_and_fluency(latdiff, checkpoint, reviews, tmp_path,
         shutil.rmtree(copy / "heads" / name)
     rows = [row | {"mood": "merry" if i % 2 else "grim"} for i, row in enumerate(rows_of(["a", "b"], each=30))]
     latdiff("fit-head", "--data", reviews(rows[:30]), "--label-column", "mood", "--name", "mood", folder=copy)
-    flags = ("--num-samples", 4, "--samplers", "ddim:1", "--sweep-scale", 1, "--fluency", tiny.ar, "--mauve", tiny.ar)
+    flags = ("--num-samples", 4, "--seeds", 1, "--samplers", "ddim:1", "--sweep-scale", 1, "--fluency", tiny.ar,
+             "--mauve", tiny.ar)  # fmt: skip
     printed = latdiff("evaluate", "--json", file, *flags, "--judge", f"mood={reviews(rows)}:mood", folder=copy)
     document = json.loads(file.read_text(encoding="utf-8"))
-    assert "on 30 other texts" in document["judges"]["mood"]  # the 30 that the head knows are left out
-    assert document["fluency"]["tokens"] > 1
-    assert 0 <= document["unconditional"][0]["mauve"] <= document["mauve"]["training_texts"] <= 1
+    scorers = document["scorers"]
+    assert "on 30 other texts" in scorers["judges"]["mood"]  # the 30 that the head knows are left out
+    assert scorers["fluency"] == scorers["mauve"] == str(tiny.ar)
+    assert document["unseen"]["perplexity"] > 1
+    assert 0 <= document["unconditional"][0]["mauve"] <= document["unseen"]["mauve"] <= 1
     for row in document["guided"]:
-        assert row["judge"] == f"mood: {document['judges']['mood']}"
+        assert row["judge"] == f"mood: {scorers['judges']['mood']}"
         assert row["perplexity"] > 1
     assert all(row["perplexity"] > 1 for row in document["sweep"] + document["unconditional"])
     assert "mood is judged by" in printed and ", perplexity " in printed and ", MAUVE " in printed
-    latdiff("evaluate", "--json", file, "--num-samples", 2, "--samplers", "ddim:1", folder=copy)
+    latdiff("evaluate", "--json", file, "--num-samples", 2, "--samplers", "ddim:1", "--seeds", 1, folder=copy)
     again = json.loads(file.read_text(encoding="utf-8"))
-    assert not {"judges", "fluency", "mauve", "sweep"} & set(again)  # they would not be of these rows
+    assert again["scorers"] == {} and "sweep" not in again  # they would not be of these rows
 
 
 @pytest.mark.parametrize("where", ["in the checkpoint", "elsewhere"])
@@ -347,13 +356,40 @@ def test_evaluate_keeps_what_training_measured_and_nothing_of_another_checkpoint
     if where == "elsewhere":
         other = {"training": {"denoiser_steps": 7}, "reconstruction": {"training_minutes": 2.5}, "by_class": []}
         file.write_text(json.dumps(other), encoding="utf-8")
-    latdiff("evaluate", "--json", file, "--num-samples", 2, "--samplers", "ddim:1", folder=plain)
+    latdiff("evaluate", "--json", file, "--num-samples", 2, "--samplers", "ddim:1", "--seeds", 1, folder=plain)
     document = json.loads(file.read_text(encoding="utf-8"))
     assert document["training"] == trained["training"]
     assert document["reconstruction"]["training_minutes"] == 1.5
     assert document["reconstruction"]["exact_match"] <= 1
     assert document["guided"] == document["composed"] == []
     assert not {"sweep", "by_class"} & set(document)
+
+
+def test_rivals_are_held_to_the_same_figures(latdiff, tiny, tmp_path):
+    """A language model beside its own recipe, and a file beside one that is named."""
+    ours, theirs = tmp_path / "ar.json", tmp_path / "file.json"
+    printed = latdiff("evaluate", "--json", ours, "--num-samples", 4, "--seeds", 2, "--top-p", 0.9, folder=tiny.ar)
+    stories = [story.text for story in storyworld.sample(8, 5)]
+    (tmp_path / "stories.txt").write_text("\n".join(stories), encoding="utf-8")
+    flags = ("--num-samples", 4, "--seeds", 2, "--recipe", tiny.ar / "recipe.yaml")
+    latdiff("evaluate", "--json", theirs, *flags, folder=tmp_path / "stories.txt")
+    of_model, of_file = (json.loads(file.read_text(encoding="utf-8")) for file in (ours, theirs))
+    assert of_model["unconditional"][0]["sampler"] == "nucleus 0.9" and "4 samples, nucleus 0.9" in printed
+    (row,) = of_file["unconditional"]
+    assert row["file"] == "stories.txt" and row["validity"] == 1 and row["samples"] == stories[:4]
+    assert set(row) - {"file"} == set(of_model["unconditional"][0]) - {"sampler"}
+    assert "reconstruction" not in of_file and "by_class" not in of_file
+
+
+def test_a_file_of_texts_needs_to_be_told_what_it_should_be_like(refused, tmp_path):
+    (tmp_path / "texts.txt").write_text("one", encoding="utf-8")
+    said = refused("evaluate", "--json", tmp_path / "m.json", folder=tmp_path / "texts.txt")
+    assert "--recipe storyworld" in said
+
+
+@pytest.mark.parametrize("flag", ["--seeds", "--num-samples"])
+def test_no_texts_to_measure(refused, tmp_path, flag):
+    assert f"{flag} is 0" in refused("evaluate", "--json", tmp_path / "m.json", flag, 0)
 
 
 # check-config

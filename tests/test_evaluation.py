@@ -11,6 +11,7 @@ from latdiff.config import DataConfig, Recipe, load_recipe
 from latdiff.data import Corpus, load_corpus
 from latdiff.evaluation import Evaluation, reconstruction, token_accuracy
 from latdiff.heads import AttributeHead
+from latdiff.scoring import Scorer
 from latdiff.tokens import tokenize
 
 TEXTS = [story.text for story in storyworld.sample(6, 11)]
@@ -77,7 +78,7 @@ class Fixed:
     """A pipeline that writes the texts it was told to."""
 
     def __init__(self, pipe, write):
-        self.scheduler, self.write, self.calls = pipe.scheduler, write, []
+        self.scheduler, self.denoiser, self.write, self.calls = pipe.scheduler, pipe.denoiser, write, []
 
     def __call__(self, num_samples, guides, num_inference_steps, generator):
         self.calls.append(
@@ -90,7 +91,7 @@ def evaluate(pipe, write, recipe=None, train=()):
     """An Evaluation of eight samples a figure."""
     corpus = Corpus(list(train), TEXTS)
     fixed = Fixed(pipe, write)
-    return Evaluation(fixed, recipe or Recipe(), corpus, num_samples=8, seed=3), fixed
+    return Evaluation(fixed, Scorer(recipe or Recipe(), corpus), num_samples=8, seed=3), fixed
 
 
 def stories(seed=0, **attributes):
@@ -220,7 +221,8 @@ def test_the_summary_carries_every_row(pipe):
 
 def test_a_head_with_labels_of_its_own_is_not_the_oracles_business(pipe, tiny):
     recipe = load_recipe(str(tiny.recipe))
-    evaluation = Evaluation(pipe, recipe, load_corpus(recipe.data, recipe.seed), num_samples=2, seed=0)
+    scorer = Scorer(recipe, load_corpus(recipe.data, recipe.seed))
+    evaluation = Evaluation(pipe, scorer, num_samples=2, seed=0)
     weight = torch.zeros(2, *pipe.codec.latent_shape)
     head = AttributeHead("sentiment", ["grim", "merry"], weight, torch.zeros(2), pipe.codec.digest())
     rows = evaluation.guided(head, 1.0)
@@ -235,19 +237,19 @@ class Obedient:
     """Writes what it is told to: a story of that sentiment, or the source itself in capitals."""
 
     def __init__(self, pipe):
-        self.scheduler, self.codec, self.calls = pipe.scheduler, pipe.codec, []
+        self.scheduler, self.denoiser, self.codec, self.calls = pipe.scheduler, pipe.denoiser, pipe.codec, []
 
     def __call__(self, num_samples, guides, num_inference_steps, generator, cond, **told):
         self.calls.append(told)
-        if isinstance(cond, str):
-            return SimpleNamespace(texts=stories(sentiment=cond)(num_samples))
+        if cond[0] in storyworld.ATTRIBUTES["sentiment"]:
+            return SimpleNamespace(texts=stories(sentiment=cond[0])(num_samples))
         return SimpleNamespace(texts=[text.upper() for text in cond])
 
 
 def test_every_class_that_a_model_is_told_has_a_row(pipe):
     data = DataConfig(condition="label", condition_column="sentiment")
     corpus, obedient = Corpus([], TEXTS, classes=["negative", "positive"]), Obedient(pipe)
-    rows = Evaluation(obedient, Recipe(data=data), corpus, num_samples=8, seed=3).by_class(2.0)
+    rows = Evaluation(obedient, Scorer(Recipe(data=data), corpus), num_samples=8, seed=3).by_class(2.0)
     assert [(row["target"], row["success"], row["n"], row["judge"]) for row in rows] == [
         ("negative", 1, 4, "oracle"), ("positive", 1, 4, "oracle"),
     ]  # fmt: skip
@@ -260,7 +262,7 @@ def test_what_is_written_for_a_source_is_held_against_its_own_text(pipe):
     sources = [*TEXTS[:5], "harbor " * 200]  # the last is too long
     corpus = Corpus([], [*TEXTS[:4], *TEXTS[4:6]], valid_conditions=sources)
     recipe, obedient = Recipe(data=DataConfig(source="pairs.csv", condition="text")), Obedient(pipe)
-    row = Evaluation(obedient, recipe, corpus, num_samples=8, seed=3).by_source(1.0, candidates=5)
+    row = Evaluation(obedient, Scorer(recipe, corpus), num_samples=8, seed=3).by_source(1.0, candidates=5)
     assert (row["n"], row["candidates"], row["unchanged"]) == (5, 5, 0)
     assert row["bleu"] == row["bleu_of_sources"] == row["sources_as_they_are"] == pytest.approx(100)
     assert row["samples"][0] == [TEXTS[0], TEXTS[0].upper(), TEXTS[0]]
@@ -272,7 +274,7 @@ def test_what_is_written_for_a_source_is_held_against_its_own_text(pipe):
 def test_a_source_with_several_texts_is_told_once_and_held_against_all_of_them(pipe):
     corpus = Corpus([], [TEXTS[1], TEXTS[0], TEXTS[2]], valid_conditions=[TEXTS[0], TEXTS[0], TEXTS[2]])
     recipe, obedient = Recipe(data=DataConfig(source="pairs.csv", condition="text")), Obedient(pipe)
-    row = Evaluation(obedient, recipe, corpus, num_samples=8, seed=3).by_source(1.0, candidates=1)
+    row = Evaluation(obedient, Scorer(recipe, corpus), num_samples=8, seed=3).by_source(1.0, candidates=1)
     assert (row["n"], row["references"]) == (2, 1.5)
     assert row["bleu"] == row["sources_as_they_are"] == pytest.approx(100)
     assert row["samples"] == [[TEXTS[0], TEXTS[0].upper(), TEXTS[1]], [TEXTS[2], TEXTS[2].upper(), TEXTS[2]]]

@@ -1,5 +1,7 @@
 """Figures about lists of texts, on lists whose figures are known."""
 
+import math
+
 import pytest
 
 from latdiff import metrics
@@ -29,10 +31,33 @@ def test_ngrams_are_of_lower_case_words():
 
 
 def test_four_gram_memorisation():
-    training = ["a b c d e"]  # abcd, bcde
-    assert metrics.four_gram_memorisation(["a b c d x"], training) == 0.5  # abcd of abcd, bcdx
-    assert metrics.four_gram_memorisation(["A B C D"], training) == 1
-    assert metrics.four_gram_memorisation(["too short"], training) == 0
+    known = set(metrics.ngrams("a b c d e", 4))  # abcd, bcde
+    assert metrics.four_gram_memorisation(["a b c d x"], known) == 0.5  # abcd of abcd, bcdx
+    assert metrics.four_gram_memorisation(["A B C D"], known) == 1
+    assert metrics.four_gram_memorisation(["too short"], known) == 0
+
+
+def test_distinct_ngrams_are_a_share_of_the_pool():
+    assert metrics.distinct_ngrams(["a b", "b a"], 1) == 0.5
+    assert metrics.distinct_ngrams(["a b", "b a"], 2) == 1
+    assert metrics.distinct_ngrams(["a"], 2) == 0
+
+
+def test_self_bleu_is_of_each_text_against_the_others():
+    alike, apart = ["one two three four five"] * 3, ["a b c d e", "f g h i j", "k l m n o"]
+    assert metrics.self_bleu(alike) == pytest.approx(100)
+    assert metrics.self_bleu(apart) < 10
+    assert math.isnan(metrics.self_bleu(["alone"]))
+
+
+def test_a_histogram_of_words_counts_every_length_up_to_the_longest():
+    assert metrics.word_histogram(["a b c", "", "d e f"]) == [1, 0, 0, 2]
+
+
+def test_rouge_takes_the_best_of_the_references():
+    found = metrics.rouge(["the cat sat"], [["a dog ran", "the cat sat"]])
+    assert found == {"rouge1": 1, "rouge2": 1, "rougeL": 1}
+    assert metrics.rouge(["sat the cat"], [["the cat sat"]])["rougeL"] == pytest.approx(2 / 3)
 
 
 def test_diversity_is_the_product_of_unique_shares():

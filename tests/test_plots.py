@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from latdiff.config import UserError
-from latdiff.plots import plot_control
+from latdiff.plots import plot_control, plot_lengths, plot_reconstruction
 
 ROWS = [
     {"attribute": "tone", "mode": mode, "scale": scale, "success": 0.5 + scale / 20, "distinct": 1.0}
@@ -24,6 +24,14 @@ def test_a_panel_for_every_figure_that_the_rows_have(tmp_path):
     plot_control(judged, tmp_path / "three.png")
     assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
     assert width(tmp_path / "three.png") == pytest.approx(3 * width(tmp_path / "one.png"), rel=0.01)
+
+
+def test_lengths_and_reconstruction_are_drawn(tmp_path):
+    plot_lengths({"unseen texts": [0, 2, 5], "ddpm 25 steps": [0.5, 1.5]}, tmp_path / "lengths.png")
+    measured = {"exact_match": 0.9, "under_noise": {"0.5": 0.8}, "bleu": 95.0, "bleu_under_noise": {"0.5": 90.0}}
+    plot_reconstruction(measured, tmp_path / "reconstruction.png")
+    for name in ("lengths.png", "reconstruction.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
 def test_without_matplotlib_it_says_what_to_install(monkeypatch, tmp_path):

@@ -494,6 +494,9 @@ def test_compare_true_samples() -> None:
     assert result.slot_tv["mean"] == pytest.approx(result.slot_tv["floor"], rel=0.2)
     assert set(result.slot_tv["by_slot"]) == set(marginals())
     assert result.attributes["tense"]["past"] == pytest.approx(0.5, abs=0.05)
+    assert result.coherence["mean"] == 1
+    assert {row["n"] for row in result.coherence["by_pair"].values()} == {3000}
+    assert result.independence["mean"] == pytest.approx(result.independence["floor"], rel=0.2)
     assert json.loads(json.dumps(result.as_dict())) == result.as_dict()
 
 
@@ -504,6 +507,28 @@ def test_compare_with_fixed_attributes() -> None:
     assert fixed.slot_tv["mean"] == pytest.approx(fixed.slot_tv["floor"], rel=0.25)
     assert free.slot_tv["by_slot"]["place"]["tv"] == pytest.approx(7 / 8)
     assert fixed.attributes["topic"]["art"] == 1 and fixed.attributes["topic"]["pets"] == 0
+    assert fixed.independence["mean"] == pytest.approx(fixed.independence["floor"], rel=0.3)
+    assert free.independence["mean"] > 4 * free.independence["floor"]  # of what should be free, two are always alike
+
+
+def test_compare_sees_slots_that_do_not_go_together() -> None:
+    """Feelings of the other sentiment, and a place of another topic."""
+    glad, sad = (sample(20, SEED, sentiment=value, topic="music") for value in ("positive", "negative"))
+    texts = [a.text.replace(a.slots["feeling"], b.slots["feeling"]) for a, b in zip(glad, sad, strict=True)]
+    torn = compare(texts).coherence
+    assert torn["by_pair"]["outcome and feeling"]["share"] == 0
+    assert torn["by_pair"]["complication and outcome"]["share"] == 1
+    place = sample(1, SEED, topic="travel")[0].slots["place"]
+    moved = [story.text.replace(story.slots["place"], place) for story in glad]
+    assert compare(moved).coherence["by_pair"]["complication and place"]["share"] == 0
+    assert compare(["nothing here"]).coherence["mean"] == 0
+
+
+def test_compare_sees_attributes_that_depend_on_each_other() -> None:
+    texts = [s.text for tense, mood in (("past", "positive"), ("present", "negative"))
+             for s in sample(500, SEED, tense=tense, sentiment=mood)]  # fmt: skip
+    apart = compare([story.text for story in sample(1000, SEED)]).independence
+    assert compare(texts).independence["mean"] > apart["mean"] + 0.02
 
 
 def test_compare_collapse() -> None:

@@ -6,10 +6,15 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from itertools import combinations
+from typing import Any, TypeVar
 
-from .grammar import ATTRIBUTES, check_attributes, marginals
+from .grammar import ATTRIBUTES, check_attributes, marginals, slot_values
+from .lexicon import FEELINGS
 from .oracle import ERRORS, read
+
+T = TypeVar("T")
+OF_TOPIC = ("place", "object", "adjective", "goal_verb")  # slots whose values depend on the topic
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,8 @@ class Comparison:
     errors: dict[str, float]
     attributes: dict[str, dict[str, float]]
     slot_tv: dict[str, Any]
+    coherence: dict[str, Any]
+    independence: dict[str, Any]
     distinct: float
     memorised: float | None
 
@@ -44,6 +51,12 @@ def compare(texts: Iterable[str], training: Iterable[str] | None = None,
                     values read in a slot and the grammar's exact marginal, the expectation of that distance
                     for as many draws from the grammar, and the number of texts where the slot can be read
                     (a slot that can be read nowhere has distance and floor 1)
+        coherence   "mean" and "by_pair": of slots that the grammar ties together, such as an outcome and its
+                    feeling, the share of texts whose two values go together, among those where both can be read
+                    (a pair that can be read nowhere has share 0); a valid text has all of them right
+        independence  "mean" and "floor" over pairs of attributes: the total variation distance between the pairs
+                    of values read and the grammar's, where attributes are independent, and its expectation for as
+                    many draws
         distinct    share of different texts
         memorised   share of texts found in `training`, None without it
     Raises ValueError for no texts, an unknown attribute or value.
@@ -62,6 +75,8 @@ def compare(texts: Iterable[str], training: Iterable[str] | None = None,
         attributes={name: _shares(values, Counter(reading.attributes.get(name) for reading in readings))
                     for name, values in ATTRIBUTES.items()},
         slot_tv=_slot_distances(expected, [reading.slots for reading in readings]),
+        coherence=_coherence([reading.slots for reading in readings]),
+        independence=_independence([reading.attributes for reading in readings], check_attributes(attributes)),
         distinct=len(set(texts)) / len(texts),
         memorised=None if known is None else sum(text in known for text in texts) / len(texts),
     )
@@ -87,7 +102,45 @@ def _slot_distances(expected: Mapping[str, Mapping[str, float]],
             "by_slot": by_slot}
 
 
-def total_variation(counts: Mapping[str, int], probabilities: Mapping[str, float]) -> float:
+def tied(slots: Mapping[str, str]) -> dict[str, bool]:
+    """Pair of slots that the grammar ties together -> whether their values go together, where both were read."""
+    found = {}
+    complication, outcome = slots.get("complication"), slots.get("outcome")
+    if complication and outcome:
+        found["complication and outcome"] = outcome.startswith(complication + " ")
+    if outcome and "feeling" in slots:
+        found["outcome and feeling"] = slots["feeling"] in FEELINGS[outcome.split()[-2]]
+    for slot in OF_TOPIC:
+        if complication and slot in slots:
+            allowed = slot_values(slot, {"topic": complication.split()[0]}, {})
+            found[f"complication and {slot}"] = slots[slot] in allowed
+    return found
+
+
+def _coherence(slots: list[dict[str, str]]) -> dict[str, Any]:
+    """Share of texts with each tied pair right, and the mean over pairs."""
+    names = ["complication and outcome", "outcome and feeling", *(f"complication and {slot}" for slot in OF_TOPIC)]
+    read_in = [tied(row) for row in slots]
+    by_pair = {}
+    for name in names:
+        told = [row[name] for row in read_in if name in row]
+        by_pair[name] = {"share": sum(told) / len(told) if told else 0.0, "n": len(told)}
+    return {"mean": math.fsum(row["share"] for row in by_pair.values()) / len(by_pair), "by_pair": by_pair}
+
+
+def _independence(attributes: list[dict[str, str]], fixed: Mapping[str, str]) -> dict[str, float]:
+    """Mean distance of the pairs of free attributes from the grammar's, and its floor."""
+    distances, floors = [], []
+    for a, b in combinations([name for name in ATTRIBUTES if name not in fixed], 2):
+        values = [(x, y) for x in ATTRIBUTES[a] for y in ATTRIBUTES[b]]
+        counts = Counter((row[a], row[b]) for row in attributes if a in row and b in row)
+        distances.append(total_variation(counts, dict.fromkeys(values, 1 / len(values))))
+        floors.append(variation_floor(counts.total(), [1 / len(values)] * len(values)))
+    pairs = max(1, len(distances))
+    return {"mean": math.fsum(distances) / pairs, "floor": math.fsum(floors) / pairs}
+
+
+def total_variation(counts: Mapping[T, int], probabilities: Mapping[T, float]) -> float:
     """Total variation distance between observed counts and a distribution; 1 without any count."""
     n = sum(counts.values())
     if n == 0:

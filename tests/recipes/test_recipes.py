@@ -23,6 +23,8 @@ from latdiff.backbone import BackboneError
 from latdiff.config import UserError, load_recipe
 from latdiff.data import DataError
 from latdiff.denoiser import LatentDenoiser
+from latdiff.generators import LanguageModelGenerator
+from latdiff.judges import FluencyJudge
 from latdiff.pipeline import load_codec, load_pipeline
 from latdiff.training import ResumeError, load_latents, save_latents
 
@@ -149,7 +151,8 @@ def test_a_denoiser_that_is_told_something(recipe, interrupt, settings, told):
     assert not torch.equal(new[learnt], weights(whole / "denoiser")[learnt])
     lines = (whole / "samples.txt").read_text(encoding="utf-8").splitlines()
     assert len(lines) == 20 and all(" -> " in line for line in lines)
-    cli.main(["evaluate", str(whole), "--quiet", "--json", "m.json", "--num-samples", "2", "--samplers", "ddim:1"])
+    flags = ["--num-samples", "2", "--seeds", "1", "--samplers", "ddim:1"]
+    cli.main(["evaluate", str(whole), "--quiet", "--json", "m.json", *flags])
     figures = json.loads(Path("m.json").read_text(encoding="utf-8"))
     rows = figures["by_class"] if "data.condition=label" in settings else figures["by_source"]
     assert [row["guidance_scale"] for row in rows] == [1, 1, 2, 2]
@@ -351,6 +354,36 @@ def test_a_finished_language_model_says_so(recipe, fingerprint, capsys):
 def test_a_language_model_needs_the_backbones_vocabulary(recipe):
     with pytest.raises(BackboneError, match="train the backbone first"):
         train_ar.main(recipe("backbone.path=checkpoints/none", "name=other"), quiet=True)
+
+
+def test_a_language_model_is_told_classes_and_is_measured_by_class(recipe):
+    """Half of the stories are told their tense: the model knows both, writes for both, and can be told nothing."""
+    told = ("name=told", "data.condition=label", "data.condition_column=tense", "train_ar.told_nothing=0.5")
+    train_ar.main(recipe(*told), quiet=True)
+    generator = LanguageModelGenerator("checkpoints/told-ar")
+    assert generator.classes == ["past", "present"]
+    mixed = generator.generate(["past", "present", "past"], 3, 0)
+    assert len(mixed) == 3 and mixed == generator.generate(["past", "present", "past"], 3, 0)
+    with pytest.raises(UserError, match="told past, present, not 'future'"):
+        generator.generate(["future"], 1, 0)
+    cli.main(["evaluate", "checkpoints/told-ar", "--json", "m.json", "--num-samples", "2", "--seeds", "1"])
+    rows = json.loads(Path("m.json").read_text(encoding="utf-8"))["by_class"]
+    assert [(row["attribute"], row["target"], row["judge"]) for row in rows] == [
+        ("tense", "past", "oracle"), ("tense", "present", "oracle"),
+    ]  # fmt: skip
+    train_ar.main(recipe(*told, "name=judge", "train_ar.told_nothing=1"), quiet=True)
+    assert LanguageModelGenerator("checkpoints/judge-ar").classes == []
+
+
+def test_what_a_language_model_is_told_is_read_and_not_learnt(tiny):
+    judge = FluencyJudge(tiny.ar)
+    ids = torch.tensor([[5, 0, 7, 8, 1], [9, 10, 1, 0, 0]])
+    mask = torch.tensor([[True] * 5, [True, True, True, False, False]])
+    both = train_ar.next_token_loss(judge.model, ids, mask, [2, 0])
+    inputs = torch.cat([torch.full((2, 1), judge.start), ids[:, :-1]], dim=1)
+    with torch.no_grad():
+        nats = -judge.model(inputs).logits.log_softmax(-1).gather(-1, ids[..., None])[..., 0]
+    assert both.item() == pytest.approx((nats[0, 2:].sum() + nats[1, :3].sum()).item() / 6, rel=1e-4)
 
 
 def test_what_a_finished_run_leaves(tiny):

@@ -1,0 +1,137 @@
+"""Who writes texts? Our pipeline, a language model, a file: each behind one `generate(prompts, n, seed)`.
+
+Whatever has that method can be measured by `evaluation`, so that a rival is held to the same figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from latdiff.config import UserError
+from latdiff.data import load_texts
+from latdiff.guidance import Guide
+from latdiff.judges import LONGEST, causal_language_model, prefix
+from latdiff.pipeline import LatentTextDiffusionPipeline, make_scheduler
+
+
+class Generator(Protocol):
+    """Anything that writes texts.
+
+    Attributes:
+        settings: what stands beside its figures, such as a sampler's name and steps.
+        classes: that it was trained to be told; none for most.
+    """
+
+    settings: dict
+    classes: list[str]
+
+    def generate(self, prompts: Sequence[str] | None, n: int, seed: int) -> list[str]:
+        """n texts, told `prompts`, a class or a source text for each, or nothing; the same seed gives the same texts.
+
+        Raises UserError for prompts that it cannot be told.
+        """
+        ...
+
+
+class PipelineGenerator:
+    """Our own: a pipeline under one sampler, one set of guides, one scale of classifier-free guidance."""
+
+    def __init__(
+        self, pipe: LatentTextDiffusionPipeline, scheduler: str | None = None, steps: int | None = None,
+        guides: Sequence[Guide] = (), **told,
+    ):  # fmt: skip
+        """scheduler, steps: None for the pipeline's own.  told: guidance_scale, candidates, as of a call of it."""
+        self.pipe, self.scheduler, self.steps = pipe, scheduler, steps
+        self.guides, self.told = list(guides), told
+        self.settings = {"scheduler": scheduler, "steps": steps} if scheduler else {}
+        self.classes = pipe.denoiser.config.classes or []
+
+    def generate(self, prompts: Sequence[str] | None, n: int, seed: int) -> list[str]:
+        own = self.pipe.scheduler
+        if self.scheduler:
+            self.pipe.scheduler = make_scheduler(self.scheduler, own.config.trained_betas)
+        told = {} if prompts is None else {"cond": list(prompts), **self.told}
+        try:
+            return self.pipe(num_samples=n, guides=self.guides, num_inference_steps=self.steps,
+                             generator=torch.Generator().manual_seed(seed), **told).texts  # fmt: skip
+        finally:
+            self.pipe.scheduler = own
+
+
+class LanguageModelGenerator:
+    """A causal language model, from a folder (recipes/train_ar.py writes one) or the hub, sampled from token by token.
+
+    Args:
+        top_p: 1 is ancestral sampling; less, nucleus sampling (Holtzman et al. 2020).
+
+    A class that the model knows is read before the text: beginning-of-text, the class, beginning-of-text again, as
+    recipes/train_ar.py writes them (`judges.prefix`).
+    """
+
+    BATCH = 256
+
+    def __init__(self, path: str | Path, top_p: float = 1.0):
+        """Raises JudgeError where there is no causal language model."""
+        if not 0 < top_p <= 1:
+            raise UserError(f"top_p is {top_p}, must be above 0 and at most 1")
+        self.tokenizer, self.model, self.start = causal_language_model(str(path))
+        self.settings = {"sampler": "ancestral" if top_p == 1 else f"nucleus {top_p:g}"}
+        self.classes = getattr(self.model.config, "classes", [])
+        self._options = {"do_sample": True, "top_p": top_p, "top_k": 0, "temperature": 1.0,
+                         "pad_token_id": self.start}  # fmt: skip
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[str] | None, n: int, seed: int) -> list[str]:
+        unknown = sorted(set(prompts or []) - set(self.classes))
+        if unknown:
+            raise UserError(f"this language model was told {', '.join(self.classes) or 'nothing'}, not {unknown[0]!r}")
+        prompts = [""] * n if prompts is None else list(prompts)
+        texts = [""] * n
+        devices = [self.model.device] if self.model.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):  # generation in transformers draws from the global numbers alone
+            torch.manual_seed(seed)
+            for prompt in dict.fromkeys(prompts):
+                rows = [row for row, own in enumerate(prompts) if own == prompt]
+                for some in (rows[start : start + self.BATCH] for start in range(0, len(rows), self.BATCH)):
+                    for row, text in zip(some, self._write(prompt, len(some)), strict=True):
+                        texts[row] = text
+        return texts
+
+    def _write(self, prompt: str, n: int) -> list[str]:
+        begun = [self.start, *(prefix(self.tokenizer, prompt, self.start) if prompt else [])]
+        room = min(LONGEST, getattr(self.model.config, "max_position_embeddings", LONGEST)) - len(begun)
+        ids = torch.tensor([begun] * n, device=self.model.device)
+        written = self.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=room, **self._options)
+        return self.tokenizer.batch_decode(written[:, len(begun) :], skip_special_tokens=True)
+
+
+class TextsGenerator:
+    """Texts that somebody else wrote, in a file: seed k takes the k-th n of them."""
+
+    def __init__(self, source: str, text_column: str = "text"):
+        """Raises DataError for a file without texts."""
+        self.source, self.texts = source, load_texts(source, text_column)
+        self.settings, self.classes = {"file": Path(source).name}, []
+
+    def generate(self, prompts: Sequence[str] | None, n: int, seed: int) -> list[str]:
+        if prompts is not None:
+            raise UserError(f"{self.source} holds texts that are written already; they cannot be told anything")
+        found = self.texts[seed * n : (seed + 1) * n]
+        if len(found) < n:
+            raise UserError(
+                f"{self.source} holds {len(self.texts):,} texts, and seed {seed} takes those from {seed * n + 1:,} to "
+                f"{(seed + 1) * n:,}; set --num-samples and --seeds so that there are enough"
+            )
+        return found
+
+
+def open_rival(place: str, top_p: float = 1.0) -> Generator:
+    """What writes texts and is no pipeline: a file of texts, or the folder or hub id of a language model.
+
+    Raises DataError or JudgeError where there is neither.
+    """
+    return TextsGenerator(place) if Path(place).is_file() else LanguageModelGenerator(place, top_p)

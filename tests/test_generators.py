@@ -1,0 +1,116 @@
+"""Who writes texts: one contract for all, and what is each one's own."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from latdiff.config import UserError
+from latdiff.generators import LanguageModelGenerator, PipelineGenerator, TextsGenerator, open_rival
+from latdiff.judges import FluencyJudge, JudgeError, prefix
+
+WRITTEN = [f"text {number}" for number in range(12)]
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "written.txt"
+    path.write_text("\n".join(WRITTEN), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(params=["pipeline", "language model", "nucleus", "file"])
+def generator(request, talkative, tiny, file):
+    return {
+        "pipeline": lambda: PipelineGenerator(talkative, "ddim", 2),
+        "language model": lambda: LanguageModelGenerator(tiny.ar),
+        "nucleus": lambda: LanguageModelGenerator(tiny.ar, top_p=0.5),
+        "file": lambda: TextsGenerator(file),
+    }[request.param]()
+
+
+def test_the_same_seed_gives_the_same_texts_and_another_one_others(generator):
+    first, again, other = (generator.generate(None, 4, seed) for seed in (1, 1, 2))
+    assert len(first) == 4 and all(isinstance(text, str) for text in first)
+    assert first == again != other
+
+
+def test_the_global_random_numbers_are_left_alone(generator):
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    generator.generate(None, 2, 0)
+    assert torch.rand(1) == expected
+
+
+def test_what_was_told_nothing_refuses_a_prompt(generator):
+    assert generator.classes == []
+    with pytest.raises(UserError):
+        generator.generate(["music"] * 2, 2, 0)
+
+
+def test_settings_say_who_writes(talkative, tiny, file):
+    assert PipelineGenerator(talkative, "ddim", 2).settings == {"scheduler": "ddim", "steps": 2}
+    assert PipelineGenerator(talkative).settings == {}
+    assert open_rival(str(tiny.ar)).settings == {"sampler": "ancestral"}
+    assert open_rival(str(tiny.ar), 0.9).settings == {"sampler": "nucleus 0.9"}
+    assert open_rival(file).settings == {"file": "written.txt"}
+
+
+def test_a_pipeline_keeps_its_own_scheduler_even_when_sampling_fails(pipe):
+    own = pipe.scheduler
+    with pytest.raises(UserError):
+        PipelineGenerator(pipe, "ddim", 10**6).generate(None, 1, 0)
+    assert pipe.scheduler is own
+
+
+def test_a_file_gives_every_seed_texts_of_its_own_and_says_when_there_are_none_left(file):
+    generator = TextsGenerator(file)
+    assert generator.generate(None, 5, 0) + generator.generate(None, 5, 1) == WRITTEN[:10]
+    with pytest.raises(UserError, match="holds 12 texts, and seed 2 takes those from 11 to 15"):
+        generator.generate(None, 5, 2)
+
+
+def first_pieces(generator, n):
+    """The first piece of each of n texts: there is room for one more after the beginning."""
+    drawn = []
+
+    def batch_decode(ids, **_):
+        drawn.append(ids[:, 0])
+        return [""] * len(ids)
+
+    generator.tokenizer = SimpleNamespace(batch_decode=batch_decode)
+    generator.model.config.n_positions = 2
+    generator.generate(None, n, 0)
+    return torch.cat(drawn)
+
+
+def test_a_language_model_samples_from_its_own_distribution(tiny):
+    generator, nucleus = LanguageModelGenerator(tiny.ar), LanguageModelGenerator(tiny.ar, top_p=0.3)
+    with torch.no_grad():
+        probabilities = generator.model(torch.tensor([[generator.start]])).logits[0, -1].softmax(-1)
+    values, pieces = probabilities.sort(descending=True)
+    found = first_pieces(generator, 4000)
+    shares = torch.stack([(found == piece).float().mean() for piece in pieces[:20]])
+    assert torch.allclose(shares, values[:20], atol=4 * (values[0] / 4000).sqrt().item())
+    likely = pieces[: int((values.cumsum(0) < 0.3).sum()) + 1]
+    assert set(first_pieces(nucleus, 500).tolist()) <= set(likely.tolist())
+
+
+@pytest.mark.parametrize("top_p", [0, 1.5, -1])
+def test_a_nucleus_that_cannot_be(tiny, top_p):
+    with pytest.raises(UserError, match="top_p"):
+        LanguageModelGenerator(tiny.ar, top_p)
+
+
+def test_no_language_model_at_all(tmp_path):
+    with pytest.raises(JudgeError):
+        open_rival(str(tmp_path))
+
+
+def test_a_class_is_read_before_the_text(tiny):
+    judge = FluencyJudge(tiny.ar)
+    pieces = prefix(judge.tokenizer, "music", judge.start)
+    assert pieces[-1] == judge.start
+    assert judge.tokenizer.decode(pieces[:-1]) == "music"
+    assert judge.tokenizer.eos_token_id not in pieces
