@@ -120,6 +120,8 @@ def _add_evaluate(commands) -> None:
     command.add_argument("--recipe", help="of the corpus to hold texts against (default: the checkpoint's own)")
     command.add_argument("--top-p", type=float, default=1.0, metavar="P",
                          help="nucleus sampling from a language model (default 1: ancestral sampling)")  # fmt: skip
+    command.add_argument("--rerank", metavar="CHECKPOINT:K", help="of a rival: also take the best of K of its texts, "
+                         "for every label of the heads of a pipeline's folder")  # fmt: skip
     command.add_argument("--samplers", nargs="+", metavar="NAME:STEPS",
                          help="unconditional rows (default: the checkpoint's own, and renoise:25)")  # fmt: skip
 
@@ -267,6 +269,8 @@ def _check_evaluate(options: argparse.Namespace) -> None:
             raise UserError(f"{flag} is {value}, must be 1 or more")
     for text in options.samplers or []:
         sampler_words(text)
+    if options.rerank:
+        _rerank_words(options.rerank)
     require_matplotlib()
     bleu([""], [[""]])  # says what to install before anything is measured
 
@@ -283,13 +287,10 @@ def _recipe_of(options: argparse.Namespace, place: Path):
 def _measure_pipeline(options: argparse.Namespace, recipe, pipe):
     """measure(seed) -> figures of our own pipeline, and what is the same for all seeds."""
     from latdiff.evaluation import Evaluation
-    from latdiff.heads import AttributeHead, load_head
 
-    folder = Path(options.checkpoint)
     if options.decode:
         pipe.register_to_config(decoding=options.decode)
-    heads = [load_head(path.parent) for path in sorted(folder.glob("heads/*/config.json"))]
-    heads = [head for head in heads if isinstance(head, AttributeHead)]
+    heads = _heads_of_labels(Path(options.checkpoint))
     samplers = options.samplers or [f"{recipe.sampling.scheduler}:{pipe.config.num_inference_steps}", "renoise:25"]
     samplers = [sampler_words(text) for text in samplers]
     scorer = _scorer(options, recipe, heads)
@@ -305,17 +306,40 @@ def _measure_pipeline(options: argparse.Namespace, recipe, pipe):
 
 def _measure_rival(options: argparse.Namespace, recipe, rival):
     """The same of anything else that writes texts."""
-    from latdiff.evaluation import by_class, unsteered
+    from latdiff.evaluation import by_class, reranked, unsteered
+    from latdiff.pipeline import load_codec
 
-    scorer = _scorer(options, recipe, [])
+    folder, k = _rerank_words(options.rerank) if options.rerank else (None, 0)
+    codec, heads = (load_codec(folder), _heads_of_labels(folder)) if folder else (None, [])
+    if folder and not heads:
+        raise UserError(f"--rerank: {folder} has no heads of labels; fit one with `latdiff fit-head`")
+    scorer = _scorer(options, recipe, heads)
 
     def measure(seed: int) -> dict:
-        found: dict = {"unconditional": [unsteered(rival, scorer, options.num_samples, seed)]}
+        told = rival, scorer, options.num_samples, seed
+        found: dict = {"unconditional": [unsteered(*told)]}
         if rival.classes:
-            found["by_class"] = by_class(rival, scorer, options.num_samples, seed)
+            found["by_class"] = by_class(*told)
+        if heads:
+            found["reranked"] = [row for head in heads for row in reranked(*told, codec, head, k)]
         return found
 
     return measure, _of_all_seeds(scorer, options)
+
+
+def _rerank_words(text: str) -> tuple[Path, int]:
+    """'checkpoints/storyworld:8' -> its path and 8. Raises UserError for anything else."""
+    folder, _, k = text.rpartition(":")
+    if not folder or not k.isdigit() or int(k) < 2:
+        raise UserError(f"--rerank is {text!r}, must be CHECKPOINT:K, K 2 or more, e.g. checkpoints/storyworld:8")
+    return Path(folder), int(k)
+
+
+def _heads_of_labels(folder: Path) -> list:
+    from latdiff.heads import AttributeHead, load_head
+
+    heads = [load_head(path.parent) for path in sorted(folder.glob("heads/*/config.json"))]
+    return [head for head in heads if isinstance(head, AttributeHead)]
 
 
 def _scorer(options: argparse.Namespace, recipe, heads: list):

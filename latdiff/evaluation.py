@@ -16,7 +16,7 @@ from latdiff import metrics, storyworld
 from latdiff.backbone import decoder_logits
 from latdiff.codec import TextCodec
 from latdiff.config import MODES
-from latdiff.generators import Generator, PipelineGenerator
+from latdiff.generators import BestOf, Generator, PipelineGenerator
 from latdiff.guidance import Guide
 from latdiff.heads import AttributeHead
 from latdiff.pipeline import LatentTextDiffusionPipeline
@@ -91,6 +91,16 @@ def by_class(generator: Generator, scorer: Scorer, n: int, seed: int) -> list[di
         texts = generator.generate([label] * share, share, seed)
         row = {"attribute": name, "target": label} | scorer.steered(texts, {name: label})
         rows.append(row | {"samples": texts[:10]})
+    return rows
+
+
+def reranked(generator: Generator, scorer: Scorer, n: int, seed: int, codec: TextCodec, head: AttributeHead, k: int):
+    """A row for every label of a head, which takes the best of every k of a generator's texts; n texts in all."""
+    share, rows = max(1, n // len(head.labels)), []
+    for label in head.labels:
+        texts = BestOf(generator, codec, head.toward(label), k).generate(None, share, seed)
+        row = {"attribute": head.name, "target": label, "best_of": k}
+        rows.append(row | scorer.steered(texts, {head.name: label}) | {"samples": texts[:10]})
     return rows
 
 

@@ -5,17 +5,19 @@ Whatever has that method can be measured by `evaluation`, so that a rival is hel
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
+from latdiff.codec import TextCodec
 from latdiff.config import UserError
 from latdiff.data import load_texts
 from latdiff.guidance import Guide
 from latdiff.judges import LONGEST, causal_language_model, prefix
-from latdiff.pipeline import LatentTextDiffusionPipeline, make_scheduler
+from latdiff.pipeline import LatentTextDiffusionPipeline, make_scheduler, scores
 
 
 class Generator(Protocol):
@@ -107,6 +109,29 @@ class LanguageModelGenerator:
         ids = torch.tensor([begun] * n, device=self.model.device)
         written = self.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=room, **self._options)
         return self.tokenizer.batch_decode(written[:, len(begun) :], skip_special_tokens=True)
+
+
+class BestOf:
+    """Another generator's texts, of every k in a row the one that a head finds likeliest to have its label.
+
+    The cheapest control of a model that cannot be steered, with the very head that would guide ours.
+    """
+
+    def __init__(self, generator: Generator, codec: TextCodec, guide: Guide, k: int):
+        """codec: of the latents that the guide's head was fitted on."""
+        self.generator, self.codec, self.guide, self.k = generator, codec, guide, k
+        self.settings, self.classes = generator.settings | {"best_of": k}, generator.classes
+
+    def generate(self, prompts: Sequence[str] | None, n: int, seed: int) -> list[str]:
+        told = None if prompts is None else [prompt for prompt in prompts for _ in range(self.k)]
+        texts = self.generator.generate(told, n * self.k, seed)
+        fit = self.codec.fits(texts)
+        found = torch.full((len(texts),), -torch.inf)  # what cannot be read is taken last
+        if any(fit):
+            latents = self.codec.encode(list(itertools.compress(texts, fit)))
+            found[torch.tensor(fit)] = torch.tensor(next(iter(scores(latents, [self.guide]).values())))
+        best = found.view(n, self.k).argmax(1).tolist()
+        return [texts[group * self.k + place] for group, place in enumerate(best)]
 
 
 class TextsGenerator:

@@ -381,6 +381,29 @@ def test_rivals_are_held_to_the_same_figures(latdiff, tiny, tmp_path):
     assert "reconstruction" not in of_file and "by_class" not in of_file
 
 
+def test_a_rival_is_controlled_by_taking_the_best_of_its_texts(latdiff, checkpoint, tiny, tmp_path):
+    file = tmp_path / "ar.json"
+    flags = ("--num-samples", 4, "--seeds", 1, "--rerank", f"{checkpoint}:3")
+    printed = latdiff("evaluate", "--json", file, *flags, folder=tiny.ar)
+    rows = json.loads(file.read_text(encoding="utf-8"))["reranked"]
+    assert [(row["attribute"], row["target"], row["n"], row["best_of"], row["judge"]) for row in rows] == [
+        (name, label, 2, 3, "oracle")
+        for name, labels in (("sentiment", ("negative", "positive")), ("tense", ("past", "present")))
+        for label in labels
+    ]
+    assert "best of 3 by the head of tense: right" in printed
+
+
+@pytest.mark.parametrize("words", ["checkpoints/x", "checkpoints/x:1", ":4", "checkpoints/x:many"])
+def test_a_malformed_rerank(refused, tmp_path, words):
+    assert repr(words) in refused("evaluate", "--json", tmp_path / "m.json", "--rerank", words)
+
+
+def test_reranking_without_heads(refused, tiny, tmp_path):
+    flags = ("--num-samples", 2, "--seeds", 1, "--rerank", f"{tiny.checkpoint}:2")
+    assert "fit-head" in refused("evaluate", "--json", tmp_path / "m.json", *flags, folder=tiny.ar)
+
+
 def test_a_file_of_texts_needs_to_be_told_what_it_should_be_like(refused, tmp_path):
     (tmp_path / "texts.txt").write_text("one", encoding="utf-8")
     said = refused("evaluate", "--json", tmp_path / "m.json", folder=tmp_path / "texts.txt")

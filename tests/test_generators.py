@@ -5,8 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from latdiff import storyworld
 from latdiff.config import UserError
-from latdiff.generators import LanguageModelGenerator, PipelineGenerator, TextsGenerator, open_rival
+from latdiff.generators import BestOf, LanguageModelGenerator, PipelineGenerator, TextsGenerator, open_rival
+from latdiff.heads import AttributeHead
 from latdiff.judges import FluencyJudge, JudgeError, prefix
 
 WRITTEN = [f"text {number}" for number in range(12)]
@@ -114,3 +116,17 @@ def test_a_class_is_read_before_the_text(tiny):
     assert pieces[-1] == judge.start
     assert judge.tokenizer.decode(pieces[:-1]) == "music"
     assert judge.tokenizer.eos_token_id not in pieces
+
+
+def test_the_best_of_several_is_the_one_that_the_head_likes_most(pipe, file, tmp_path):
+    stories = [story.text for story in storyworld.sample(6, 3)]
+    path = tmp_path / "stories.txt"
+    path.write_text("\n".join([*stories, "harbor " * 300, stories[0]]), encoding="utf-8")  # one is too long to be read
+    torch.manual_seed(0)
+    weight = torch.randn(2, *pipe.codec.latent_shape)
+    head = AttributeHead("tone", ["low", "high"], weight, torch.zeros(2), pipe.codec.digest())
+    likely = head.predict_proba(pipe.codec.encode(stories))[:, 1]
+    best = BestOf(TextsGenerator(str(path)), pipe.codec, head.toward("high"), 2)
+    assert best.settings == {"file": "stories.txt", "best_of": 2}
+    expected = [stories[pair + (likely[pair + 1] > likely[pair])] for pair in (0, 2, 4)]
+    assert best.generate(None, 4, 0) == [*expected, stories[0]]
