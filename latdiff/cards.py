@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import platform
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -207,3 +208,11 @@ def write_json(path: Path, document: dict) -> None:
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(unfinished, path)
+
+
+def machine() -> str:
+    """The processor, its cores and the GPU, for beside a figure."""
+    import torch
+
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{platform.machine()}, {torch.get_num_threads()} threads{gpu}, torch {torch.__version__}"

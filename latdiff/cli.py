@@ -6,11 +6,9 @@ import argparse
 import itertools
 import json
 import math
-import platform
 import re
 import textwrap
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from latdiff.config import (
@@ -135,10 +133,11 @@ def _add_check_config(commands) -> None:
 
 def run_sample(options: argparse.Namespace) -> None:
     wanted = _guide_words_of(options)
-    pipe = _load(options)
     import torch
 
-    from latdiff.pipeline import make_scheduler
+    from latdiff.pipeline import load_for_commands, make_scheduler
+
+    pipe = load_for_commands(options.checkpoint, options.quiet)
 
     guides = _guides(options, wanted)
     several = len(options.cond) > 1
@@ -174,12 +173,13 @@ def run_edit(options: argparse.Namespace) -> None:
     if not wanted:
         raise UserError("edit needs a direction: give --guide HEAD=LABEL once or more")
     _check_limit(options)
-    from latdiff.data import load_texts
-
-    texts = options.text or load_texts(options.data, options.text_column)[: options.limit]
-    pipe = _load(options)
     import torch
 
+    from latdiff.data import load_texts
+    from latdiff.pipeline import load_for_commands
+
+    texts = options.text or load_texts(options.data, options.text_column)[: options.limit]
+    pipe = load_for_commands(options.checkpoint, options.quiet)
     guides = _guides(options, wanted)
     out = pipe.edit(texts, guides, strength=options.strength, num_inference_steps=options.steps,
                     generator=torch.Generator().manual_seed(options.seed), decode_options=options.decode)  # fmt: skip
@@ -202,9 +202,10 @@ def run_fit_head(options: argparse.Namespace) -> None:
     strength = _regularisation(options)
     texts, labels = load_labelled(options.data, options.text_column, options.label_column, options.limit,
                                   classes=not options.number)  # fmt: skip
-    pipe = _load(options)
     from latdiff.heads import AttributeHead, NumberHead
+    from latdiff.pipeline import load_for_commands
 
+    pipe = load_for_commands(options.checkpoint, options.quiet)
     fits = pipe.codec.fits(texts)
     texts, labels = list(itertools.compress(texts, fits)), list(itertools.compress(labels, fits))
     began = time.monotonic()
@@ -227,181 +228,15 @@ def run_fit_head(options: argparse.Namespace) -> None:
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
-    _check_evaluate(options)
-    from latdiff.cards import averaged, older_figures, summary, training_figures, write_card, write_json
-    from latdiff.generators import open_rival
+    from latdiff.measuring import run
 
-    place = Path(options.checkpoint)
-    is_rival = place.is_file() or (place / "config.json").exists()  # of a pipeline it is model_index.json
-    writer = open_rival(options.checkpoint, options.top_p) if is_rival else _load(options)
-    recipe = _recipe_of(options, place)
-    older_figures(options.json)  # refuses to replace a file of another kind
-    began = time.monotonic()
-    measure, document = (_measure_rival if is_rival else _measure_pipeline)(options, recipe, writer)
-    seeds = list(range(options.seed, options.seed + options.seeds))
-    measured = averaged([measure(seed) for seed in seeds])
-    trained = training_figures(place) if place.is_dir() else {}
-    if "reconstruction" in measured:
-        measured["reconstruction"] = (trained.get("reconstruction") or {}) | measured["reconstruction"]
-    document = trained | {"checkpoint": place.name, "seeds": seeds, "machine": machine()} | document | measured
-    document["evaluation_minutes"] = round((time.monotonic() - began) / 60, 2)
-    write_json(options.json, document)
-    _draw(document, options.json.parent)
-    if not is_rival and options.json.resolve() == (place / "metrics.json").resolve():
-        write_card(place)
-    print(summary(document), f"-> {options.json}", sep="\n")
-
-
-def _check_evaluate(options: argparse.Namespace) -> None:
-    """Everything that can be wrong with the words, before anything loads."""
-    from latdiff.metrics import bleu
-    from latdiff.plots import require_matplotlib
-
-    scales = {"--sweep-scale": options.sweep_scale or [], "--guidance-scale": options.guidance_scale,
-              "--scale": [options.scale or 0.0]}  # fmt: skip
-    for flag, values in scales.items():
-        if not all(map(math.isfinite, values)):
-            raise UserError(f"{flag} has {', '.join(map(str, values))}, must be finite numbers")
-    if options.decode not in (None, *DECODING):
-        raise UserError(f"--decode is {options.decode!r}, must be one of {', '.join(DECODING)}")
-    for flag, value in (("--num-samples", options.num_samples), ("--seeds", options.seeds)):
-        if value < 1:
-            raise UserError(f"{flag} is {value}, must be 1 or more")
-    for text in options.samplers or []:
-        sampler_words(text)
-    if options.rerank:
-        _rerank_words(options.rerank)
-    require_matplotlib()
-    bleu([""], [[""]])  # says what to install before anything is measured
-
-
-def _recipe_of(options: argparse.Namespace, place: Path):
-    """Of the corpus that texts are held against: the checkpoint's own, unless --recipe names another."""
-    own = place / "recipe.yaml"
-    if not (options.recipe or own.exists()):
-        raise UserError(f"{place} has no recipe.yaml beside it, which says what its texts should be like; name one: "
-                        "--recipe storyworld, or the path of a checkpoint's recipe.yaml")  # fmt: skip
-    return load_recipe(options.recipe or str(own))
-
-
-def _measure_pipeline(options: argparse.Namespace, recipe, pipe):
-    """measure(seed) -> figures of our own pipeline, and what is the same for all seeds."""
-    from latdiff.evaluation import Evaluation
-
-    if options.decode:
-        pipe.register_to_config(decoding=options.decode)
-    heads = _heads_of_labels(Path(options.checkpoint))
-    samplers = options.samplers or [f"{recipe.sampling.scheduler}:{pipe.config.num_inference_steps}", "renoise:25"]
-    samplers = [sampler_words(text) for text in samplers]
-    scorer = _scorer(options, recipe, heads)
-    if recipe.data.reads_source and not any(pipe.codec.fits(scorer.corpus.valid_conditions)):
-        raise UserError(f"{recipe.data.source}: every unseen source is longer than the autoencoder reads")
-
-    def measure(seed: int) -> dict:
-        evaluation = Evaluation(pipe, scorer, options.num_samples, seed)
-        return evaluation.everything(heads, samplers, options.scale, options.sweep_scale, options.guidance_scale)
-
-    return measure, _of_all_seeds(scorer, options) | {"decoding": pipe.config.decoding}
-
-
-def _measure_rival(options: argparse.Namespace, recipe, rival):
-    """The same of anything else that writes texts."""
-    from latdiff.evaluation import by_class, reranked, unsteered
-    from latdiff.pipeline import load_codec
-
-    folder, k = _rerank_words(options.rerank) if options.rerank else (None, 0)
-    codec, heads = (load_codec(folder), _heads_of_labels(folder)) if folder else (None, [])
-    if folder and not heads:
-        raise UserError(f"--rerank: {folder} has no heads of labels; fit one with `latdiff fit-head`")
-    scorer = _scorer(options, recipe, heads)
-
-    def measure(seed: int) -> dict:
-        told = rival, scorer, options.num_samples, seed
-        found: dict = {"unconditional": [unsteered(*told)]}
-        if rival.classes:
-            found["by_class"] = by_class(*told)
-        if heads:
-            found["reranked"] = [row for head in heads for row in reranked(*told, codec, head, k)]
-        return found
-
-    return measure, _of_all_seeds(scorer, options)
-
-
-def _rerank_words(text: str) -> tuple[Path, int]:
-    """'checkpoints/storyworld:8' -> its path and 8. Raises UserError for anything else."""
-    folder, _, k = text.rpartition(":")
-    if not folder or not k.isdigit() or int(k) < 2:
-        raise UserError(f"--rerank is {text!r}, must be CHECKPOINT:K, K 2 or more, e.g. checkpoints/storyworld:8")
-    return Path(folder), int(k)
-
-
-def _heads_of_labels(folder: Path) -> list:
-    from latdiff.heads import AttributeHead, load_head
-
-    heads = [load_head(path.parent) for path in sorted(folder.glob("heads/*/config.json"))]
-    return [head for head in heads if isinstance(head, AttributeHead)]
-
-
-def _scorer(options: argparse.Namespace, recipe, heads: list):
-    from latdiff.data import load_corpus
-    from latdiff.judges import CrowdJudge, FluencyJudge, SeenTexts
-    from latdiff.scoring import Scorer
-
-    corpus = load_corpus(recipe.data, recipe.seed)
-    told = [SeenTexts(recipe.data.condition_column, corpus.classes, corpus.train)] if corpus.classes else []
-    judges = dict(_judges(options.judge, [*told, *heads]))
-    fluency = FluencyJudge(options.fluency) if options.fluency else None
-    crowds = CrowdJudge(options.mauve) if options.mauve else None
-    return Scorer(recipe, corpus, judges, fluency, crowds)
-
-
-def _of_all_seeds(scorer, options: argparse.Namespace) -> dict:
-    return {"scorers": scorer.scorers(), "unseen": scorer.unseen(options.num_samples)}
-
-
-def _draw(document: dict, folder: Path) -> None:
-    """The document's pictures, into the folder that it lies in."""
-    from latdiff.cards import writer
-    from latdiff.plots import plot_control, plot_lengths, plot_reconstruction
-
-    rows = {"unseen texts": document["unseen"]} | {writer(row): row for row in document["unconditional"]}
-    plot_lengths({name: row["word_histogram"] for name, row in rows.items()}, folder / "lengths.png")
-    if "reconstruction" in document:
-        plot_reconstruction(document["reconstruction"], folder / "reconstruction.png")
-    for name, of_head in itertools.groupby(document.get("sweep", []), key=lambda row: row["attribute"]):
-        plot_control(list(of_head), folder / f"control-{name}.png")
-
-
-def _judges(wanted: list[str], heads: list) -> Iterator[tuple]:
-    """Name and judge of heads, or of the classes that the model is told, fitted on texts that they have not seen."""
-    from latdiff.data import load_labelled
-    from latdiff.judges import LabelJudge
-
-    for words in wanted:
-        name, equals, rest = words.partition("=")
-        # a colon only splits off a column where the whole is no file
-        source, _, column = (rest, "", "") if Path(rest).exists() else rest.partition(":")
-        if not (name and equals and source):
-            raise UserError(f"--judge is {words!r}, must be HEAD=DATA or HEAD=DATA:COLUMN, e.g. tone=other.jsonl:stars")
-        known = [head for head in heads if head.name == name]
-        if not known:
-            there = ", ".join(head.name for head in heads) or "none"
-            raise UserError(f"--judge names {name!r}; heads and classes of labels there: {there}")
-        yield name, LabelJudge.apart_from(known, *load_labelled(source, label_column=column or "label"))
+    run(options)
 
 
 def run_check_config(options: argparse.Namespace) -> None:
     import yaml
 
     print(yaml.safe_dump(load_recipe(options.recipe, options.settings).as_dict(), sort_keys=False), end="")
-
-
-def machine() -> str:
-    """The processor, its cores and the GPU, for beside a figure."""
-    import torch
-
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{platform.machine()}, {torch.get_num_threads()} threads{gpu}, torch {torch.__version__}"
 
 
 def side_by_side(left: str, right: str, width: int = 52) -> str:
@@ -483,19 +318,6 @@ def _regularisation(options: argparse.Namespace) -> float | str:
     raise UserError(f"--regularisation is {given!r}, must be a number above 0{'' if options.number else ', or cv'}")
 
 
-def _load(options: argparse.Namespace):
-    """The pipeline, on the GPU where there is one."""
-    import torch
-    from diffusers.utils import logging
-
-    from latdiff.pipeline import load_pipeline
-
-    logging.disable_progress_bar()
-    pipe = load_pipeline(options.checkpoint)
-    pipe.set_progress_bar_config(disable=options.quiet, leave=False)
-    return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def _guide_words(text: str, flag: str) -> tuple[str, str, float | None]:
     """'sentiment=positive:18' -> ('sentiment', 'positive', 18.0); no scale is None."""
     name, equals, rest = text.partition("=")
@@ -510,11 +332,3 @@ def _guide_words(text: str, flag: str) -> tuple[str, str, float | None]:
         raise UserError(
             f"{flag} is {text!r}, must be HEAD=LABEL or HEAD=LABEL:SCALE, e.g. sentiment=positive:18"
         ) from None
-
-
-def sampler_words(text: str, flag: str = "--samplers") -> tuple[str, int]:
-    """'ddpm:50' -> ('ddpm', 50). Raises UserError, with the flag's name, for anything else."""
-    name, _, steps = text.partition(":")
-    if name not in SCHEDULERS or not steps.isdigit() or int(steps) < 1:
-        raise UserError(f"{flag} has {text!r}, must be NAME:STEPS with a name of {', '.join(SCHEDULERS)}")
-    return name, int(steps)

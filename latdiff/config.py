@@ -421,3 +421,11 @@ def _plain(value):
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return list(value) if isinstance(value, tuple) else value
+
+
+def sampler_words(text: str, flag: str = "--samplers") -> tuple[str, int]:
+    """'ddpm:50' -> ('ddpm', 50). Raises UserError, with the flag's name, for anything else."""
+    name, _, steps = text.partition(":")
+    if name not in SCHEDULERS or not steps.isdigit() or int(steps) < 1:
+        raise UserError(f"{flag} has {text!r}, must be NAME:STEPS with a name of {', '.join(SCHEDULERS)}")
+    return name, int(steps)

@@ -17,7 +17,7 @@ from diffusers import (
     LCMScheduler,
     UniPCMultistepScheduler,
 )
-from diffusers.utils import BaseOutput
+from diffusers.utils import BaseOutput, logging
 from torch import Tensor
 
 from latdiff.autoencoder import LatentAutoencoder
@@ -360,6 +360,14 @@ def load_pipeline(folder: str | Path) -> LatentTextDiffusionPipeline:
         raise
     except Exception as error:  # diffusers, transformers, safetensors and json each raise kinds of their own
         raise CheckpointError(f"{folder} is cut short or damaged: {first_line(error)}") from error
+
+
+def load_for_commands(folder: str | Path, quiet: bool = False) -> LatentTextDiffusionPipeline:
+    """`load_pipeline`, on the GPU where there is one, with bars that go away, or none."""
+    logging.disable_progress_bar()
+    pipe = load_pipeline(folder)
+    pipe.set_progress_bar_config(disable=quiet, leave=False)
+    return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _refuse_gaps(name, part) -> None:

@@ -22,9 +22,8 @@ from pathlib import Path
 import torch
 
 from latdiff import metrics
-from latdiff.cards import row_line, write_json
-from latdiff.cli import machine, sampler_words
-from latdiff.config import MIN_PER_CLASS, MODES, UserError, plain_errors
+from latdiff.cards import machine, row_line, write_json
+from latdiff.config import MIN_PER_CLASS, MODES, UserError, plain_errors, sampler_words
 from latdiff.data import load_texts
 from latdiff.heads import AttributeHead, NumberHead
 from latdiff.judges import FluencyJudge

@@ -19,8 +19,7 @@ from pathlib import Path
 import torch
 
 from latdiff import metrics
-from latdiff.cards import row_line, write_json
-from latdiff.cli import machine
+from latdiff.cards import machine, row_line, write_json
 from latdiff.config import UserError, plain_errors
 from latdiff.data import load_labelled
 from latdiff.heads import AttributeHead, HeadError, load_head

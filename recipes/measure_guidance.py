@@ -16,8 +16,7 @@ from pathlib import Path
 import torch
 
 from latdiff import storyworld
-from latdiff.cards import row_line, write_json
-from latdiff.cli import machine
+from latdiff.cards import machine, row_line, write_json
 from latdiff.config import MODES, load_recipe, plain_errors
 from latdiff.data import load_corpus, load_labelled
 from latdiff.evaluation import Evaluation

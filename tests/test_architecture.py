@@ -37,7 +37,8 @@ RANKS = {
     "generators": 6,
     "scoring": 6,
     "evaluation": 7,
-    "cli": 8,
+    "measuring": 8,
+    "cli": 9,
 }
 FILES = sorted(file for file in PACKAGE.rglob("*.py") if file != PACKAGE / "__init__.py")
 

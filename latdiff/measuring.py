@@ -1,0 +1,181 @@
+"""What `latdiff evaluate` does: who is measured, on which corpus, by which judges, and what is written down.
+
+A pipeline or a rival is opened, measured at every seed by `evaluation`, averaged, and laid down as one JSON document
+with pictures beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from latdiff.cards import (
+    averaged,
+    machine,
+    older_figures,
+    summary,
+    training_figures,
+    write_card,
+    write_json,
+    writer,
+)
+from latdiff.config import DECODING, Recipe, UserError, load_recipe, sampler_words
+from latdiff.data import load_corpus, load_labelled
+from latdiff.evaluation import Evaluation, by_class, reranked, unsteered
+from latdiff.generators import Generator, open_rival
+from latdiff.heads import AttributeHead, load_head
+from latdiff.judges import CrowdJudge, FluencyJudge, LabelJudge, SeenTexts
+from latdiff.metrics import bleu
+from latdiff.pipeline import LatentTextDiffusionPipeline, load_codec, load_for_commands
+from latdiff.plots import plot_control, plot_lengths, plot_reconstruction, require_matplotlib
+from latdiff.scoring import Scorer
+
+Measure = tuple[Callable[[int], dict], dict]  # seed -> figures, and what is the same for all seeds
+
+def run(options: argparse.Namespace) -> None:
+    """`latdiff evaluate`: measure, write the document, draw it, print its summary."""
+    _check(options)
+    place = Path(options.checkpoint)
+    is_rival = place.is_file() or (place / "config.json").exists()  # of a pipeline it is model_index.json
+    if is_rival:
+        subject, method = open_rival(options.checkpoint, options.top_p), _measure_rival
+    else:
+        subject, method = load_for_commands(options.checkpoint, options.quiet), _measure_pipeline
+    recipe = _recipe_of(options, place)
+    older_figures(options.json)  # refuses to replace a file of another kind
+    began = time.monotonic()
+    measure, document = method(options, recipe, subject)
+    seeds = list(range(options.seed, options.seed + options.seeds))
+    measured = averaged([measure(seed) for seed in seeds])
+    trained = training_figures(place) if place.is_dir() else {}
+    if "reconstruction" in measured:
+        measured["reconstruction"] = (trained.get("reconstruction") or {}) | measured["reconstruction"]
+    document = trained | {"checkpoint": place.name, "seeds": seeds, "machine": machine()} | document | measured
+    document["evaluation_minutes"] = round((time.monotonic() - began) / 60, 2)
+    write_json(options.json, document)
+    _draw(document, options.json.parent)
+    if not is_rival and options.json.resolve() == (place / "metrics.json").resolve():
+        write_card(place)
+    print(summary(document), f"-> {options.json}", sep="\n")
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Everything that can be wrong with the words, before anything loads."""
+    scales = {"--sweep-scale": options.sweep_scale or [], "--guidance-scale": options.guidance_scale,
+              "--scale": [options.scale or 0.0]}  # fmt: skip
+    for flag, values in scales.items():
+        if not all(map(math.isfinite, values)):
+            raise UserError(f"{flag} has {', '.join(map(str, values))}, must be finite numbers")
+    if options.decode not in (None, *DECODING):
+        raise UserError(f"--decode is {options.decode!r}, must be one of {', '.join(DECODING)}")
+    for flag, value in (("--num-samples", options.num_samples), ("--seeds", options.seeds)):
+        if value < 1:
+            raise UserError(f"{flag} is {value}, must be 1 or more")
+    for text in options.samplers or []:
+        sampler_words(text)
+    if options.rerank:
+        _rerank_words(options.rerank)
+    require_matplotlib()
+    bleu([""], [[""]])  # says what to install before anything is measured
+
+
+def _recipe_of(options: argparse.Namespace, place: Path) -> Recipe:
+    """Of the corpus that texts are held against: the checkpoint's own, unless --recipe names another."""
+    own = place / "recipe.yaml"
+    if not (options.recipe or own.exists()):
+        raise UserError(f"{place} has no recipe.yaml beside it, which says what its texts should be like; name one: "
+                        "--recipe storyworld, or the path of a checkpoint's recipe.yaml")  # fmt: skip
+    return load_recipe(options.recipe or str(own))
+
+
+def _measure_pipeline(options: argparse.Namespace, recipe: Recipe, pipe: LatentTextDiffusionPipeline) -> Measure:
+    """How our own pipeline is measured."""
+    if options.decode:
+        pipe.register_to_config(decoding=options.decode)
+    heads = _heads_of_labels(Path(options.checkpoint))
+    samplers = options.samplers or [f"{recipe.sampling.scheduler}:{pipe.config.num_inference_steps}", "renoise:25"]
+    samplers = [sampler_words(text) for text in samplers]
+    scorer = _scorer(options, recipe, heads)
+    if recipe.data.reads_source and not any(pipe.codec.fits(scorer.corpus.valid_conditions)):
+        raise UserError(f"{recipe.data.source}: every unseen source is longer than the autoencoder reads")
+
+    def measure(seed: int) -> dict:
+        evaluation = Evaluation(pipe, scorer, options.num_samples, seed)
+        return evaluation.everything(heads, samplers, options.scale, options.sweep_scale, options.guidance_scale)
+
+    return measure, _of_all_seeds(scorer, options) | {"decoding": pipe.config.decoding}
+
+
+def _measure_rival(options: argparse.Namespace, recipe: Recipe, rival: Generator) -> Measure:
+    """How anything else that writes texts is."""
+    folder, k = _rerank_words(options.rerank) if options.rerank else (None, 0)
+    codec, heads = (load_codec(folder), _heads_of_labels(folder)) if folder else (None, [])
+    if folder and not heads:
+        raise UserError(f"--rerank: {folder} has no heads of labels; fit one with `latdiff fit-head`")
+    scorer = _scorer(options, recipe, heads)
+
+    def measure(seed: int) -> dict:
+        told = rival, scorer, options.num_samples, seed
+        found: dict = {"unconditional": [unsteered(*told)]}
+        if rival.classes:
+            found["by_class"] = by_class(*told)
+        if heads:
+            found["reranked"] = [row for head in heads for row in reranked(*told, codec, head, k)]
+        return found
+
+    return measure, _of_all_seeds(scorer, options)
+
+
+def _rerank_words(text: str) -> tuple[Path, int]:
+    """'checkpoints/storyworld:8' -> its path and 8. Raises UserError for anything else."""
+    folder, _, k = text.rpartition(":")
+    if not folder or not k.isdigit() or int(k) < 2:
+        raise UserError(f"--rerank is {text!r}, must be CHECKPOINT:K, K 2 or more, e.g. checkpoints/storyworld:8")
+    return Path(folder), int(k)
+
+
+def _heads_of_labels(folder: Path) -> list[AttributeHead]:
+    heads = [load_head(path.parent) for path in sorted(folder.glob("heads/*/config.json"))]
+    return [head for head in heads if isinstance(head, AttributeHead)]
+
+
+def _scorer(options: argparse.Namespace, recipe: Recipe, heads: list[AttributeHead]) -> Scorer:
+    corpus = load_corpus(recipe.data, recipe.seed)
+    told = [SeenTexts(recipe.data.condition_column, corpus.classes, corpus.train)] if corpus.classes else []
+    judges = dict(_judges(options.judge, [*told, *heads]))
+    fluency = FluencyJudge(options.fluency) if options.fluency else None
+    crowds = CrowdJudge(options.mauve) if options.mauve else None
+    return Scorer(recipe, corpus, judges, fluency, crowds)
+
+
+def _of_all_seeds(scorer: Scorer, options: argparse.Namespace) -> dict:
+    return {"scorers": scorer.scorers(), "unseen": scorer.unseen(options.num_samples)}
+
+
+def _draw(document: dict, folder: Path) -> None:
+    """The document's pictures, into the folder that it lies in."""
+    rows = {"unseen texts": document["unseen"]} | {writer(row): row for row in document["unconditional"]}
+    plot_lengths({name: row["word_histogram"] for name, row in rows.items()}, folder / "lengths.png")
+    if "reconstruction" in document:
+        plot_reconstruction(document["reconstruction"], folder / "reconstruction.png")
+    for name, of_head in itertools.groupby(document.get("sweep", []), key=lambda row: row["attribute"]):
+        plot_control(list(of_head), folder / f"control-{name}.png")
+
+
+def _judges(wanted: list[str], heads: list) -> Iterator[tuple]:
+    """Name and judge of heads, or of the classes that the model is told, fitted on texts that they have not seen."""
+    for words in wanted:
+        name, equals, rest = words.partition("=")
+        # a colon only splits off a column where the whole is no file
+        source, _, column = (rest, "", "") if Path(rest).exists() else rest.partition(":")
+        if not (name and equals and source):
+            raise UserError(f"--judge is {words!r}, must be HEAD=DATA or HEAD=DATA:COLUMN, e.g. tone=other.jsonl:stars")
+        known = [head for head in heads if head.name == name]
+        if not known:
+            there = ", ".join(head.name for head in heads) or "none"
+            raise UserError(f"--judge names {name!r}; heads and classes of labels there: {there}")
+        yield name, LabelJudge.apart_from(known, *load_labelled(source, label_column=column or "label"))
