@@ -1,0 +1,82 @@
+"""The README's figures stand in files of docs/results, to the digits that it gives."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+RESULTS = ROOT / "docs" / "results"
+
+
+def document(name):
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def unsteered(name, scheduler):
+    (row,) = (row for row in document(name)["unconditional"] if row["scheduler"] == scheduler)
+    return row["validity"], row["slot_tv"]["mean"], row["slot_tv"]["floor"]
+
+
+def mean(rows, *keys):
+    rows = list(rows)
+    return [sum(row[key] * row["n"] for row in rows) / sum(row["n"] for row in rows) for key in keys]
+
+
+def steered(name, section, attribute=None):
+    rows = [row for row in document(name)[section] if attribute in (None, row.get("attribute"))]
+    return mean(rows, "success", "validity")
+
+
+def edited():
+    (row,) = (row for row in document("guidance")["editing"]
+              if (row["mode"], row["scale"], row["strength"]) == ("x0", 32, 0.65))  # fmt: skip
+    return row["success"], row["validity"], row["kept"]
+
+
+def reconstructed(name):
+    measured = document(name)["reconstruction"]
+    return measured["exact_match"], measured["under_noise"]["0.5"], measured["under_noise"]["1.0"]
+
+
+def three_heads():
+    rows = document("guidance")["three heads"]
+    return [row[key] for key in ("success", "validity") for row in rows]
+
+
+# what stands before the figures in the README, up to where they end -> the figures, in their order
+CLAIMS = {
+    r"\| reconstruction of unseen stories, exact .*? under 1\.0": lambda: reconstructed("storyworld"),
+    r"\| unsteered \(DDPM\): valid .*?; distinct": lambda: unsteered("storyworld", "ddpm"),
+    r"\| unsteered \(full re-noising\): valid .*?: more": lambda: unsteered("storyworld", "renoise"),
+    r"\| steered by sentiment, head from 400 stories: right .*? \| \|": lambda: steered(
+        "storyworld-seed2", "guided", "sentiment"
+    ),
+    r"\| steered by topic, head from 400 stories: right .*? \| \|": lambda: steered(
+        "storyworld-seed2", "guided", "topic"
+    ),
+    r"\| both heads at once, all 16 pairs: both right .*? \| \|": lambda: steered("storyworld-seed2", "composed"),
+    r"\| three heads at once: all right .*?; two": three_heads,
+    r"\| sentiment of a story flipped by `edit`: right .*? of the other": edited,
+    r"all have it \(1,000 of 1,000\), .*? are valid": lambda: mean(
+        (row for row in document("storyworld-topic")["by_class"] if row["guidance_scale"] == 1), "validity"
+    ),
+    r"at a perplexity of .*?, and Diffusion": lambda: [
+        document("e2e-control")["unsteered"]["perplexity"], document("e2e")["fluency"]["tokens"]
+    ],
+    r"is met .*? of the time": lambda: [document("e2e-control")["content"]["success"]],
+    r"Length in words is not \(.*?\)": lambda: [
+        document("e2e-control")["length"]["success"], document("e2e-length-aimed")["length"]["success"]
+    ],
+    r"steering towards a sentiment is right .*? of the time": lambda: mean(document("yelp")["guided"], "success"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_a_claim_of_the_readme_is_in_the_results(claim):
+    (said,) = re.findall(claim, README)
+    shares, others = re.findall(r"(?<!\w)1?\.\d{3}(?!\d)", said), re.findall(r"(?<!\w)\d+\.\d(?!\d)", said)
+    measured = [f"{value:.3f}".lstrip("0") if shares else f"{value:.1f}" for value in CLAIMS[claim]()]
+    assert (shares or others) == measured
