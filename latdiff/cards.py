@@ -30,8 +30,8 @@ def summary(document: dict) -> str:
         lines.append(reconstruction_table(document["reconstruction"]))
     scorers = document.get("scorers", {})
     lines += [f"{name} is judged by {judge}" for name, judge in scorers.get("judges", {}).items()]
-    lines += [f"{figure} by {scorers[key]}" for key, figure in (("fluency", "perplexity"), ("mauve", "MAUVE"))
-              if key in scorers]  # fmt: skip
+    lines += [f"{figure} by {scorers[key]}" for key, figure in (
+        ("fluency", "perplexity"), ("mauve", "MAUVE"), ("bert_score", "BERTScore")) if key in scorers]  # fmt: skip
     spread = document.get("sd", {})
     if "unseen" in document:
         lines.append(f"{document['unseen']['n']:,} unseen texts: {_quality(document['unseen'], {})}")
@@ -45,9 +45,10 @@ def summary(document: dict) -> str:
         weight = "" if scale is None else f", guidance scale {scale:g}"
         lines.append(_success(f"told its {rows[0]['attribute']}{weight}", rows))
     for row in document.get("by_source", []):
+        near = f", BERTScore {row['bert_score']:.3f}" if "bert_score" in row else ""
         as_they_are = f"the sources as they are {row['sources_as_they_are']:.1f} and {row['sari_of_sources']:.1f}"
         lines.append(f"told its source, guidance scale {row['guidance_scale']:g}, best of {row['candidates']}: BLEU "
-                     f"{row['bleu']:.1f}, SARI {row['sari']:.1f} ({as_they_are}){_fluency([row])}, "
+                     f"{row['bleu']:.1f}, SARI {row['sari']:.1f} ({as_they_are}){near}{_fluency([row])}, "
                      f"{row['n']:,} texts")  # fmt: skip
     groups = itertools.groupby(document.get("guided", []), key=lambda row: row["attribute"])
     groups = [(f"steered by {name}", list(rows)) for name, rows in groups]

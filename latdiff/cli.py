@@ -110,6 +110,8 @@ def _add_evaluate(commands) -> None:
                          "perplexity of the texts is measured; recipes/train_ar.py trains one")  # fmt: skip
     command.add_argument("--mauve", metavar="MODEL", help="a language model or text encoder, folder or hub id, by "
                          "whose states MAUVE compares samples with unseen texts")  # fmt: skip
+    command.add_argument("--bert-score", metavar="MODEL", help="a text encoder, folder or hub id, by whose states "
+                         "BERTScore compares what a text-conditional model writes with its references")  # fmt: skip
     _decode_option(command)
     command.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
     command.add_argument("--seeds", type=int, default=5, metavar="N",

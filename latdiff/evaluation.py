@@ -217,7 +217,7 @@ class Evaluation:
         pairs = Pairs.of(self.scorer.corpus, self.pipe.codec.fits, self.num_samples)
         told = {"guidance_scale": guidance_scale, "candidates": candidates}
         texts = PipelineGenerator(self.pipe, **told).generate(pairs.sources, len(pairs.sources), self.seed)
-        return told | pairs.figures(texts) | self.scorer.fluency_of(texts)
+        return told | self.scorer.written_for(pairs, texts)
 
     def _steered(self, targets: dict[str, str], guides: list[Guide], n: int) -> dict:
         texts = PipelineGenerator(self.pipe, guides=guides).generate(None, n, self.seed)

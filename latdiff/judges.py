@@ -12,7 +12,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from latdiff.config import MIN_PER_CLASS, UserError, first_line
 from latdiff.heads import AttributeHead
@@ -183,6 +183,39 @@ class CrowdJudge:
                 "model or a text encoder"
             ) from error
         return not torch.allclose(*states, atol=1e-5)
+
+
+class SimilarityJudge:
+    """How near a text is to its references in meaning: BERTScore's F1 (Zhang et al. 2020), by a text encoder's states.
+
+    The number depends on the encoder and the layer: state both. For encoders that bert-score does not know by name, a
+    folder's among them, the layer is the last.
+    """
+
+    def __init__(self, path: str | Path):
+        """Raises JudgeError where there is no encoder that bert-score can take apart, or no bert-score."""
+        try:
+            from bert_score import BERTScorer, model2layers
+        except ImportError:
+            raise JudgeError('BERTScore needs bert-score; install it with pip install "latdiff[eval]"') from None
+        self.path = str(path)
+        local = Path(self.path).is_dir()
+        try:
+            config = AutoConfig.from_pretrained(self.path, local_files_only=local)
+            self.layer = model2layers.get(self.path, config.num_hidden_layers)
+            self._scorer = BERTScorer(self.path, self.layer, use_fast_tokenizer=True)
+            # which bert-score cuts texts at, and a tokenizer of a folder may leave open
+            tokenizer, most = self._scorer._tokenizer, getattr(config, "max_position_embeddings", LONGEST)
+            tokenizer.model_max_length = min(tokenizer.model_max_length, most, LONGEST)
+        except Exception as error:  # transformers, hub and bert-score each raise kinds of their own
+            raise JudgeError(
+                f"BERTScore cannot read with {self.path!r}: {first_line(error)}; take a text encoder such as "
+                "FacebookAI/roberta-large, from the hub or a folder"
+            ) from error
+
+    def f1(self, texts: list[str], references: list[list[str]]) -> float:
+        """Mean over the texts of the F1 with the best of each one's references."""
+        return float(self._scorer.score(texts, references)[2].mean())
 
 
 def causal_language_model(path: str) -> tuple:

@@ -28,7 +28,7 @@ from latdiff.data import load_corpus, load_labelled
 from latdiff.evaluation import Evaluation, by_class, reranked, unsteered
 from latdiff.generators import Generator, open_rival
 from latdiff.heads import AttributeHead, load_head
-from latdiff.judges import CrowdJudge, FluencyJudge, LabelJudge, SeenTexts
+from latdiff.judges import CrowdJudge, FluencyJudge, LabelJudge, SeenTexts, SimilarityJudge
 from latdiff.metrics import bleu
 from latdiff.pipeline import LatentTextDiffusionPipeline, load_codec, load_for_commands
 from latdiff.plots import plot_control, plot_lengths, plot_reconstruction, require_matplotlib
@@ -149,7 +149,8 @@ def _scorer(options: argparse.Namespace, recipe: Recipe, heads: list[AttributeHe
     judges = dict(_judges(options.judge, [*told, *heads]))
     fluency = FluencyJudge(options.fluency) if options.fluency else None
     crowds = CrowdJudge(options.mauve) if options.mauve else None
-    return Scorer(recipe, corpus, judges, fluency, crowds)
+    similarity = SimilarityJudge(options.bert_score) if options.bert_score else None
+    return Scorer(recipe, corpus, judges, fluency, crowds, similarity)
 
 
 def _of_all_seeds(scorer: Scorer, options: argparse.Namespace) -> dict:

@@ -15,7 +15,7 @@ from functools import cached_property
 from latdiff import metrics, storyworld
 from latdiff.config import Recipe
 from latdiff.data import Corpus
-from latdiff.judges import CrowdJudge, FluencyJudge, LabelJudge
+from latdiff.judges import CrowdJudge, FluencyJudge, LabelJudge, SimilarityJudge
 
 SELF_BLEU_TEXTS = 100
 
@@ -59,14 +59,16 @@ class Scorer:
         judges: by the name of the attribute whose success each one judges; none judges where the oracle can.
         fluency: a language model, whose perplexity then stands in every row.
         crowds: a model by whose states MAUVE then compares unsteered texts with unseen ones.
+        similarity: an encoder by whose states BERTScore then compares what is written for a source with its references.
     """
 
     def __init__(
         self, recipe: Recipe, corpus: Corpus, judges: dict[str, LabelJudge] | None = None,
         fluency: FluencyJudge | None = None, crowds: CrowdJudge | None = None,
+        similarity: SimilarityJudge | None = None,
     ):  # fmt: skip
         self.recipe, self.corpus = recipe, corpus
-        self.judges, self.fluency, self.crowds = judges or {}, fluency, crowds
+        self.judges, self.fluency, self.crowds, self.similarity = judges or {}, fluency, crowds, similarity
         self.training = set(corpus.train)
         self.has_oracle = recipe.data.source == "storyworld"
 
@@ -76,7 +78,8 @@ class Scorer:
 
     def scorers(self) -> dict:
         """Which models and judges the figures come from."""
-        found = {name: judge.path for name, judge in (("fluency", self.fluency), ("mauve", self.crowds)) if judge}
+        models = {"fluency": self.fluency, "mauve": self.crowds, "bert_score": self.similarity}
+        found = {name: judge.path for name, judge in models.items() if judge}
         return found | ({"judges": {name: judge.describe() for name, judge in self.judges.items()}}
                         if self.judges else {})  # fmt: skip
 
@@ -95,6 +98,11 @@ class Scorer:
         row = {"n": len(texts), "success": sum(hits) / len(texts), "judge": judge}
         row |= judged(texts, **targets) if judge == "oracle" else {}
         return row | self.fluency_of(texts) | {"distinct": metrics.distinct(texts)}
+
+    def written_for(self, pairs: Pairs, texts: list[str]) -> dict:
+        """Figures of what was written for the sources of pairs, one text each."""
+        near = {} if self.similarity is None else {"bert_score": self.similarity.f1(texts, pairs.references)}
+        return pairs.figures(texts) | near | self.fluency_of(texts)
 
     def fluency_of(self, texts: list[str]) -> dict[str, float]:
         """Both averages of perplexity, or nothing without a language model."""

@@ -262,13 +262,18 @@ def test_what_is_written_for_a_source_is_held_against_its_own_text(pipe):
     sources = [*TEXTS[:5], "harbor " * 200]  # the last is too long
     corpus = Corpus([], [*TEXTS[:4], *TEXTS[4:6]], valid_conditions=sources)
     recipe, obedient = Recipe(data=DataConfig(source="pairs.csv", condition="text")), Obedient(pipe)
-    row = Evaluation(obedient, Scorer(recipe, corpus), num_samples=8, seed=3).by_source(1.0, candidates=5)
+    near = SimpleNamespace(path="an encoder", f1=lambda texts, of: float(texts[0].lower() == of[0][0].lower()))
+    scorer = Scorer(recipe, corpus, similarity=near)
+    row = Evaluation(obedient, scorer, num_samples=8, seed=3).by_source(1.0, candidates=5)
+    assert scorer.scorers() == {"bert_score": "an encoder"}
+    assert row["bert_score"] == row["rouge"]["rouge2"] == 1
     assert (row["n"], row["candidates"], row["unchanged"]) == (5, 5, 0)
     assert row["bleu"] == row["bleu_of_sources"] == row["sources_as_they_are"] == pytest.approx(100)
     assert row["samples"][0] == [TEXTS[0], TEXTS[0].upper(), TEXTS[0]]
     assert obedient.calls == [{"guidance_scale": 1.0, "candidates": 5}]
     said = cards.summary({"by_source": [row]})
     assert said.startswith("told its source, guidance scale 1, best of 5: BLEU 100.0, SARI 100.0 (the sources as they")
+    assert "BERTScore 1.000" in said
 
 
 def test_a_source_with_several_texts_is_told_once_and_held_against_all_of_them(pipe):

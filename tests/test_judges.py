@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, BertConfig, BertModel, GPT2Config, GPT2L
 
 from latdiff import storyworld
 from latdiff.heads import AttributeHead
-from latdiff.judges import CrowdJudge, FluencyJudge, JudgeError, LabelJudge, SeenTexts
+from latdiff.judges import CrowdJudge, FluencyJudge, JudgeError, LabelJudge, SeenTexts, SimilarityJudge
 
 GOOD = ["a lovely plate of food", "lovely staff", "what a lovely place!", "the food is lovely", "so lovely", "lovely!"]
 BAD = ["an awful plate of food", "awful staff", "what an awful place!", "the food is awful", "so awful", "awful!"]
@@ -188,3 +188,21 @@ def test_a_model_that_cannot_read_a_text_alone_is_told_in_a_sentence(tiny):
         CrowdJudge(tiny.root / "checkpoints" / "tiny-t5")
     with pytest.raises(JudgeError, match="no language model 'nowhere'"):
         CrowdJudge("nowhere")
+
+
+# BERTScore
+
+
+def test_a_text_is_nearest_to_itself(tmp_path, tiny):
+    encoder(tmp_path, AutoTokenizer.from_pretrained(tiny.checkpoint / "tokenizer"))
+    judge = SimilarityJudge(tmp_path)
+    first, second, third = GOOD[0], BAD[1], GOOD[2]
+    assert judge.layer == 1
+    assert judge.f1([first], [[first]]) == pytest.approx(1, abs=1e-4)
+    assert judge.f1([first], [[second, first]]) == pytest.approx(1, abs=1e-4)  # the best of the references counts
+    assert judge.f1([first, second], [[first], [third]]) < 1
+
+
+def test_an_encoder_that_is_not_there(tmp_path):
+    with pytest.raises(JudgeError, match="BERTScore cannot read with"):
+        SimilarityJudge(tmp_path)
