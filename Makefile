@@ -63,7 +63,7 @@ train-ae: install ## the autoencoder of RECIPE; the same command resumes
 train-diffusion: install ## the denoiser of RECIPE, and first what it needs and is missing
 	$(PY) recipes/train_denoiser.py $(RECIPE) $(ARGS)
 
-train-ar: install ## a language model of RECIPE's texts, the judge of fluency
+train-ar: install ## a language model of RECIPE's texts, a judge of fluency and a rival
 	$(PY) recipes/train_ar.py $(RECIPE) $(ARGS)
 
 train-seq2seq: install ## the backbone fine-tuned on RECIPE's pairs, to hold a text-conditional model against

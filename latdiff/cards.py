@@ -37,9 +37,10 @@ def summary(document: dict) -> str:
         lines.append(f"{document['unseen']['n']:,} unseen texts: {_quality(document['unseen'], {})}")
     rows = document.get("unconditional", [])
     for row, sd in zip(rows, spread.get("unconditional", [{}] * len(rows)), strict=True):
-        lines.append(f"{row['n']:,} samples, {writer(row)}: {_quality(row, sd)}, {row['seconds']:.0f} s")
+        seconds = f", {row['seconds']:.0f} s" if "seconds" in row else ""
+        lines.append(f"{row['n']:,} samples, {writer(row)}: {_quality(row, sd)}{seconds}")
     if spread:
-        lines.append(f"means ± standard deviations over {len(document['seeds'])} seeds")
+        lines.append(f"means ± standard deviations over {len(document['seeds'])} seeds, so many samples each")
     for scale, rows in itertools.groupby(document.get("by_class", []), key=lambda row: row.get("guidance_scale")):
         rows = list(rows)
         weight = "" if scale is None else f", guidance scale {scale:g}"
@@ -103,8 +104,9 @@ def write_card(folder: Path) -> None:
     shown = [row["samples"][:5] for row in figures.get("unconditional", [])[:1]]
     samples = "".join(f"- {text}\n" for texts in shown for text in texts)
     sweep = sweep_tables(figures.get("sweep", []))
-    seeds = "".join(f"seed{'s' * (len(own) > 1)} {', '.join(map(str, own))}" for own in [figures.get("seeds")] if own)
-    pictures = "".join(f"![]({name})\n" for name in ("lengths.png", "reconstruction.png") if (folder / name).exists())
+    seeds = "seeds " + ", ".join(map(str, figures["seeds"])) if "seeds" in figures else ""
+    names = [picture(folder / "metrics.json", name).name for name in ("lengths", "reconstruction")]
+    pictures = "".join(f"![]({name})\n" for name in names if (folder / name).exists())
     (folder / "README.md").write_text(
         f"""# {recipe.name}
 
@@ -127,6 +129,11 @@ Measured by `latdiff evaluate`, {seeds or "not yet"}, {figures.get("machine", "n
     )
 
 
+def picture(document: Path, name: str) -> Path:
+    """Where a picture of a document lies: docs/results/e2e.json -> docs/results/e2e-lengths.png."""
+    return document.with_name(f"{document.stem}-{name}.png")
+
+
 def sweep_tables(rows: list[dict]) -> str:
     """Control against fluency as Markdown: a table and a picture for every head."""
     parts = []
@@ -138,14 +145,17 @@ def sweep_tables(rows: list[dict]) -> str:
         cells = [[f"{row[key]:.3f}" if key not in ("mode", "scale") else f"{row[key]}" for key in keys]
                  for row in of_head]  # fmt: skip
         lines = [" | ".join(row) for row in (keys, ["---"] * len(keys), *cells)]
-        parts.append(f"\nControl against fluency, head {name}, n = {of_head[0]['n']} a row:\n\n"
-                     + "\n".join(f"| {line} |" for line in lines) + f"\n\n![](control-{name}.png)\n")  # fmt: skip
+        table = "\n".join(f"| {line} |" for line in lines)
+        parts.append(f"\nControl against fluency, head {name}, n = {of_head[0]['n']} a row:\n\n{table}\n\n"
+                     f"![](metrics-control-{name}.png)\n")  # fmt: skip
     return "".join(parts)
 
 
 def averaged(documents: list[dict]) -> dict:
-    """One document of several seeds' alike ones: means in place of numbers; under `sd` the same tree of standard
-    deviations. Of texts and of other words the first document's stay. A single document is left as it is.
+    """One document of several seeds' alike ones: means in place of numbers, and under `sd` their standard deviations.
+
+    Those of the sample, in the same tree, for all that is no whole number. Of texts and of other words the first
+    document's stay. A single document is left as it is.
     """
     if len(documents) == 1:
         return documents[0]

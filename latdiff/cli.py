@@ -93,21 +93,23 @@ def _add_fit_head(commands) -> None:
 
 def _add_evaluate(commands) -> None:
     command = _command(commands, "evaluate", run_evaluate, "measure a checkpoint, a language model or a file of texts; "
-                       "write every figure as JSON, and pictures beside it")  # fmt: skip
+                       "write every figure as JSON, and pictures beside it",
+                       "a folder such as checkpoints/storyworld or checkpoints/storyworld-ar, or a file of texts")
     command.add_argument("--json", type=Path, required=True, metavar="FILE", help="where the figures go")
     command.add_argument("--num-samples", type=int, default=1000, help="texts a figure (default 1000)")
     command.add_argument("--scale", type=float, help="scale of every guide (default: what is usual for the mode)")
     command.add_argument("--sweep-scale", nargs="*", type=float, metavar="SCALE",
                          help="also draw control against fluency into control-HEAD.png, for every mode of every head "
                          "(default scales: 1/4 to 4 times the usual one)")  # fmt: skip
-    command.add_argument("--guidance-scale", nargs="+", type=float, default=[1.0, 2.0], metavar="SCALE",
+    command.add_argument("--guidance-scale", nargs="+", type=float, metavar="SCALE",
                          help="of classifier-free guidance, for a conditional model (default 1 2)")  # fmt: skip
     command.add_argument("--judge", action="append", default=[], metavar="HEAD=DATA[:COLUMN]",
                          help="labelled texts other than the head's, for a classifier of another kind that says "
                          "whether steering by HEAD worked; or HEAD is the column of the classes that the model is "
                          "told; may be repeated (default column: label)")  # fmt: skip
     command.add_argument("--fluency", metavar="MODEL", help="a causal language model, folder or hub id, whose "
-                         "perplexity of the texts is measured; recipes/train_ar.py trains one")  # fmt: skip
+                         "perplexity of the texts is measured; recipes/train_ar.py trains one, where there are classes "
+                         "with train_ar.told_nothing=1")  # fmt: skip
     command.add_argument("--mauve", metavar="MODEL", help="a language model or text encoder, folder or hub id, by "
                          "whose states MAUVE compares samples with unseen texts")  # fmt: skip
     command.add_argument("--bert-score", metavar="MODEL", help="a text encoder, folder or hub id, by whose states "
@@ -117,11 +119,13 @@ def _add_evaluate(commands) -> None:
     command.add_argument("--seeds", type=int, default=5, metavar="N",
                          help="measure so many times, with this seed and those after it, for means and standard "
                          "deviations (default 5)")  # fmt: skip
-    command.add_argument("--recipe", help="of the corpus to hold texts against (default: the checkpoint's own)")
-    command.add_argument("--top-p", type=float, default=1.0, metavar="P",
-                         help="nucleus sampling from a language model (default 1: ancestral sampling)")  # fmt: skip
-    command.add_argument("--rerank", metavar="CHECKPOINT:K", help="of a rival: also take the best of K of its texts, "
-                         "for every label of the heads of a pipeline's folder")  # fmt: skip
+    command.add_argument("--recipe", help="of a rival: whose corpus to hold its texts against (default: the "
+                         "recipe.yaml beside it)")  # fmt: skip
+    command.add_argument("--top-p", type=float, metavar="P",
+                         help="of a language model: nucleus sampling (default 1: ancestral sampling)")  # fmt: skip
+    command.add_argument("--text-column", help="of a file: the column of the texts (default text)")
+    command.add_argument("--rerank", metavar="CHECKPOINT:K", help="of a language model: also take the best of K of its "
+                         "texts, for every label of the heads of a pipeline's folder")  # fmt: skip
     command.add_argument("--samplers", nargs="+", metavar="NAME:STEPS",
                          help="unconditional rows (default: the checkpoint's own, and renoise:25)")  # fmt: skip
 
@@ -247,9 +251,11 @@ def side_by_side(left: str, right: str, width: int = 52) -> str:
     return "\n".join(f"{a:{width}}  |  {b}" for a, b in columns)
 
 
-def _command(commands, name: str, run, help: str) -> argparse.ArgumentParser:
+def _command(
+    commands, name: str, run, help: str, subject: str = "a folder such as checkpoints/storyworld"
+) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=help, description=help)
-    command.add_argument("checkpoint", help="a folder such as checkpoints/storyworld")
+    command.add_argument("checkpoint", help=subject)
     command.add_argument("--quiet", action="store_true", help="no progress bars")
     command.set_defaults(run=run)
     return command

@@ -16,7 +16,7 @@ from latdiff import metrics, storyworld
 from latdiff.backbone import decoder_logits
 from latdiff.codec import TextCodec
 from latdiff.config import MODES
-from latdiff.generators import BestOf, Generator, PipelineGenerator
+from latdiff.generators import BestOf, Generator, PipelineGenerator, TextsGenerator
 from latdiff.guidance import Guide
 from latdiff.heads import AttributeHead
 from latdiff.pipeline import LatentTextDiffusionPipeline
@@ -78,28 +78,32 @@ def unsteered(generator: Generator, scorer: Scorer, n: int, seed: int) -> dict:
     began = time.monotonic()
     texts = generator.generate(None, n, seed)
     seconds = time.monotonic() - began
-    return generator.settings | scorer.unsteered(texts) | {
-        "seconds": round(seconds, 1), "texts_per_second": n / max(seconds, 1e-9), "samples": texts[:20],
-    }  # fmt: skip
+    row = generator.settings | scorer.unsteered(texts) | {"samples": texts[:20]}
+    if isinstance(generator, TextsGenerator):  # which only read them
+        return row
+    return row | {"seconds": round(seconds, 1), "texts_per_second": n / seconds}
 
 
 def by_class(generator: Generator, scorer: Scorer, n: int, seed: int) -> list[dict]:
-    """A row for every class of the corpus that a generator can be told, n texts in all."""
+    """A row for every class of the corpus that a generator can be told, which share n texts, one each at least."""
     name, classes = scorer.recipe.data.condition_column, scorer.corpus.classes
     share, rows = max(1, n // len(classes)), []
     for label in classes:
         texts = generator.generate([label] * share, share, seed)
-        row = {"attribute": name, "target": label} | scorer.steered(texts, {name: label})
+        row = {"attribute": name, "target": label} | generator.settings | scorer.steered(texts, {name: label})
         rows.append(row | {"samples": texts[:10]})
     return rows
 
 
-def reranked(generator: Generator, scorer: Scorer, n: int, seed: int, codec: TextCodec, head: AttributeHead, k: int):
-    """A row for every label of a head, which takes the best of every k of a generator's texts; n texts in all."""
+def reranked(
+    generator: Generator, scorer: Scorer, n: int, seed: int, codec: TextCodec, head: AttributeHead, k: int
+) -> list[dict]:
+    """A row for every label of a head, which takes the best of every k of a generator's texts; they share n texts."""
     share, rows = max(1, n // len(head.labels)), []
     for label in head.labels:
-        texts = BestOf(generator, codec, head.toward(label), k).generate(None, share, seed)
-        row = {"attribute": head.name, "target": label, "best_of": k}
+        best = BestOf.by_head(generator, codec, head.toward(label), k)
+        texts = best.generate(None, share, seed)
+        row = {"attribute": head.name, "target": label} | best.settings
         rows.append(row | scorer.steered(texts, {head.name: label}) | {"samples": texts[:10]})
     return rows
 

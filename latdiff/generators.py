@@ -6,18 +6,19 @@ Whatever has that method can be measured by `evaluation`, so that a rival is hel
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from latdiff.codec import TextCodec
 from latdiff.config import UserError
 from latdiff.data import load_texts
 from latdiff.guidance import Guide
-from latdiff.judges import LONGEST, causal_language_model, prefix
-from latdiff.pipeline import LatentTextDiffusionPipeline, make_scheduler, scores
+from latdiff.judges import LONGEST, causal_language_model, class_prefix
+from latdiff.pipeline import LatentTextDiffusionPipeline, check_guides, make_scheduler, scores
 
 
 class Generator(Protocol):
@@ -71,7 +72,7 @@ class LanguageModelGenerator:
         top_p: 1 is ancestral sampling; less, nucleus sampling (Holtzman et al. 2020).
 
     A class that the model knows is read before the text: beginning-of-text, the class, beginning-of-text again, as
-    recipes/train_ar.py writes them (`judges.prefix`).
+    recipes/train_ar.py writes them (`judges.class_prefix`).
     """
 
     BATCH = 256
@@ -104,7 +105,7 @@ class LanguageModelGenerator:
         return texts
 
     def _write(self, prompt: str, n: int) -> list[str]:
-        begun = [self.start, *(prefix(self.tokenizer, prompt, self.start) if prompt else [])]
+        begun = [self.start, *(class_prefix(self.tokenizer, prompt, self.start) if prompt else [])]
         room = min(LONGEST, getattr(self.model.config, "max_position_embeddings", LONGEST)) - len(begun)
         ids = torch.tensor([begun] * n, device=self.model.device)
         written = self.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=room, **self._options)
@@ -112,15 +113,21 @@ class LanguageModelGenerator:
 
 
 class BestOf:
-    """Another generator's texts, of every k in a row the one that a head finds likeliest to have its label.
+    """Another generator's texts, of every k in a row the one that scores best, by its latents when it is read again.
 
-    The cheapest control of a model that cannot be steered, with the very head that would guide ours.
+    The cheapest control of a model that cannot be steered, if a head that would guide ours keeps the score.
     """
 
-    def __init__(self, generator: Generator, codec: TextCodec, guide: Guide, k: int):
-        """codec: of the latents that the guide's head was fitted on."""
-        self.generator, self.codec, self.guide, self.k = generator, codec, guide, k
+    def __init__(self, generator: Generator, codec: TextCodec, score: Callable[[Tensor], list[float]], k: int):
+        """score: latents [N, L, D] of the codec -> N numbers, the larger the better."""
+        self.generator, self.codec, self.score, self.k = generator, codec, score, k
         self.settings, self.classes = generator.settings | {"best_of": k}, generator.classes
+
+    @classmethod
+    def by_head(cls, generator: Generator, codec: TextCodec, guide: Guide, k: int) -> BestOf:
+        """The likeliest by a guide's head. Raises CheckpointError for a head of another codec."""
+        check_guides(codec, [guide])
+        return cls(generator, codec, lambda latents: next(iter(scores(latents, [guide]).values())), k)
 
     def generate(self, prompts: Sequence[str] | None, n: int, seed: int) -> list[str]:
         told = None if prompts is None else [prompt for prompt in prompts for _ in range(self.k)]
@@ -129,7 +136,7 @@ class BestOf:
         found = torch.full((len(texts),), -torch.inf)  # what cannot be read is taken last
         if any(fit):
             latents = self.codec.encode(list(itertools.compress(texts, fit)))
-            found[torch.tensor(fit)] = torch.tensor(next(iter(scores(latents, [self.guide]).values())))
+            found[torch.tensor(fit)] = torch.as_tensor(self.score(latents), dtype=found.dtype)
         best = found.view(n, self.k).argmax(1).tolist()
         return [texts[group * self.k + place] for group, place in enumerate(best)]
 
@@ -152,11 +159,3 @@ class TextsGenerator:
                 f"{(seed + 1) * n:,}; set --num-samples and --seeds so that there are enough"
             )
         return found
-
-
-def open_rival(place: str, top_p: float = 1.0) -> Generator:
-    """What writes texts and is no pipeline: a file of texts, or the folder or hub id of a language model.
-
-    Raises DataError or JudgeError where there is neither.
-    """
-    return TextsGenerator(place) if Path(place).is_file() else LanguageModelGenerator(place, top_p)

@@ -18,7 +18,7 @@ from latdiff.config import MIN_PER_CLASS, UserError, first_line
 from latdiff.heads import AttributeHead
 from latdiff.tokens import letters_of, pad, tokenize
 
-LONGEST = 512  # tokens of a text that are scored, where the model could read more
+LONGEST = 512  # tokens of a text that are scored or written, where the model could read more
 
 
 class JudgeError(UserError):
@@ -227,7 +227,7 @@ def causal_language_model(path: str) -> tuple:
     return tokenizer, model, start
 
 
-def prefix(tokenizer, told: str, start: int) -> list[int]:
+def class_prefix(tokenizer, told: str, start: int) -> list[int]:
     """How a language model is told a class: its pieces and a second beginning-of-text, after which the text begins."""
     return [*(piece for piece in tokenize(tokenizer, [told])[0] if piece != tokenizer.eos_token_id), start]
 

@@ -13,10 +13,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import torch
+
 from latdiff.cards import (
     averaged,
     machine,
     older_figures,
+    picture,
     summary,
     training_figures,
     write_card,
@@ -26,29 +29,26 @@ from latdiff.cards import (
 from latdiff.config import DECODING, Recipe, UserError, load_recipe, sampler_words
 from latdiff.data import load_corpus, load_labelled
 from latdiff.evaluation import Evaluation, by_class, reranked, unsteered
-from latdiff.generators import Generator, open_rival
+from latdiff.generators import LanguageModelGenerator, TextsGenerator
 from latdiff.heads import AttributeHead, load_head
 from latdiff.judges import CrowdJudge, FluencyJudge, LabelJudge, SeenTexts, SimilarityJudge
-from latdiff.metrics import bleu
-from latdiff.pipeline import LatentTextDiffusionPipeline, load_codec, load_for_commands
+from latdiff.metrics import require_packages
+from latdiff.pipeline import check_guides, load_codec, load_for_commands
 from latdiff.plots import plot_control, plot_lengths, plot_reconstruction, require_matplotlib
 from latdiff.scoring import Scorer
 
+OF_PIPELINES = ("samplers", "scale", "sweep_scale", "guidance_scale", "decode")
+OF_RIVALS = ("recipe", "top_p", "rerank", "text_column")
 Measure = tuple[Callable[[int], dict], dict]  # seed -> figures, and what is the same for all seeds
 
 def run(options: argparse.Namespace) -> None:
     """`latdiff evaluate`: measure, write the document, draw it, print its summary."""
-    _check(options)
     place = Path(options.checkpoint)
     is_rival = place.is_file() or (place / "config.json").exists()  # of a pipeline it is model_index.json
-    if is_rival:
-        subject, method = open_rival(options.checkpoint, options.top_p), _measure_rival
-    else:
-        subject, method = load_for_commands(options.checkpoint, options.quiet), _measure_pipeline
-    recipe = _recipe_of(options, place)
+    _check(options, is_rival)
     older_figures(options.json)  # refuses to replace a file of another kind
     began = time.monotonic()
-    measure, document = method(options, recipe, subject)
+    measure, document = (_measure_rival if is_rival else _measure_pipeline)(options, place)
     seeds = list(range(options.seed, options.seed + options.seeds))
     measured = averaged([measure(seed) for seed in seeds])
     trained = training_figures(place) if place.is_dir() else {}
@@ -57,15 +57,20 @@ def run(options: argparse.Namespace) -> None:
     document = trained | {"checkpoint": place.name, "seeds": seeds, "machine": machine()} | document | measured
     document["evaluation_minutes"] = round((time.monotonic() - began) / 60, 2)
     write_json(options.json, document)
-    _draw(document, options.json.parent)
+    _draw(document, options.json)
     if not is_rival and options.json.resolve() == (place / "metrics.json").resolve():
         write_card(place)
     print(summary(document), f"-> {options.json}", sep="\n")
 
 
-def _check(options: argparse.Namespace) -> None:
+def _check(options: argparse.Namespace, is_rival: bool) -> None:
     """Everything that can be wrong with the words, before anything loads."""
-    scales = {"--sweep-scale": options.sweep_scale or [], "--guidance-scale": options.guidance_scale,
+    of_others, kind = (OF_PIPELINES, "a rival") if is_rival else (OF_RIVALS, "a pipeline")
+    idle = [flag for flag in of_others if getattr(options, flag) is not None]
+    if idle:
+        said = " and ".join(f"--{flag.replace('_', '-')}" for flag in idle)
+        raise UserError(f"{options.checkpoint} is {kind}, for which {said} means nothing; leave it out")
+    scales = {"--sweep-scale": options.sweep_scale or [], "--guidance-scale": options.guidance_scale or [],
               "--scale": [options.scale or 0.0]}  # fmt: skip
     for flag, values in scales.items():
         if not all(map(math.isfinite, values)):
@@ -79,24 +84,18 @@ def _check(options: argparse.Namespace) -> None:
         sampler_words(text)
     if options.rerank:
         _rerank_words(options.rerank)
+    if options.top_p is not None and not 0 < options.top_p <= 1:
+        raise UserError(f"--top-p is {options.top_p}, must be above 0 and at most 1")
     require_matplotlib()
-    bleu([""], [[""]])  # says what to install before anything is measured
+    require_packages()
 
 
-def _recipe_of(options: argparse.Namespace, place: Path) -> Recipe:
-    """Of the corpus that texts are held against: the checkpoint's own, unless --recipe names another."""
-    own = place / "recipe.yaml"
-    if not (options.recipe or own.exists()):
-        raise UserError(f"{place} has no recipe.yaml beside it, which says what its texts should be like; name one: "
-                        "--recipe storyworld, or the path of a checkpoint's recipe.yaml")  # fmt: skip
-    return load_recipe(options.recipe or str(own))
-
-
-def _measure_pipeline(options: argparse.Namespace, recipe: Recipe, pipe: LatentTextDiffusionPipeline) -> Measure:
-    """How our own pipeline is measured."""
+def _measure_pipeline(options: argparse.Namespace, folder: Path) -> Measure:
+    """How our own pipeline is measured, against the corpus that it was trained on."""
+    pipe, recipe = load_for_commands(folder, options.quiet), load_recipe(str(folder / "recipe.yaml"))
     if options.decode:
         pipe.register_to_config(decoding=options.decode)
-    heads = _heads_of_labels(Path(options.checkpoint))
+    heads = _heads_of_labels(folder)
     samplers = options.samplers or [f"{recipe.sampling.scheduler}:{pipe.config.num_inference_steps}", "renoise:25"]
     samplers = [sampler_words(text) for text in samplers]
     scorer = _scorer(options, recipe, heads)
@@ -105,18 +104,33 @@ def _measure_pipeline(options: argparse.Namespace, recipe: Recipe, pipe: LatentT
 
     def measure(seed: int) -> dict:
         evaluation = Evaluation(pipe, scorer, options.num_samples, seed)
-        return evaluation.everything(heads, samplers, options.scale, options.sweep_scale, options.guidance_scale)
+        return evaluation.everything(heads, samplers, options.scale, options.sweep_scale,
+                                     options.guidance_scale or (1.0, 2.0))  # fmt: skip
 
     return measure, _of_all_seeds(scorer, options) | {"decoding": pipe.config.decoding}
 
 
-def _measure_rival(options: argparse.Namespace, recipe: Recipe, rival: Generator) -> Measure:
-    """How anything else that writes texts is."""
+def _measure_rival(options: argparse.Namespace, place: Path) -> Measure:
+    """How anything else that writes texts is, against the recipe's corpus that lies beside it or is named."""
+    own = place / "recipe.yaml"
+    if not (options.recipe or own.exists()):
+        raise UserError(f"{place} has no recipe.yaml beside it, which says what its texts should be like; name one: "
+                        "--recipe storyworld, or the path of a checkpoint's recipe.yaml")  # fmt: skip
+    recipe = load_recipe(options.recipe or str(own))
+    rival = _file(options, place) if place.is_file() else LanguageModelGenerator(place, options.top_p or 1.0)
     folder, k = _rerank_words(options.rerank) if options.rerank else (None, 0)
     codec, heads = (load_codec(folder), _heads_of_labels(folder)) if folder else (None, [])
     if folder and not heads:
         raise UserError(f"--rerank: {folder} has no heads of labels; fit one with `latdiff fit-head`")
+    if codec is not None:
+        codec.to("cuda" if torch.cuda.is_available() else "cpu")
+        for head in heads:
+            check_guides(codec, [head.toward(head.labels[0])])
     scorer = _scorer(options, recipe, heads)
+    if rival.classes and sorted(rival.classes) != sorted(scorer.corpus.classes):
+        classes = ", ".join(scorer.corpus.classes) or "none"
+        raise UserError(f"{place} was told the classes {', '.join(rival.classes)}, but those of the corpus that it is "
+                        f"held against are: {classes}; name the recipe that it was trained with")  # fmt: skip
 
     def measure(seed: int) -> dict:
         told = rival, scorer, options.num_samples, seed
@@ -128,6 +142,15 @@ def _measure_rival(options: argparse.Namespace, recipe: Recipe, rival: Generator
         return found
 
     return measure, _of_all_seeds(scorer, options)
+
+
+def _file(options: argparse.Namespace, place: Path) -> TextsGenerator:
+    """Raises UserError where it holds too few texts for all seeds."""
+    if options.rerank or options.top_p:
+        raise UserError(f"{place} is a file of texts, for which --rerank and --top-p mean nothing; leave them out")
+    generator = TextsGenerator(str(place), options.text_column or "text")
+    generator.generate(None, options.num_samples, options.seed + options.seeds - 1)
+    return generator
 
 
 def _rerank_words(text: str) -> tuple[Path, int]:
@@ -144,10 +167,16 @@ def _heads_of_labels(folder: Path) -> list[AttributeHead]:
 
 
 def _scorer(options: argparse.Namespace, recipe: Recipe, heads: list[AttributeHead]) -> Scorer:
+    if options.bert_score and not recipe.data.reads_source:
+        raise UserError(f"--bert-score compares what is written for source texts, but data.condition of the recipe is "
+                        f"{recipe.data.condition!r}; leave it out")  # fmt: skip
     corpus = load_corpus(recipe.data, recipe.seed)
     told = [SeenTexts(recipe.data.condition_column, corpus.classes, corpus.train)] if corpus.classes else []
     judges = dict(_judges(options.judge, [*told, *heads]))
     fluency = FluencyJudge(options.fluency) if options.fluency else None
+    if fluency and getattr(fluency.model.config, "classes", []):
+        raise UserError(f"--fluency {options.fluency}: this language model was told classes, and hardly knows texts "
+                        "without; train a judge with train_ar.told_nothing=1 and another name")  # fmt: skip
     crowds = CrowdJudge(options.mauve) if options.mauve else None
     similarity = SimilarityJudge(options.bert_score) if options.bert_score else None
     return Scorer(recipe, corpus, judges, fluency, crowds, similarity)
@@ -157,14 +186,14 @@ def _of_all_seeds(scorer: Scorer, options: argparse.Namespace) -> dict:
     return {"scorers": scorer.scorers(), "unseen": scorer.unseen(options.num_samples)}
 
 
-def _draw(document: dict, folder: Path) -> None:
-    """The document's pictures, into the folder that it lies in."""
+def _draw(document: dict, path: Path) -> None:
+    """The document's pictures, beside it and with its name in front."""
     rows = {"unseen texts": document["unseen"]} | {writer(row): row for row in document["unconditional"]}
-    plot_lengths({name: row["word_histogram"] for name, row in rows.items()}, folder / "lengths.png")
+    plot_lengths({name: row["word_histogram"] for name, row in rows.items()}, picture(path, "lengths"))
     if "reconstruction" in document:
-        plot_reconstruction(document["reconstruction"], folder / "reconstruction.png")
+        plot_reconstruction(document["reconstruction"], picture(path, "reconstruction"))
     for name, of_head in itertools.groupby(document.get("sweep", []), key=lambda row: row["attribute"]):
-        plot_control(list(of_head), folder / f"control-{name}.png")
+        plot_control(list(of_head), picture(path, f"control-{name}"))
 
 
 def _judges(wanted: list[str], heads: list) -> Iterator[tuple]:

@@ -53,10 +53,8 @@ def diversity(texts: list[str]) -> float:
 def self_bleu(texts: list[str]) -> float:
     """BLEU of every text against all the others, 0 to 100 (Zhu et al. 2018): the lower, the more varied.
 
-    It grows with the number of texts, and its cost with the square. NaN for a single text.
+    It grows with the number of texts, two at least, and its cost with the square.
     """
-    if len(texts) < 2:
-        return math.nan
     return bleu(texts, [texts[:i] + texts[i + 1 :] for i in range(len(texts))])
 
 
@@ -128,6 +126,12 @@ def _mean_share(part: Counter, whole: Counter) -> float:
 
 def _f1(precision: float, recall: float) -> float:
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def require_packages() -> None:
+    """Raise UserError where a package is missing that the figures here need: better before measuring than after."""
+    bleu([""], [[""]])
+    rouge([""], [[""]])
 
 
 def _sacrebleu():

@@ -266,18 +266,9 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
             raise UserError(f"num_inference_steps is {steps}, must be 1 to {most}, the steps of the noise schedule")
         self._check_scheduler()
         own = [guide for guide in guides if isinstance(guide, Guide)]
-        self._check_guides(own)
+        check_guides(self.codec, own)
         warn_of_contradictions(own)
         return steps
-
-    def _check_guides(self, guides: list[Guide]) -> None:
-        digest = self.codec.digest() if guides else ""
-        for guide in guides:
-            if guide.head.codec_digest not in (digest, None):
-                raise CheckpointError(
-                    f"head {guide.head.name!r} was fitted on latents of codec {guide.head.codec_digest}, but this "
-                    f"pipeline's codec is {digest}; fit it again with `latdiff fit-head`"
-                )
 
     def _check_scheduler(self) -> None:
         config = self.scheduler.config
@@ -286,6 +277,17 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
                 f"{type(self.scheduler).__name__} with prediction_type={config.get('prediction_type')!r} does not fit: "
                 "take a variance-preserving scheduler with prediction_type='sample', for instance "
                 "DDIMScheduler.from_config(pipe.scheduler.config)"
+            )
+
+
+def check_guides(codec: TextCodec, guides: list[Guide]) -> None:
+    """Raise CheckpointError for a head that was fitted on the latents of another codec."""
+    digest = codec.digest() if guides else ""
+    for guide in guides:
+        if guide.head.codec_digest not in (digest, None):
+            raise CheckpointError(
+                f"head {guide.head.name!r} was fitted on latents of codec {guide.head.codec_digest}, but this "
+                f"pipeline's codec is {digest}; fit it again with `latdiff fit-head`"
             )
 
 
@@ -341,7 +343,7 @@ def load_codec(folder: str | Path) -> TextCodec:
 
 
 def load_pipeline(folder: str | Path) -> LatentTextDiffusionPipeline:
-    """`from_pretrained` for commands: what is missing or damaged comes as a CheckpointError, in a sentence."""
+    """`from_pretrained` in plain words: what is missing or damaged comes as a CheckpointError, in a sentence."""
     folder = Path(folder)
     index = folder / "model_index.json"
     if not index.exists():

@@ -8,6 +8,7 @@ words stand in it, the measure of Diffusion-LM's semantic-content task (Li et al
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -78,8 +79,9 @@ class Scorer:
 
     def scorers(self) -> dict:
         """Which models and judges the figures come from."""
-        models = {"fluency": self.fluency, "mauve": self.crowds, "bert_score": self.similarity}
-        found = {name: judge.path for name, judge in models.items() if judge}
+        found = {name: judge.path for name, judge in (("fluency", self.fluency), ("mauve", self.crowds)) if judge}
+        if self.similarity is not None:
+            found["bert_score"] = f"{self.similarity.path}, layer {self.similarity.layer}"
         return found | ({"judges": {name: judge.describe() for name, judge in self.judges.items()}}
                         if self.judges else {})  # fmt: skip
 
@@ -105,10 +107,12 @@ class Scorer:
         return pairs.figures(texts) | near | self.fluency_of(texts)
 
     def fluency_of(self, texts: list[str]) -> dict[str, float]:
-        """Both averages of perplexity, or nothing without a language model."""
+        """Both averages of perplexity; nothing without a language model, or without a token."""
         if self.fluency is None:
             return {}
         measured = self.fluency.perplexity(texts)
+        if math.isnan(measured["tokens"]):  # no text has a token
+            return {}
         return {"perplexity": measured["tokens"], "perplexity_of_texts": measured["texts"]}
 
     def _figures(self, texts: list[str]) -> dict:
@@ -118,10 +122,9 @@ class Scorer:
             "four_gram_memorisation": metrics.four_gram_memorisation(texts, self._four_grams),
             "diversity": metrics.diversity(texts),
             "distinct_ngrams": {str(n): metrics.distinct_ngrams(texts, n) for n in range(1, 5)},
-            "self_bleu": metrics.self_bleu(texts[:SELF_BLEU_TEXTS]),
             "mean_words": metrics.mean_words(texts),
             "word_histogram": metrics.word_histogram(texts),
-        }  # fmt: skip
+        } | ({"self_bleu": metrics.self_bleu(texts[:SELF_BLEU_TEXTS])} if len(texts) > 1 else {})  # fmt: skip
 
     def _mauve(self, texts: list[str], references: list[str]) -> dict:
         return {} if self.crowds is None else {"mauve": self.crowds.mauve(texts, references)}

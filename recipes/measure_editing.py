@@ -24,7 +24,7 @@ from latdiff.config import UserError, plain_errors
 from latdiff.data import load_labelled
 from latdiff.heads import AttributeHead, HeadError, load_head
 from latdiff.judges import FluencyJudge, LabelJudge, SeenTexts
-from latdiff.pipeline import load_pipeline
+from latdiff.pipeline import load_for_commands
 
 MODES = ("x0", "denoiser")
 STRENGTHS = (0.35, 0.5, 0.65, 0.8)
@@ -86,8 +86,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
     options = parser.parse_args()
-    pipe = load_pipeline(options.checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
-    pipe.set_progress_bar_config(disable=True)
+    pipe = load_for_commands(options.checkpoint, quiet=True)
     head, fluency = load_head(options.checkpoint / "heads" / options.head), FluencyJudge(options.fluency)
     rewrites, too_long = load_rewrites(options.data, pipe.codec.fits)
     other = sorted(set(rewrites.targets) - set(head.labels)) if isinstance(head, AttributeHead) else ["any label"]

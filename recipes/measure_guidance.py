@@ -22,7 +22,7 @@ from latdiff.data import load_corpus, load_labelled
 from latdiff.evaluation import Evaluation
 from latdiff.heads import AttributeHead, NumberHead
 from latdiff.metrics import mean_of
-from latdiff.pipeline import load_pipeline
+from latdiff.pipeline import load_for_commands
 from latdiff.scoring import Scorer
 
 HARD = ("sentiment", "length")  # measured in every mode; one rule of the world hangs on either
@@ -112,8 +112,7 @@ def main() -> None:
     # 0, 1 and 10 to 13 were looked at while the defaults were chosen
     parser.add_argument("--seed", type=int, default=2, help="of the noise (default 2)")
     options = parser.parse_args()
-    pipe = load_pipeline(options.checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
-    pipe.set_progress_bar_config(disable=True)
+    pipe = load_for_commands(options.checkpoint, quiet=True)
     recipe = load_recipe(str(options.checkpoint / "recipe.yaml"))
     scorer = Scorer(recipe, load_corpus(recipe.data, recipe.seed))
 

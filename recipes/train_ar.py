@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 from latdiff.backbone import BackboneError, fast_attention
 from latdiff.config import Recipe, plain_errors, recipe_from_command_line
 from latdiff.data import Corpus, load_corpus
-from latdiff.judges import FluencyJudge, prefix
+from latdiff.judges import FluencyJudge, class_prefix
 from latdiff.tokens import IGNORED, labels_of, pad, short_enough, tokenize
 from latdiff.training import (
     BatchOrder,
@@ -110,7 +110,7 @@ def prefixes(recipe: Recipe, corpus: Corpus, tokenizer, fits: list[bool]) -> lis
     """What the texts that fit are told, as pieces to read before them; nothing where the recipe has no classes."""
     if not corpus.classes or recipe.train_ar.told_nothing == 1:
         return []
-    of_class = {one: prefix(tokenizer, one, tokenizer.pad_token_id) for one in corpus.classes}
+    of_class = {one: class_prefix(tokenizer, one, tokenizer.pad_token_id) for one in corpus.classes}
     return [of_class[one] for one in itertools.compress(corpus.train_conditions, fits)]
 
 

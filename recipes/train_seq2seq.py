@@ -21,6 +21,7 @@ from latdiff.cards import write_json
 from latdiff.codec import decoding
 from latdiff.config import Recipe, UserError, plain_errors, recipe_from_command_line
 from latdiff.data import load_corpus
+from latdiff.metrics import require_packages
 from latdiff.scoring import Pairs
 from latdiff.tokens import IGNORED, labels_of, pad, tokenize
 from latdiff.training import (
@@ -49,6 +50,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     if (folder / "model.safetensors").exists():
         print(f"{folder} already holds a finished model; delete it to train another, or set name=")
         return
+    require_packages()  # what it ends with needs them
     refuse_changes(recipe, ("seed", "data", "backbone", "train_seq2seq"), folder)
     corpus = load_corpus(recipe.data, recipe.seed)
     tokenizer, model = load_backbone(recipe.backbone.path)

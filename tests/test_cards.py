@@ -21,7 +21,7 @@ def test_the_card_shows_a_sweep_as_a_table_and_a_picture():
     tables = sweep_tables([row, row | {"scale": 7.0}, row | {"attribute": "topic"}])
     assert "| mode | scale | success | worst | distinct |" in tables
     assert "| x0 | 3.5 | 0.500 | 0.250 | 1.000 |" in tables
-    assert "control-tone.png" in tables and "control-topic.png" in tables
+    assert "metrics-control-tone.png" in tables and "metrics-control-topic.png" in tables
     assert sweep_tables([]) == ""
 
 

@@ -273,7 +273,7 @@ def test_evaluate_writes_every_figure(latdiff, checkpoint, tmp_path, fingerprint
     assert set(document["sd"]) >= {"reconstruction", "unconditional", "guided", "composed"}
     assert document["sd"]["unconditional"][1]["distinct"] >= 0
     assert 0 <= document["reconstruction"]["bleu"] <= 100
-    for picture in ("lengths.png", "reconstruction.png"):
+    for picture in ("metrics-lengths.png", "metrics-reconstruction.png"):
         assert (file.parent / picture).read_bytes().startswith(b"\x89PNG")
     assert document["checkpoint"] == "tiny"
     assert 0 <= document["reconstruction"]["exact_match"] <= 1
@@ -312,9 +312,9 @@ def test_a_sweep_of_scales_is_measured_drawn_and_put_on_the_card(latdiff, checkp
         (mode, scale) for mode in ("x0", "denoiser", "monte-carlo") for scale in (1, 4)
     ]
     assert all({"success", "validity", "slot_tv_floors"} <= set(row) for row in sweep)
-    assert (copy / "control-sentiment.png").read_bytes().startswith(b"\x89PNG")
+    assert (copy / "metrics-control-sentiment.png").read_bytes().startswith(b"\x89PNG")
     card = (copy / "README.md").read_text(encoding="utf-8")
-    assert "| mode | scale |" in card and "control-sentiment.png" in card
+    assert "| mode | scale |" in card and "metrics-control-sentiment.png" in card and "metrics-lengths.png" in card
 
 
 def test_a_judge_of_ones_own_and_fluency(latdiff, checkpoint, reviews, tmp_path, tiny):
@@ -377,7 +377,8 @@ def test_rivals_are_held_to_the_same_figures(latdiff, tiny, tmp_path):
     assert of_model["unconditional"][0]["sampler"] == "nucleus 0.9" and "4 samples, nucleus 0.9" in printed
     (row,) = of_file["unconditional"]
     assert row["file"] == "stories.txt" and row["validity"] == 1 and row["samples"] == stories[:4]
-    assert set(row) - {"file"} == set(of_model["unconditional"][0]) - {"sampler"}
+    of_writing = {"sampler", "seconds", "texts_per_second"}
+    assert set(row) - {"file"} == set(of_model["unconditional"][0]) - of_writing
     assert "reconstruction" not in of_file and "by_class" not in of_file
 
 
@@ -395,8 +396,8 @@ def test_a_rival_is_controlled_by_taking_the_best_of_its_texts(latdiff, checkpoi
 
 
 @pytest.mark.parametrize("words", ["checkpoints/x", "checkpoints/x:1", ":4", "checkpoints/x:many"])
-def test_a_malformed_rerank(refused, tmp_path, words):
-    assert repr(words) in refused("evaluate", "--json", tmp_path / "m.json", "--rerank", words)
+def test_a_malformed_rerank(refused, tmp_path, tiny, words):
+    assert repr(words) in refused("evaluate", "--json", tmp_path / "m.json", "--rerank", words, folder=tiny.ar)
 
 
 def test_reranking_without_heads(refused, tiny, tmp_path):
@@ -410,9 +411,65 @@ def test_a_file_of_texts_needs_to_be_told_what_it_should_be_like(refused, tmp_pa
     assert "--recipe storyworld" in said
 
 
+def test_one_text_a_seed_has_no_figures_of_pairs(latdiff, tiny, tmp_path):
+    latdiff("evaluate", "--json", tmp_path / "m.json", "--num-samples", 1, "--seeds", 2, folder=tiny.ar)
+    document = json.loads((tmp_path / "m.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)  # no NaN
+    assert "self_bleu" not in document["unconditional"][0]
+
+
+def test_a_file_with_too_few_texts_for_all_seeds(refused, tmp_path, tiny):
+    (tmp_path / "texts.txt").write_text("one\ntwo\nthree", encoding="utf-8")
+    flags = ("--num-samples", 2, "--seeds", 2, "--recipe", tiny.ar / "recipe.yaml")
+    said = refused("evaluate", "--json", tmp_path / "m.json", *flags, folder=tmp_path / "texts.txt")
+    assert "holds 3 texts, and seed 1 takes those from 3 to 4" in said
+
+
+def test_a_column_of_ones_own(latdiff, tmp_path, tiny):
+    stories = [story.text for story in storyworld.sample(3, 5)]
+    (tmp_path / "texts.jsonl").write_text("\n".join(json.dumps({"story": text}) for text in stories), encoding="utf-8")
+    flags = ("--num-samples", 3, "--seeds", 1, "--recipe", tiny.ar / "recipe.yaml", "--text-column", "story")
+    latdiff("evaluate", "--json", tmp_path / "m.json", *flags, folder=tmp_path / "texts.jsonl")
+    assert json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))["unconditional"][0]["samples"] == stories
+
+
+@pytest.mark.parametrize("flags", [("--rerank", "x:2"), ("--top-p", 0.5), ("--recipe", "storyworld")])
+def test_flags_that_mean_nothing_for_a_pipeline(refused, tmp_path, flags):
+    assert f"{flags[0]} means nothing" in refused("evaluate", "--json", tmp_path / "m.json", *flags)
+
+
+@pytest.mark.parametrize("flags", [("--samplers", "ddim:2"), ("--scale", 2), ("--decode", "greedy")])
+def test_flags_that_mean_nothing_for_a_rival(refused, tmp_path, tiny, flags):
+    said = refused("evaluate", "--json", tmp_path / "m.json", *flags, folder=tiny.ar)
+    assert f"{flags[0]} means nothing" in said
+
+
+def test_flags_that_mean_nothing_for_a_file(refused, tmp_path, tiny):
+    (tmp_path / "texts.txt").write_text("one", encoding="utf-8")
+    flags = ("--recipe", tiny.ar / "recipe.yaml", "--top-p", 0.5)
+    assert "mean nothing" in refused("evaluate", "--json", tmp_path / "m.json", *flags, folder=tmp_path / "texts.txt")
+
+
+@pytest.mark.parametrize("top_p", [0, 1.5])
+def test_a_nucleus_that_cannot_be(refused, tmp_path, tiny, top_p):
+    assert "--top-p" in refused("evaluate", "--json", tmp_path / "m.json", "--top-p", top_p, folder=tiny.ar)
+
+
+def test_a_similarity_to_nothing(refused, tmp_path):
+    assert "--bert-score" in refused("evaluate", "--json", tmp_path / "m.json", "--bert-score", "encoder")
+
+
 @pytest.mark.parametrize("flag", ["--seeds", "--num-samples"])
 def test_no_texts_to_measure(refused, tmp_path, flag):
     assert f"{flag} is 0" in refused("evaluate", "--json", tmp_path / "m.json", flag, 0)
+
+
+def test_heads_of_another_codec_do_not_rerank(refused, checkpoint, tiny, tmp_path):
+    copy = shutil.copytree(checkpoint, tmp_path / "copy")
+    config = copy / "heads" / "tense" / "config.json"
+    stale = config.read_text(encoding="utf-8").replace('"codec_digest": "', '"codec_digest": "x')
+    config.write_text(stale, encoding="utf-8")
+    flags = ("--num-samples", 2, "--seeds", 1, "--rerank", f"{copy}:2")
+    assert "fitted on latents of codec x" in refused("evaluate", "--json", tmp_path / "m.json", *flags, folder=tiny.ar)
 
 
 # check-config

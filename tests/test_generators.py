@@ -7,9 +7,10 @@ import torch
 
 from latdiff import storyworld
 from latdiff.config import UserError
-from latdiff.generators import BestOf, LanguageModelGenerator, PipelineGenerator, TextsGenerator, open_rival
+from latdiff.generators import BestOf, LanguageModelGenerator, PipelineGenerator, TextsGenerator
 from latdiff.heads import AttributeHead
-from latdiff.judges import FluencyJudge, JudgeError, prefix
+from latdiff.judges import FluencyJudge, JudgeError, class_prefix
+from latdiff.pipeline import CheckpointError
 
 WRITTEN = [f"text {number}" for number in range(12)]
 
@@ -54,9 +55,9 @@ def test_what_was_told_nothing_refuses_a_prompt(generator):
 def test_settings_say_who_writes(talkative, tiny, file):
     assert PipelineGenerator(talkative, "ddim", 2).settings == {"scheduler": "ddim", "steps": 2}
     assert PipelineGenerator(talkative).settings == {}
-    assert open_rival(str(tiny.ar)).settings == {"sampler": "ancestral"}
-    assert open_rival(str(tiny.ar), 0.9).settings == {"sampler": "nucleus 0.9"}
-    assert open_rival(file).settings == {"file": "written.txt"}
+    assert LanguageModelGenerator(tiny.ar).settings == {"sampler": "ancestral"}
+    assert LanguageModelGenerator(tiny.ar, 0.9).settings == {"sampler": "nucleus 0.9"}
+    assert TextsGenerator(file).settings == {"file": "written.txt"}
 
 
 def test_a_pipeline_keeps_its_own_scheduler_even_when_sampling_fails(pipe):
@@ -107,12 +108,12 @@ def test_a_nucleus_that_cannot_be(tiny, top_p):
 
 def test_no_language_model_at_all(tmp_path):
     with pytest.raises(JudgeError):
-        open_rival(str(tmp_path))
+        LanguageModelGenerator(tmp_path)
 
 
 def test_a_class_is_read_before_the_text(tiny):
     judge = FluencyJudge(tiny.ar)
-    pieces = prefix(judge.tokenizer, "music", judge.start)
+    pieces = class_prefix(judge.tokenizer, "music", judge.start)
     assert pieces[-1] == judge.start
     assert judge.tokenizer.decode(pieces[:-1]) == "music"
     assert judge.tokenizer.eos_token_id not in pieces
@@ -126,7 +127,24 @@ def test_the_best_of_several_is_the_one_that_the_head_likes_most(pipe, file, tmp
     weight = torch.randn(2, *pipe.codec.latent_shape)
     head = AttributeHead("tone", ["low", "high"], weight, torch.zeros(2), pipe.codec.digest())
     likely = head.predict_proba(pipe.codec.encode(stories))[:, 1]
-    best = BestOf(TextsGenerator(str(path)), pipe.codec, head.toward("high"), 2)
+    best = BestOf.by_head(TextsGenerator(str(path)), pipe.codec, head.toward("high"), 2)
     assert best.settings == {"file": "stories.txt", "best_of": 2}
     expected = [stories[pair + (likely[pair + 1] > likely[pair])] for pair in (0, 2, 4)]
     assert best.generate(None, 4, 0) == [*expected, stories[0]]
+    with pytest.raises(CheckpointError, match="another"):
+        stale = AttributeHead("tone", ["low", "high"], weight, torch.zeros(2), "another")
+        BestOf.by_head(TextsGenerator(str(path)), pipe.codec, stale.toward("high"), 2)
+
+
+def test_each_of_several_is_told_what_the_one_will_be(pipe):
+    told = []
+
+    class Told:
+        settings, classes = {}, ["a", "b"]
+
+        def generate(self, prompts, n, seed):
+            told.append((prompts, n))
+            return ["the harbor"] * n
+
+    assert len(BestOf(Told(), pipe.codec, lambda latents: [0.0] * len(latents), 2).generate(["a", "b"], 2, 0)) == 2
+    assert told == [(["a", "a", "b", "b"], 4)]

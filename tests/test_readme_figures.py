@@ -1,4 +1,4 @@
-"""The README's figures stand in files of docs/results, to the digits that it gives."""
+"""The README's shares and perplexities stand in files of docs/results, to the digits that it gives."""
 
 import json
 import re
@@ -17,7 +17,7 @@ def document(name):
 
 def unsteered(name, scheduler):
     (row,) = (row for row in document(name)["unconditional"] if row["scheduler"] == scheduler)
-    return row["validity"], row["slot_tv"]["mean"], row["slot_tv"]["floor"]
+    return row["validity"], row["slot_tv"]["mean"], row["slot_tv"]["floor"], row["distinct"]
 
 
 def mean(rows, *keys):
@@ -49,8 +49,8 @@ def three_heads():
 # what stands before the figures in the README, up to where they end -> the figures, in their order
 CLAIMS = {
     r"\| reconstruction of unseen stories, exact .*? under 1\.0": lambda: reconstructed("storyworld"),
-    r"\| unsteered \(DDPM\): valid .*?; distinct": lambda: unsteered("storyworld", "ddpm"),
-    r"\| unsteered \(full re-noising\): valid .*?: more": lambda: unsteered("storyworld", "renoise"),
+    r"\| unsteered \(DDPM\): valid .*?; in the training set 0 \|": lambda: unsteered("storyworld", "ddpm"),
+    r"\| unsteered \(full re-noising\): valid .*?: more": lambda: unsteered("storyworld", "renoise")[:3],
     r"\| steered by sentiment, head from 400 stories: right .*? \| \|": lambda: steered(
         "storyworld-seed2", "guided", "sentiment"
     ),

@@ -102,7 +102,7 @@ def _slot_distances(expected: Mapping[str, Mapping[str, float]],
             "by_slot": by_slot}
 
 
-def tied(slots: Mapping[str, str]) -> dict[str, bool]:
+def _tied(slots: Mapping[str, str]) -> dict[str, bool]:
     """Pair of slots that the grammar ties together -> whether their values go together, where both were read."""
     found = {}
     complication, outcome = slots.get("complication"), slots.get("outcome")
@@ -120,7 +120,7 @@ def tied(slots: Mapping[str, str]) -> dict[str, bool]:
 def _coherence(slots: list[dict[str, str]]) -> dict[str, Any]:
     """Share of texts with each tied pair right, and the mean over pairs."""
     names = ["complication and outcome", "outcome and feeling", *(f"complication and {slot}" for slot in OF_TOPIC)]
-    read_in = [tied(row) for row in slots]
+    read_in = [_tied(row) for row in slots]
     by_pair = {}
     for name in names:
         told = [row[name] for row in read_in if name in row]

@@ -5,9 +5,11 @@ import sys
 
 import measure_control
 import pytest
+import torch
 
 from latdiff import storyworld
 from latdiff.config import UserError
+from latdiff.pipeline import LatentTextDiffusionPipeline
 
 
 def write(path, texts):
@@ -59,6 +61,31 @@ def test_without_targets_lengths_alone_are_measured(tiny, tmp_path, monkeypatch)
     assert [row["task"] for row in document["rows"]] == ["unsteered"] + 5 * ["length"]
     assert "content" not in document
     assert all(row["aim"] != row["target"] for row in document["rows"][1:])  # a model of nothing misses
+
+
+def test_of_several_candidates_the_heads_take_one(tiny, tmp_path, monkeypatch):
+    targets = write(tmp_path / "targets.jsonl", ["who : uncle", "who : aunt"])
+    texts = write(tmp_path / "texts.jsonl", [story.text for story in storyworld.sample(100, 5)])
+    drawn, call = [], LatentTextDiffusionPipeline.__call__
+    spy = lambda pipe, **options: drawn.append(options["num_samples"]) or call(pipe, **options)  # noqa: E731
+    monkeypatch.setattr(LatentTextDiffusionPipeline, "__call__", spy)
+    file = tmp_path / "control.json"
+    flags = ["--data", texts, "--targets", targets, "--fluency", str(tiny.ar), "--num-samples", "2", "--sampler",
+             "ddim:1", "--candidates", "3"]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["measure", str(tiny.checkpoint), *flags, "--json", str(file)])
+    measure_control.main()
+    document = json.loads(file.read_text(encoding="utf-8"))
+    assert document["candidates"] == 3
+    assert drawn == [40, *[6] * 7]  # unsteered texts are not chosen
+    assert all(row["n"] == 2 for row in document["rows"][1:])
+
+
+def test_networks_read_a_number_off_latents():
+    latents = torch.randn(400, 2, 3, generator=torch.Generator().manual_seed(0))
+    numbers = [20 + 6 * row for row in (latents[:, 0, 0] * latents[:, 1, 2]).tolist()]  # which no ridge can read
+    read = measure_control.networks(latents, numbers, seed=0)
+    errors = read.predict(latents.flatten(1).numpy()) - numbers
+    assert errors.std() < 0.7 * torch.tensor(numbers).std()
 
 
 def test_an_aim_makes_up_for_what_pilots_missed():
