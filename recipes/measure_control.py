@@ -21,8 +21,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 from sklearn.compose import TransformedTargetRegressor
-from sklearn.ensemble import BaggingRegressor
 from sklearn.neural_network import MLPRegressor
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
@@ -72,12 +72,23 @@ def aimed(length: float, pilots: int, write: Callable[[float, int], list[str]]) 
     return aim
 
 
-def networks(latents: Tensor, numbers: list[int], seed: int) -> TransformedTargetRegressor:
-    """Numbers from latents [N, L, D], the mean of four small networks: they read better than ridge, and steer worse."""
-    one = MLPRegressor(hidden_layer_sizes=(256, 128), alpha=0.01, batch_size=min(256, len(numbers)), max_iter=100,
-                       early_stopping=True, validation_fraction=0.05, n_iter_no_change=4)  # fmt: skip
-    four = BaggingRegressor(one, n_estimators=4, bootstrap=False, random_state=seed)
-    return TransformedTargetRegressor(four, transformer=StandardScaler()).fit(latents.flatten(1).numpy(), numbers)
+def networks(latents: Tensor, numbers: list[int], seed: int) -> list[TransformedTargetRegressor]:
+    """Five small networks that read a number off latents [N, L, D]: better than ridge does, and worse to steer by."""
+    inputs = latents.flatten(1).numpy()
+
+    def one(seed: int) -> TransformedTargetRegressor:
+        network = MLPRegressor(hidden_layer_sizes=(256, 128), alpha=0.01, batch_size=min(256, len(numbers) // 2),
+                               max_iter=100, early_stopping=True, validation_fraction=0.05, n_iter_no_change=4,
+                               random_state=seed)  # fmt: skip
+        return TransformedTargetRegressor(network, transformer=StandardScaler()).fit(inputs, numbers)
+
+    return [one(5 * seed + index) for index in range(5)]
+
+
+def nearness(networks: list[TransformedTargetRegressor], latents: Tensor, number: float) -> list[float]:
+    """Of latents [N, L, D]: the less, the farther the networks' readings lie from a number, or from each other."""
+    readings = np.stack([network.predict(latents.flatten(1).cpu().numpy()) for network in networks])
+    return (-np.square(readings - number).mean(0)).tolist()
 
 
 def arguments() -> argparse.Namespace:
@@ -116,8 +127,8 @@ def main() -> None:
     began, n = time.monotonic(), options.num_samples
     document = {"checkpoint": options.checkpoint.name, "seed": options.seed, "machine": machine(),
                 "texts": options.texts, "times": options.times, "mode": options.mode, "pilots": options.pilots,
-                "candidates": options.candidates, "scheduler": type(pipe.scheduler).__name__, "steps": steps, "decoding": pipe.config.decoding,
-                "fluency": fluency.path, "rows": []}  # fmt: skip
+                "candidates": options.candidates, "scheduler": type(pipe.scheduler).__name__, "steps": steps,
+                "decoding": pipe.config.decoding, "fluency": fluency.path, "rows": []}  # fmt: skip
 
     written: dict[str, list[str]] = {}
 
@@ -155,13 +166,13 @@ def main() -> None:
     numbers = [len(text.split()) for text in texts]
     words = NumberHead.fit(pipe, texts, numbers, name="words")
     print(row_line(words.report))
-    read = networks(pipe.codec.encode(texts).cpu(), numbers, options.seed) if options.candidates > 1 else None
+    readers = networks(pipe.codec.encode(texts).cpu(), numbers, options.seed) if options.candidates > 1 else []
     for length in LENGTHS:
         aim = aimed(length, options.pilots, lambda aim, pilot: write([steer(words, aim)], n, options.seed + pilot))
         title = {"task": "length", "target": length, "aim": aim}
 
         def near(latents: Tensor, length: int = length) -> list[float]:
-            return -abs(read.predict(latents.flatten(1).cpu().numpy()) - length)
+            return nearness(readers, latents, length)
 
         note(title, [steer(words, aim)], lambda text, length=length: abs(len(text.split()) - length) <= 2, score=near)
     for task, texts in written.items():

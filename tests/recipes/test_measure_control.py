@@ -2,6 +2,7 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import measure_control
 import pytest
@@ -83,9 +84,15 @@ def test_of_several_candidates_the_heads_take_one(tiny, tmp_path, monkeypatch):
 def test_networks_read_a_number_off_latents():
     latents = torch.randn(400, 2, 3, generator=torch.Generator().manual_seed(0))
     numbers = [20 + 6 * row for row in (latents[:, 0, 0] * latents[:, 1, 2]).tolist()]  # which no ridge can read
-    read = measure_control.networks(latents, numbers, seed=0)
-    errors = read.predict(latents.flatten(1).numpy()) - numbers
-    assert errors.std() < 0.7 * torch.tensor(numbers).std()
+    readers = measure_control.networks(latents, numbers, seed=0)
+    mean = sum(reader.predict(latents.flatten(1).numpy()) for reader in readers) / len(readers)
+    assert (mean - numbers).std() < 0.7 * torch.tensor(numbers).std()
+
+
+def test_what_the_networks_agree_on_is_nearer():
+    readers = [SimpleNamespace(predict=lambda rows, shift=shift: rows[:, 0] + shift * rows[:, 1]) for shift in (-1, 1)]
+    latents = torch.tensor([[[20.0, 0.0]], [[20.0, 3.0]], [[22.0, 0.0]]])  # sure, unsure, sure of another number
+    assert measure_control.nearness(readers, latents, 20) == [0, -9, -4]
 
 
 def test_an_aim_makes_up_for_what_pilots_missed():
