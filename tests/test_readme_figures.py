@@ -67,8 +67,8 @@ CLAIMS = {
         document("e2e-control")["unsteered"]["perplexity"], document("e2e")["fluency"]["tokens"]
     ],
     r"is met .*? of the time": lambda: [document("e2e-control")["content"]["success"]],
-    r"Length in words is not \(.*?\)": lambda: [
-        document("e2e-control")["length"]["success"], document("e2e-length-aimed")["length"]["success"]
+    r"Length in words is not: .*? where the heads": lambda: [
+        document("e2e-control")["length"]["success"], document("e2e-length-best-25")["length"]["success"]
     ],
     r"steering towards a sentiment is right .*? of the time": lambda: mean(document("yelp")["guided"], "success"),
 }  # fmt: skip
