@@ -70,6 +70,9 @@ CLAIMS = {
     r"Length in words is not: .*? where the heads": lambda: [
         document("e2e-control")["length"]["success"], document("e2e-length-best-25")["length"]["success"]
     ],
+    r"told its class with guidance: right .*? of the time": lambda: mean(
+        (row for row in document("agnews")["by_class"] if row["guidance_scale"] == 4), "success"
+    ),
     r"steering towards a sentiment is right .*? of the time": lambda: mean(document("yelp")["guided"], "success"),
 }  # fmt: skip
 
