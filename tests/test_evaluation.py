@@ -262,10 +262,11 @@ def test_what_is_written_for_a_source_is_held_against_its_own_text(pipe):
     sources = [*TEXTS[:5], "harbor " * 200]  # the last is too long
     corpus = Corpus([], [*TEXTS[:4], *TEXTS[4:6]], valid_conditions=sources)
     recipe, obedient = Recipe(data=DataConfig(source="pairs.csv", condition="text")), Obedient(pipe)
-    near = SimpleNamespace(path="an encoder", f1=lambda texts, of: float(texts[0].lower() == of[0][0].lower()))
+    alike = lambda texts, of: float(texts[0].lower() == of[0][0].lower())  # noqa: E731
+    near = SimpleNamespace(path="an encoder", layer=6, f1=alike)
     scorer = Scorer(recipe, corpus, similarity=near)
     row = Evaluation(obedient, scorer, num_samples=8, seed=3).by_source(1.0, candidates=5)
-    assert scorer.scorers() == {"bert_score": "an encoder"}
+    assert scorer.scorers() == {"bert_score": "an encoder, layer 6"}
     assert row["bert_score"] == row["rouge"]["rouge2"] == 1
     assert (row["n"], row["candidates"], row["unchanged"]) == (5, 5, 0)
     assert row["bleu"] == row["bleu_of_sources"] == row["sources_as_they_are"] == pytest.approx(100)
