@@ -41,6 +41,7 @@ OF_PIPELINES = ("samplers", "scale", "sweep_scale", "guidance_scale", "decode")
 OF_RIVALS = ("recipe", "top_p", "rerank", "text_column")
 Measure = tuple[Callable[[int], dict], dict]  # seed -> figures, and what is the same for all seeds
 
+
 def run(options: argparse.Namespace) -> None:
     """`latdiff evaluate`: measure, write the document, draw it, print its summary."""
     place = Path(options.checkpoint)
@@ -117,7 +118,7 @@ def _measure_rival(options: argparse.Namespace, place: Path) -> Measure:
         raise UserError(f"{place} has no recipe.yaml beside it, which says what its texts should be like; name one: "
                         "--recipe storyworld, or the path of a checkpoint's recipe.yaml")  # fmt: skip
     recipe = load_recipe(options.recipe or str(own))
-    rival = _file(options, place) if place.is_file() else LanguageModelGenerator(place, options.top_p or 1.0)
+    rival = _file(options, place) if place.is_file() else _language_model(options, place)
     folder, k = _rerank_words(options.rerank) if options.rerank else (None, 0)
     codec, heads = (load_codec(folder), _heads_of_labels(folder)) if folder else (None, [])
     if folder and not heads:
@@ -151,6 +152,12 @@ def _file(options: argparse.Namespace, place: Path) -> TextsGenerator:
     generator = TextsGenerator(str(place), options.text_column or "text")
     generator.generate(None, options.num_samples, options.seed + options.seeds - 1)
     return generator
+
+
+def _language_model(options: argparse.Namespace, place: Path) -> LanguageModelGenerator:
+    if options.text_column:
+        raise UserError(f"{place} is a language model, for which --text-column means nothing; leave it out")
+    return LanguageModelGenerator(place, options.top_p or 1.0)
 
 
 def _rerank_words(text: str) -> tuple[Path, int]:

@@ -31,7 +31,7 @@ from latdiff import metrics
 from latdiff.cards import machine, row_line, write_json
 from latdiff.config import MIN_PER_CLASS, MODES, UserError, plain_errors, sampler_words
 from latdiff.data import load_texts
-from latdiff.generators import BestOf, PipelineGenerator
+from latdiff.generators import BestOf, Generator, PipelineGenerator
 from latdiff.heads import AttributeHead, NumberHead
 from latdiff.judges import FluencyJudge
 from latdiff.pipeline import load_for_commands, make_scheduler
@@ -114,6 +114,9 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     options = arguments()
+    for flag, value, least in (("--candidates", options.candidates, 1), ("--pilots", options.pilots, 0)):
+        if value < least:
+            raise UserError(f"{flag} is {value}, must be {least} or more")
     sampler = sampler_words(options.sampler, "--sampler") if options.sampler else None  # refused before anything loads
     pipe = load_for_commands(options.checkpoint, quiet=True)
     steps = pipe.config.num_inference_steps
@@ -132,18 +135,19 @@ def main() -> None:
 
     written: dict[str, list[str]] = {}
 
-    def write(guides: list, n: int, seed: int) -> list[str]:
-        return PipelineGenerator(pipe, steps=steps, guides=guides).generate(None, n, seed)
+    def writer(guides: list) -> PipelineGenerator:
+        return PipelineGenerator(pipe, steps=steps, guides=guides)
 
-    def best(guides: list, score: Callable[[Tensor], list[float]] | None, n: int) -> list[str]:
-        one = PipelineGenerator(pipe, steps=steps, guides=guides)
-        if options.candidates > 1 and guides:
-            k = options.candidates
-            one = BestOf(one, pipe.codec, score, k) if score else BestOf.by_head(one, pipe.codec, guides[0], k)
-        return one.generate(None, n, options.seed)
+    def best(guides: list, score: Callable[[Tensor], list[float]] | None) -> Generator:
+        k = options.candidates
+        if k == 1 or not guides:
+            return writer(guides)
+        if score:
+            return BestOf(writer(guides), pipe.codec, score, k)
+        return BestOf.by_head(writer(guides), pipe.codec, guides[0], k)
 
     def note(title: dict, guides: list, met, n: int = n, score=None) -> None:
-        texts = best(guides, score, n)
+        texts = best(guides, score).generate(None, n, options.seed)
         written.setdefault(title["task"], []).extend(texts)
         row = title | figures(texts, fluency, options.num_samples)
         row |= {"success": sum(bool(met(text)) for text in texts) / n, "samples": texts[:3]}
@@ -167,8 +171,12 @@ def main() -> None:
     words = NumberHead.fit(pipe, texts, numbers, name="words")
     print(row_line(words.report))
     readers = networks(pipe.codec.encode(texts).cpu(), numbers, options.seed) if options.candidates > 1 else []
+
+    def pilots(aim: float, pilot: int) -> list[str]:
+        return writer([steer(words, aim)]).generate(None, n, options.seed + pilot)
+
     for length in LENGTHS:
-        aim = aimed(length, options.pilots, lambda aim, pilot: write([steer(words, aim)], n, options.seed + pilot))
+        aim = aimed(length, options.pilots, pilots)
         title = {"task": "length", "target": length, "aim": aim}
 
         def near(latents: Tensor, length: int = length) -> list[float]:

@@ -443,6 +443,11 @@ def test_flags_that_mean_nothing_for_a_rival(refused, tmp_path, tiny, flags):
     assert f"{flags[0]} means nothing" in said
 
 
+def test_a_column_of_a_language_model(refused, tmp_path, tiny):
+    said = refused("evaluate", "--json", tmp_path / "m.json", "--text-column", "story", folder=tiny.ar)
+    assert "--text-column means nothing" in said
+
+
 def test_flags_that_mean_nothing_for_a_file(refused, tmp_path, tiny):
     (tmp_path / "texts.txt").write_text("one", encoding="utf-8")
     flags = ("--recipe", tiny.ar / "recipe.yaml", "--top-p", 0.5)

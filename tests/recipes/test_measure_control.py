@@ -81,6 +81,14 @@ def test_of_several_candidates_the_heads_take_one(tiny, tmp_path, monkeypatch):
     assert all(row["n"] == 2 for row in document["rows"][1:])
 
 
+@pytest.mark.parametrize("flag", [("--candidates", "0"), ("--pilots", "-1")])
+def test_numbers_of_texts_that_cannot_be(tmp_path, monkeypatch, flag):
+    flags = ["--data", "none", "--fluency", "none", "--json", str(tmp_path / "m.json"), *flag]
+    monkeypatch.setattr(sys, "argv", ["measure", str(tmp_path), *flags])
+    with pytest.raises(UserError, match=f"{flag[0]}.* {flag[1]}"):
+        measure_control.main()
+
+
 def test_networks_read_a_number_off_latents():
     latents = torch.randn(400, 2, 3, generator=torch.Generator().manual_seed(0))
     numbers = [20 + 6 * row for row in (latents[:, 0, 0] * latents[:, 1, 2]).tolist()]  # which no ridge can read
