@@ -159,7 +159,7 @@ def averaged(documents: list[dict]) -> dict:
     """
     if len(documents) == 1:
         return documents[0]
-    spread = _merged(documents, lambda values: statistics.stdev(values) if float in map(type, values) else None)
+    spread = _merged(documents, _deviation)
     return _merged(documents, _mean) | {"sd": spread}
 
 
@@ -170,14 +170,23 @@ def _mean(values: list) -> float | int | str | None:
     return sum(values) / len(values)
 
 
-def _merged(values: list, of_leaves: Callable[[list], Any]) -> Any:
-    """The tree that all of `values` are, with one value for the values at every leaf; None leaves a leaf out."""
+def _deviation(values: list) -> float | None:
+    return statistics.stdev(values) if float in map(type, values) and len(values) > 1 else None
+
+
+def _merged(values: list, of_leaves: Callable[[list], Any], absent: list = ()) -> Any:
+    """The tree that all of `values` are, with one value for the values at every leaf; None leaves a leaf out.
+
+    `absent` stands for what one of them lacks: nothing, but [0] below "errors", for those that no text of a seed had.
+    """
     if all(isinstance(value, dict) for value in values):
-        keys = dict.fromkeys(key for value in values for key in value)  # an error that no text of a seed had is 0
-        found = {key: _merged([value.get(key, 0.0) for value in values], of_leaves) for key in keys}
+        found = {}
+        for key in dict.fromkeys(key for value in values for key in value):
+            there = [one for value in values for one in ([value[key]] if key in value else absent)]
+            found[key] = _merged(there, of_leaves, [0.0] if key == "errors" else absent)
         return {key: value for key, value in found.items() if value is not None}
     if all(isinstance(value, list) and value and isinstance(value[0], dict) for value in values):
-        return [_merged(list(rows), of_leaves) for rows in zip(*values, strict=True)]
+        return [_merged(list(rows), of_leaves, absent) for rows in zip(*values, strict=True)]
     if all(isinstance(value, list) and value and isinstance(value[0], int) for value in values):
         found = [of_leaves(list(column)) for column in itertools.zip_longest(*values, fillvalue=0)]
         return None if None in found else found

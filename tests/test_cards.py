@@ -61,6 +61,16 @@ def test_seeds_become_means_and_the_same_tree_of_standard_deviations():
     assert whole["guided"] == []
 
 
+def test_a_figure_that_a_seed_lacks_is_averaged_over_the_others():
+    """Perplexity is left out where no text has a token; that seed's is not 0."""
+    first, second, third = documents()[0], documents()[1], documents()[1]
+    second["unconditional"][0]["perplexity"], third["unconditional"][0]["perplexity"] = 4.0, 6.0
+    whole = averaged([first, second, third])
+    assert whole["unconditional"][0]["perplexity"] == 5
+    assert whole["sd"]["unconditional"][0]["perplexity"] == pytest.approx(math.sqrt(2))
+    assert "perplexity" not in averaged([first, second])["sd"]["unconditional"][0]  # of one figure there is none
+
+
 def test_one_seed_has_no_spread():
     assert averaged(documents()[:1]) == documents()[0]
 
