@@ -38,7 +38,7 @@ def test_every_share_of_every_kind_is_a_row_and_ranks_are_compared(tmp_path, tin
     models = tmp_path / "models.json"
     figures = {"n": 40, "slot_tv": {"mean": 0.1, "floor": 0.1}, "perplexity": 9.0, "perplexity_of_texts": 9.0}
     rows = [figures | {"scheduler": "ddpm", "steps": k, "validity": k / 10, "mauve": k / 20} for k in (1, 5, 9)]
-    rows[2] |= {"perplexity": 4.0, "slot_tv": {"mean": 0.3, "floor": 0.1}}
+    rows[2] |= {"perplexity": 4.0, "perplexity_of_texts": 5.0, "slot_tv": {"mean": 0.3, "floor": 0.1}}
     document = {"checkpoint": "ours", "scorers": {"mauve": str(tiny.ar), "fluency": str(tiny.ar)}}
     models.write_text(json.dumps(document | {"unconditional": rows}), encoding="utf-8")
     found = measure(tmp_path, tiny, monkeypatch, "--documents", models)
