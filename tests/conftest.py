@@ -2,7 +2,9 @@
 
 import contextlib
 import hashlib
+import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -104,3 +106,71 @@ def fingerprint():
         return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
     return of
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tiny, tmp_path_factory):
+    """The tiny checkpoint with two heads, fitted by the command itself."""
+    from latdiff import cli
+
+    folder = shutil.copytree(tiny.checkpoint, tmp_path_factory.mktemp("cli") / "tiny")
+    for name in ("sentiment", "tense"):
+        cli.main(["fit-head", str(folder), "--quiet", "--data", "storyworld", "--label-column", name,
+                  "--name", name, "--limit", "80"])  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def latdiff(checkpoint, capsys):
+    """latdiff(command, *flags) -> what was printed"""
+
+    from latdiff import cli
+
+    def run(command, *flags, folder=checkpoint):
+        capsys.readouterr()
+        cli.main([command, str(folder), "--quiet", *map(str, flags)])
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def refused(latdiff, checkpoint, fingerprint):
+    """refused(command, *flags) -> the sentence of the error; the checkpoint is left as it was."""
+
+    def run(command, *flags, folder=checkpoint):
+        before = fingerprint(checkpoint)
+        with pytest.raises(SystemExit) as error:
+            latdiff(command, *flags, folder=folder)
+        assert fingerprint(checkpoint) == before
+        said = error.value.code  # a text here is printed, and the exit status is 1
+        assert isinstance(said, str)
+        assert said.startswith("error: ")
+        assert "Traceback" not in said
+        return said.removeprefix("error: ")
+
+    return run
+
+
+@pytest.fixture
+def reviews(tmp_path):
+    """reviews(rows) -> a file of them"""
+
+    def write(rows):
+        path = tmp_path / "reviews.jsonl"
+        path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def rows_of():
+    """rows_of(labels) -> labelled texts, so many of each label, in turn"""
+    from latdiff import storyworld
+
+    def rows(labels, each=6):
+        stories = storyworld.sample(each * len(labels), 5)
+        return [{"text": story.text, "label": labels[i % len(labels)]} for i, story in enumerate(stories)]
+
+    return rows
