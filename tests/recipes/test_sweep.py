@@ -1,0 +1,86 @@
+"""A sweep: every row trained and measured, all mistakes at once, no row run twice."""
+
+import json
+import shutil
+import sys
+
+import pytest
+import sweep
+
+from latdiff.config import RecipeError, UserError
+
+ROWS = """
+base: {base}
+settings: [train_denoiser.steps=2]
+rows:
+  As it is: []
+  x0, fewer steps: [diffusion.prediction=x0, train_denoiser.steps=1]
+"""
+
+
+@pytest.fixture
+def run(tiny, tmp_path, monkeypatch):
+    """run(*flags) -> the document; the sweep's file is `rows.yaml` in the working directory."""
+    monkeypatch.chdir(shutil.copytree(tiny.root, tmp_path / "work"))
+    file = tmp_path / "work" / "rows.yaml"
+    file.write_text(ROWS.format(base=tiny.recipe), encoding="utf-8")
+
+    def run(*flags):
+        words = ["rows.yaml", "autoencoder.path=checkpoints/tiny", "--json", "sweep.json", "--num-samples", "6",
+                 "--samplers", "ddim:2", "ddpm:2", "--quiet", *flags]  # fmt: skip
+        monkeypatch.setattr(sys, "argv", ["sweep", *words])
+        sweep.main()
+        return json.loads((tmp_path / "work" / "sweep.json").read_text(encoding="utf-8"))
+
+    return run
+
+
+def test_every_row_is_trained_and_measured(run, tmp_path):
+    document = run("--seeds", "2")
+    assert [row["row"] for row in document["rows"]] == ["As it is", "x0, fewer steps"]
+    for row, steps in zip(document["rows"], (2, 1), strict=True):
+        assert row["training"]["denoiser_steps"] == steps
+        assert [told["scheduler"] for told in row["unconditional"]] == ["ddim", "ddpm"]
+        assert all({"validity", "slot_tv"} <= set(told) and "samples" not in told for told in row["unconditional"])
+        assert "validity" in row["sd"]["unconditional"][0]
+    folder = tmp_path / "work" / "checkpoints" / "rows-x0-fewer-steps"
+    assert json.loads((folder / "denoiser" / "config.json").read_text(encoding="utf-8"))["prediction"] == "x0"
+    assert not (folder / "train").exists()
+
+
+def test_a_sweep_goes_on_where_it_was_stopped(run, tmp_path, monkeypatch):
+    whole = run()
+    file = tmp_path / "work" / "sweep.json"
+    file.write_text(json.dumps(whole | {"rows": whole["rows"][:1]}), encoding="utf-8")
+    trained = []
+    monkeypatch.setattr(sweep, "run", lambda row, *rest: trained.append(row.name) or {"row": row.name, "settings":
+                        row.settings, "unconditional": []})  # fmt: skip
+    assert [row["row"] for row in run()["rows"]] == ["As it is", "x0, fewer steps"]
+    assert trained == ["x0, fewer steps"]
+
+
+def test_a_row_of_the_same_name_with_other_settings_is_refused(run, tmp_path):
+    done = {"rows": [{"row": "As it is", "settings": ["train_denoiser.steps=9"]}]}
+    (tmp_path / "work" / "sweep.json").write_text(json.dumps(done), encoding="utf-8")
+    with pytest.raises(UserError, match="was run with"):
+        run()
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("{a: [denoiser.widht=3], b: [train_denoiser.steps=0]}", "2 of 2 rows"),
+        ("{A b: [], a-B: []}", "the folder of two rows"),
+        ("[a, b]", "is no sweep"),
+    ],
+)
+def test_all_mistakes_are_said_before_a_row_is_trained(tmp_path, tiny, rows, said):
+    file = tmp_path / "rows.yaml"
+    file.write_text(f"base: {tiny.recipe}\nrows: {rows}\n", encoding="utf-8")
+    with pytest.raises(RecipeError, match=said):
+        sweep.load_sweep(file, [])
+
+
+@pytest.mark.parametrize("path", sorted((sweep.Path(sweep.__file__).parent / "sweeps").glob("*.yaml")))
+def test_the_sweeps_that_come_with_it_can_be_run(path):
+    assert len(sweep.load_sweep(path, [])) > 1
