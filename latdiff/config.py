@@ -21,7 +21,7 @@ from pathlib import Path
 
 import yaml
 
-SCHEDULERS = ("ddpm", "ddim", "dpm++", "sde-dpm++", "unipc", "renoise")
+SCHEDULERS = ("ddpm", "ddim", "dpm++", "sde-dpm++", "unipc", "tcd", "renoise")
 DEFAULT_C = 0.01  # of a head; strong regularisation, which steers better: docs/experiments.md
 DEFAULT_ALPHA = 100.0  # of a head of numbers
 DEFAULT_STRENGTH = 0.65  # of an edit

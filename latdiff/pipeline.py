@@ -15,6 +15,7 @@ from diffusers import (
     DiffusionPipeline,
     DPMSolverMultistepScheduler,
     LCMScheduler,
+    TCDScheduler,
     UniPCMultistepScheduler,
 )
 from diffusers.utils import BaseOutput, logging
@@ -315,15 +316,19 @@ def make_scheduler(name: str, trained_betas: list[float]):
         "timestep_spacing": "trailing",
     }  # fmt: skip
     multistep = {"final_sigmas_type": "zero", "lower_order_final": True}
+    of_consistency = {
+        "clip_sample": False, "set_alpha_to_one": True, "original_inference_steps": len(trained_betas)
+    }  # fmt: skip
     return {
         "ddpm": lambda: DDPMScheduler(**common, clip_sample=False, variance_type="fixed_small"),
         "ddim": lambda: DDIMScheduler(**common, clip_sample=False, set_alpha_to_one=True),
         "dpm++": lambda: DPMSolverMultistepScheduler(**common, **multistep),
         "sde-dpm++": lambda: DPMSolverMultistepScheduler(**common, **multistep, algorithm_type="sde-dpmsolver++"),
         "unipc": lambda: UniPCMultistepScheduler(**common),
+        # Between ddim and full re-noising: down to 0.7 of the next time, and by noise back up to it
+        "tcd": lambda: TCDScheduler(**common, **of_consistency),
         # z <- alpha x0 + sigma eps at every step: full re-noising, which diffusers ships as LCM's scheduler
-        "renoise": lambda: LCMScheduler(**common, clip_sample=False, set_alpha_to_one=True,
-                                        original_inference_steps=len(trained_betas)),
+        "renoise": lambda: LCMScheduler(**common, **of_consistency),
     }[name]()  # fmt: skip
 
 

@@ -51,12 +51,13 @@ def draw(name, steps, seed=0, n=N, schedule="cosine", prediction="x0", guides=()
 
 
 def foreseen(name, steps, schedule="cosine"):
-    """Mean and standard deviation after `steps` of ddpm, ddim or renoise, from their formulas."""
+    """Mean and standard deviation after `steps` of ddpm, ddim, tcd or renoise, from their formulas."""
     scheduler = make_scheduler(name, betas(schedule))
     scheduler.set_timesteps(steps)
-    alpha2 = [scheduler.alphas_cumprod[t].item() for t in scheduler.timesteps] + [1.0]
+    times = [*scheduler.timesteps.tolist(), 0]
+    alpha2 = [scheduler.alphas_cumprod[t].item() for t in times[:-1]] + [1.0]
     mean, variance = 0.0, 1.0  # of z
-    for now, after in itertools.pairwise(alpha2):
+    for (now, after), then in zip(itertools.pairwise(alpha2), times[1:], strict=True):
         slope = gain(now)  # x0 = slope * z + offset
         offset = MEAN - slope * now**0.5 * MEAN
         if name == "renoise":  # z <- alpha' x0 + sigma' eps
@@ -64,6 +65,10 @@ def foreseen(name, steps, schedule="cosine"):
         elif name == "ddim":  # z <- alpha' x0 + sigma' eps(z, x0)  (Song et al. 2021, eq. 12 with sigma = 0)
             for_z = ((1 - after) / (1 - now)) ** 0.5
             for_x0, noise = after**0.5 - for_z * now**0.5, 0.0
+        elif name == "tcd":  # ddim to 0.7 of the next time, and noise from there  (Zheng et al. 2024, algorithm 4)
+            below = scheduler.alphas_cumprod[int(0.7 * then)].item() if then else 1.0
+            for_z = (after / below * (1 - below) / (1 - now)) ** 0.5
+            for_x0, noise = after**0.5 - for_z * now**0.5, 1 - after / below
         else:  # the posterior of z' given z and x0  (Ho et al. 2020, eq. 7)
             kept = now / after
             for_x0 = after**0.5 * (1 - kept) / (1 - now)
@@ -76,7 +81,7 @@ def foreseen(name, steps, schedule="cosine"):
 
 @pytest.mark.parametrize("schedule", ["cosine", "tan-3"])
 @pytest.mark.parametrize("steps", [2, 5, 20, 50])
-@pytest.mark.parametrize("name", ["ddpm", "ddim", "renoise"])
+@pytest.mark.parametrize("name", ["ddpm", "ddim", "tcd", "renoise"])
 def test_a_sampler_gives_what_its_formula_foresees(name, steps, schedule):
     samples, _ = draw(name, steps, schedule=schedule)
     mean, std = foreseen(name, steps, schedule)
@@ -86,7 +91,8 @@ def test_a_sampler_gives_what_its_formula_foresees(name, steps, schedule):
 
 # How near the data each comes in 50 steps. Samplers of the first order shrink towards the mean in few steps;
 # full re-noising stays narrow, for each step starts from an average once more.
-WITHIN = {"ddpm": 0.04, "ddim": 0.02, "dpm++": 0.015, "sde-dpm++": 0.03, "unipc": 0.015, "renoise": 0.18}
+WITHIN = {"ddpm": 0.04, "ddim": 0.02, "dpm++": 0.015, "sde-dpm++": 0.03, "unipc": 0.015, "tcd": 0.06,
+          "renoise": 0.18}  # fmt: skip
 
 
 def test_every_scheduler_has_its_tolerance():
@@ -104,7 +110,7 @@ def test_samples_are_distributed_as_the_data(name):
     assert standard.pow(4).mean().item() == pytest.approx(3, abs=0.2)
 
 
-@pytest.mark.parametrize("name", ["ddpm", "ddim", "dpm++", "sde-dpm++", "unipc"])
+@pytest.mark.parametrize("name", ["ddpm", "ddim", "dpm++", "sde-dpm++", "unipc", "tcd"])
 def test_more_steps_come_nearer(name):
     few, many = (abs(draw(name, steps)[0].std().item() - STD) for steps in (4, 100))
     assert many < 0.5 * few
