@@ -124,14 +124,12 @@ class Evaluation:
         self, heads: list[AttributeHead], samplers: list[tuple[str, int]], scale: float | None = None,
         sweep: list[float] | None = None, guidance_scales: Sequence[float] = (1.0, 2.0),
     ) -> dict:  # fmt: skip
-        """The document: reconstruction, unsteered samples of each sampler, told ones, steered ones, and pairs of heads.
+        """The document: unsteered samples of each sampler, told ones, steered ones, and pairs of heads.
 
         `sweep`, if given, adds control against fluency at these scales, or, where it is empty, at those around usual.
         """
-        corpus, n = self.scorer.corpus, self.num_samples
-        found: dict = {"reconstruction": reconstruction(self.pipe.codec, corpus.valid[:n], self.seed,
-                                                        self.pipe.config.decoding, bleu=True)}  # fmt: skip
-        found["unconditional"] = [self.unconditional(name, steps) for name, steps in samplers]
+        corpus = self.scorer.corpus
+        found: dict = {"unconditional": [self.unconditional(name, steps) for name, steps in samplers]}
         if corpus.classes:
             found["by_class"] = [row for weight in guidance_scales for row in self.by_class(weight)]
         elif corpus.valid_conditions:

@@ -149,6 +149,7 @@ class CrowdJudge:
         self.path = str(path)
         self.tokenizer, self.model = _pretrained(AutoModel, self.path)
         self.looks_both_ways = self._looks_both_ways()
+        self._references: tuple[list[str], torch.Tensor] | None = None  # the last ones: crowd after crowd meets them
 
     @torch.no_grad()
     def states(self, texts: list[str]) -> torch.Tensor:
@@ -168,7 +169,9 @@ class CrowdJudge:
         import mauve
 
         n = min(len(texts), len(references))
-        features = [self.states(crowd[:n]).numpy() for crowd in (references, texts)]
+        if self._references is None or self._references[0] != references[:n]:
+            self._references = references[:n], self.states(references[:n])
+        features = self._references[1].numpy(), self.states(texts[:n]).numpy()
         return float(mauve.compute_mauve(*features, verbose=False, seed=0).mauve)
 
     @torch.no_grad()

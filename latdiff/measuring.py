@@ -28,7 +28,7 @@ from latdiff.cards import (
 )
 from latdiff.config import DECODING, Recipe, UserError, load_recipe, sampler_words
 from latdiff.data import load_corpus, load_labelled
-from latdiff.evaluation import Evaluation, by_class, reranked, unsteered
+from latdiff.evaluation import Evaluation, by_class, reconstruction, reranked, unsteered
 from latdiff.generators import LanguageModelGenerator, TextsGenerator
 from latdiff.heads import AttributeHead, load_head
 from latdiff.judges import CrowdJudge, FluencyJudge, LabelJudge, SeenTexts, SimilarityJudge
@@ -53,8 +53,6 @@ def run(options: argparse.Namespace) -> None:
     seeds = list(range(options.seed, options.seed + options.seeds))
     measured = averaged([measure(seed) for seed in seeds])
     trained = training_figures(place) if place.is_dir() else {}
-    if "reconstruction" in measured:
-        measured["reconstruction"] = (trained.get("reconstruction") or {}) | measured["reconstruction"]
     document = trained | {"checkpoint": place.name, "seeds": seeds, "machine": machine()} | document | measured
     document["evaluation_minutes"] = round((time.monotonic() - began) / 60, 2)
     write_json(options.json, document)
@@ -108,7 +106,10 @@ def _measure_pipeline(options: argparse.Namespace, folder: Path) -> Measure:
         return evaluation.everything(heads, samplers, options.scale, options.sweep_scale,
                                      options.guidance_scale or (1.0, 2.0))  # fmt: skip
 
-    return measure, _of_all_seeds(scorer, options) | {"decoding": pipe.config.decoding}
+    back = reconstruction(pipe.codec, scorer.corpus.valid[: options.num_samples], options.seed, pipe.config.decoding,
+                          bleu=True)  # fmt: skip
+    of_training = (training_figures(folder).get("reconstruction") or {}) | back
+    return measure, _of_all_seeds(scorer, options) | {"decoding": pipe.config.decoding, "reconstruction": of_training}
 
 
 def _measure_rival(options: argparse.Namespace, place: Path) -> Measure:

@@ -170,6 +170,7 @@ def test_a_crowd_is_like_itself_and_unlike_another(tiny, tmp_path):
     alike, other = (judge.mauve(crowd, stories[60:]) for crowd in (stories[:60], [text.upper() for text in stories]))
     assert 0 <= other < 0.5 < alike <= 1
     assert judge.mauve(stories[60:], stories[60:]) == pytest.approx(1)
+    assert judge.mauve(stories[60:], [text.upper() for text in stories[60:]]) == pytest.approx(other, abs=0.2)
 
 
 def test_states_are_of_the_last_token_or_of_all_where_the_model_looks_both_ways(tmp_path, language_model):
