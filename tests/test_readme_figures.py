@@ -51,6 +51,7 @@ CLAIMS = {
     r"\| reconstruction of unseen stories, exact .*? under 1\.0": lambda: reconstructed("storyworld"),
     r"\| unsteered \(DDPM\): valid .*?; in the training set 0 \|": lambda: unsteered("storyworld", "ddpm"),
     r"\| unsteered \(full re-noising\): valid .*?: more": lambda: unsteered("storyworld", "renoise")[:3],
+    r"over five noise seeds its unsteered texts are .*? \(sampler": lambda: unsteered("storyworld-full", "tcd")[:3],
     r"\| steered by sentiment, head from 400 stories: right .*? \| \|": lambda: steered(
         "storyworld-seed2", "guided", "sentiment"
     ),
