@@ -98,6 +98,8 @@ def main() -> None:
     options = parser.parse_intermixed_args()
     rows, samplers = load_sweep(options.sweep, options.settings), [sampler_words(text) for text in options.samplers]
     document = older_figures(options.json) or {"sweep": options.sweep.stem, "machine": machine(), "rows": []}
+    if document.get("sweep") != options.sweep.stem:
+        raise UserError(f"{options.json} holds no rows of {options.sweep.stem}; name another file")
     left = left_to_run(rows, document["rows"])
     fluency = FluencyJudge(options.fluency) if options.fluency else None
     judges = fluency, CrowdJudge(options.mauve) if options.mauve else None

@@ -60,9 +60,15 @@ def test_a_sweep_goes_on_where_it_was_stopped(run, tmp_path, monkeypatch):
 
 
 def test_a_row_of_the_same_name_with_other_settings_is_refused(run, tmp_path):
-    done = {"rows": [{"row": "As it is", "settings": ["train_denoiser.steps=9"]}]}
+    done = {"sweep": "rows", "rows": [{"row": "As it is", "settings": ["train_denoiser.steps=9"]}]}
     (tmp_path / "work" / "sweep.json").write_text(json.dumps(done), encoding="utf-8")
     with pytest.raises(UserError, match="was run with"):
+        run()
+
+
+def test_figures_of_something_else_are_not_added_to(run, tmp_path):
+    (tmp_path / "work" / "sweep.json").write_text('{"rows": []}', encoding="utf-8")
+    with pytest.raises(UserError, match="no rows of rows"):
         run()
 
 
