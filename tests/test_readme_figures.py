@@ -74,6 +74,9 @@ CLAIMS = {
     r"told its class with guidance: right .*? of the time": lambda: mean(
         (row for row in document("agnews")["by_class"] if row["guidance_scale"] == 4), "success"
     ),
+    r"with little sense \(MAUVE .*?\)": lambda: [
+        document("rocstories")["unconditional"][0]["mauve"], document("rocstories")["unseen"]["mauve"]
+    ],
     r"steering towards a sentiment is right .*? of the time": lambda: mean(document("yelp")["guided"], "success"),
 }  # fmt: skip
 
