@@ -56,9 +56,9 @@ def summary(document: dict) -> str:
     if document.get("composed"):
         groups.append((f"steered by {' and '.join(document['composed'][0]['targets'])} at once", document["composed"]))
     lines += [_success(title, rows) + f" at scale {rows[0]['scale']:g}" for title, rows in groups]
-    for name, rows in itertools.groupby(document.get("reranked", []), key=lambda row: row["attribute"]):
+    for names, rows in itertools.groupby(document.get("reranked", []), key=lambda row: list(row["targets"])):
         rows = list(rows)
-        lines.append(_success(f"best of {rows[0]['best_of']} by the head of {name}", rows))
+        lines.append(_success(f"best of {rows[0]['best_of']} by the head of {' and of '.join(names)}", rows))
     return "\n".join(lines)
 
 

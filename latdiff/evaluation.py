@@ -96,15 +96,20 @@ def by_class(generator: Generator, scorer: Scorer, n: int, seed: int) -> list[di
 
 
 def reranked(
-    generator: Generator, scorer: Scorer, n: int, seed: int, codec: TextCodec, head: AttributeHead, k: int
+    generator: Generator, scorer: Scorer, n: int, seed: int, codec: TextCodec, heads: list[AttributeHead], k: int
 ) -> list[dict]:
-    """A row for every label of a head, which takes the best of every k of a generator's texts; they share n texts."""
-    share, rows = max(1, n // len(head.labels)), []
-    for label in head.labels:
-        best = BestOf.by_head(generator, codec, head.toward(label), k)
-        texts = best.generate(None, share, seed)
-        row = {"attribute": head.name, "target": label} | best.settings
-        rows.append(row | scorer.steered(texts, {head.name: label}) | {"samples": texts[:10]})
+    """A row for every combination of one label from each of the heads, which share n texts, the best of every k.
+
+    All choose among the same texts, as steered ones start from the same noise.
+    """
+    combinations = list(itertools.product(*(head.labels for head in heads)))
+    share, rows = max(1, n // len(combinations)), []
+    written = BestOf(generator.generate(None, share * k, seed), codec, k)
+    for labels in combinations:
+        texts = written.toward([head.toward(label) for head, label in zip(heads, labels, strict=True)])
+        targets = {head.name: label for head, label in zip(heads, labels, strict=True)}
+        row = {"targets": targets} | generator.settings | {"best_of": k}
+        rows.append(row | scorer.steered(texts, targets) | {"samples": texts[:10]})
     return rows
 
 

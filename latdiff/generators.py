@@ -6,12 +6,11 @@ Whatever has that method can be measured by `evaluation`, so that a rival is hel
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from latdiff.codec import TextCodec
 from latdiff.config import UserError
@@ -113,32 +112,29 @@ class LanguageModelGenerator:
 
 
 class BestOf:
-    """Another generator's texts, of every k in a row the one that scores best, by its latents when it is read again.
+    """Of every k texts in a row the one that heads like best, by its latents when it is read again.
 
-    The cheapest control of a model that cannot be steered, if a head that would guide ours keeps the score.
+    The cheapest control of a writer that cannot be steered, if the heads that would guide ours keep the score. The
+    texts are read once, whatever they are chosen by.
     """
 
-    def __init__(self, generator: Generator, codec: TextCodec, score: Callable[[Tensor], list[float]], k: int):
-        """score: latents [N, L, D] of the codec -> N numbers, the larger the better."""
-        self.generator, self.codec, self.score, self.k = generator, codec, score, k
-        self.settings, self.classes = generator.settings | {"best_of": k}, generator.classes
+    def __init__(self, texts: list[str], codec: TextCodec, k: int):
+        """texts: a multiple of k."""
+        self.texts, self.codec, self.k = texts, codec, k
+        self._fit = torch.tensor(codec.fits(texts))
+        self._latents = codec.encode(list(itertools.compress(texts, self._fit))) if self._fit.any() else None
 
-    @classmethod
-    def by_head(cls, generator: Generator, codec: TextCodec, guide: Guide, k: int) -> BestOf:
-        """The likeliest by a guide's head. Raises CheckpointError for a head of another codec."""
-        check_guides(codec, [guide])
-        return cls(generator, codec, lambda latents: next(iter(scores(latents, [guide]).values())), k)
+    def toward(self, guides: Sequence[Guide]) -> list[str]:
+        """The likeliest ones, by the product of the guides' probabilities, one for every k.
 
-    def generate(self, prompts: Sequence[str] | None, n: int, seed: int) -> list[str]:
-        told = None if prompts is None else [prompt for prompt in prompts for _ in range(self.k)]
-        texts = self.generator.generate(told, n * self.k, seed)
-        fit = self.codec.fits(texts)
-        found = torch.full((len(texts),), -torch.inf)  # what cannot be read is taken last
-        if any(fit):
-            latents = self.codec.encode(list(itertools.compress(texts, fit)))
-            found[torch.tensor(fit)] = torch.as_tensor(self.score(latents), dtype=found.dtype)
-        best = found.view(n, self.k).argmax(1).tolist()
-        return [texts[group * self.k + place] for group, place in enumerate(best)]
+        Raises CheckpointError for a head of another codec.
+        """
+        check_guides(self.codec, list(guides))
+        liked = torch.full((len(self.texts),), -torch.inf)  # what cannot be read is taken last
+        if self._latents is not None:
+            liked[self._fit] = torch.tensor(list(scores(self._latents, list(guides)).values())).prod(0)
+        best = liked.view(-1, self.k).argmax(1).tolist()
+        return [self.texts[group * self.k + place] for group, place in enumerate(best)]
 
 
 class TextsGenerator:

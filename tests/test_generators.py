@@ -119,32 +119,26 @@ def test_a_class_is_read_before_the_text(tiny):
     assert judge.tokenizer.eos_token_id not in pieces
 
 
-def test_the_best_of_several_is_the_one_that_the_head_likes_most(pipe, file, tmp_path):
+def head_of(pipe, digest, seed):
+    weight = torch.randn(2, *pipe.codec.latent_shape, generator=torch.Generator().manual_seed(seed))
+    return AttributeHead(f"tone {seed}", ["low", "high"], weight, torch.zeros(2), digest)
+
+
+def test_the_best_of_several_is_the_one_that_the_heads_like_most(pipe):
     stories = [story.text for story in storyworld.sample(6, 3)]
-    path = tmp_path / "stories.txt"
-    path.write_text("\n".join([*stories, "harbor " * 300, stories[0]]), encoding="utf-8")  # one is too long to be read
-    torch.manual_seed(0)
-    weight = torch.randn(2, *pipe.codec.latent_shape)
-    head = AttributeHead("tone", ["low", "high"], weight, torch.zeros(2), pipe.codec.digest())
-    likely = head.predict_proba(pipe.codec.encode(stories))[:, 1]
-    best = BestOf.by_head(TextsGenerator(str(path)), pipe.codec, head.toward("high"), 2)
-    assert best.settings == {"file": "stories.txt", "best_of": 2}
-    expected = [stories[pair + (likely[pair + 1] > likely[pair])] for pair in (0, 2, 4)]
-    assert best.generate(None, 4, 0) == [*expected, stories[0]]
+    heads = [head_of(pipe, pipe.codec.digest(), seed) for seed in (0, 1)]
+    likely = [head.predict_proba(pipe.codec.encode(stories))[:, 1] for head in heads]
+    written = BestOf([*stories, "harbor " * 300, stories[0]], pipe.codec, 2)  # one is too long to be read
+    for chosen, liked in ((heads[:1], likely[0]), (heads, likely[0] * likely[1])):
+        expected = [stories[pair + (liked[pair + 1] > liked[pair])] for pair in (0, 2, 4)]
+        assert written.toward([head.toward("high") for head in chosen]) == [*expected, stories[0]]
+
+
+def test_texts_that_cannot_be_read_are_chosen_from_all_the_same(pipe):
+    guides = [head_of(pipe, pipe.codec.digest(), 0).toward("high")]
+    assert BestOf(["harbor " * 300, "harbor " * 400], pipe.codec, 2).toward(guides) == ["harbor " * 300]
+
+
+def test_a_head_of_another_codec_does_not_choose(pipe):
     with pytest.raises(CheckpointError, match="another"):
-        stale = AttributeHead("tone", ["low", "high"], weight, torch.zeros(2), "another")
-        BestOf.by_head(TextsGenerator(str(path)), pipe.codec, stale.toward("high"), 2)
-
-
-def test_each_of_several_is_told_what_the_one_will_be(pipe):
-    told = []
-
-    class Told:
-        settings, classes = {}, ["a", "b"]
-
-        def generate(self, prompts, n, seed):
-            told.append((prompts, n))
-            return ["the harbor"] * n
-
-    assert len(BestOf(Told(), pipe.codec, lambda latents: [0.0] * len(latents), 2).generate(["a", "b"], 2, 0)) == 2
-    assert told == [(["a", "a", "b", "b"], 4)]
+        BestOf(["the harbor", "the lake"], pipe.codec, 2).toward([head_of(pipe, "another", 0).toward("high")])

@@ -133,12 +133,14 @@ def test_a_rival_is_controlled_by_taking_the_best_of_its_texts(latdiff, checkpoi
     flags = ("--num-samples", 4, "--seeds", 1, "--rerank", f"{checkpoint}:3")
     printed = latdiff("evaluate", "--json", file, *flags, folder=tiny.ar)
     rows = json.loads(file.read_text(encoding="utf-8"))["reranked"]
-    assert [(row["attribute"], row["target"], row["n"], row["best_of"], row["judge"]) for row in rows] == [
-        (name, label, 2, 3, "oracle")
-        for name, labels in (("sentiment", ("negative", "positive")), ("tense", ("past", "present")))
-        for label in labels
+    sentiments, tenses = ("negative", "positive"), ("past", "present")
+    assert [(row["targets"], row["n"], row["best_of"], row["judge"]) for row in rows] == [
+        *(({"sentiment": label}, 2, 3, "oracle") for label in sentiments),
+        *(({"tense": label}, 2, 3, "oracle") for label in tenses),
+        *(({"sentiment": one, "tense": two}, 1, 3, "oracle") for one in sentiments for two in tenses),
     ]
     assert "best of 3 by the head of tense: right" in printed
+    assert "best of 3 by the head of sentiment and of tense: right" in printed
 
 
 @pytest.mark.parametrize("words", ["checkpoints/x", "checkpoints/x:1", ":4", "checkpoints/x:many"])
