@@ -18,19 +18,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models here are too small t
 RECIPES = Path(__file__).parents[1] / "recipes"
 sys.path.insert(0, str(RECIPES))
 
-TINY = """
-name: tiny
-data: {source: storyworld, train_size: 200, valid_size: 12, max_tokens: 96}
-backbone: {path: checkpoints/tiny-t5}
-pretrain_backbone: {vocab_size: 1200, width: 16, ff_width: 32, layers: 1, heads: 2, steps: 3, batch_size: 4}
-autoencoder: {num_latents: 3, latent_dim: 4, width: 16, depth: 1, heads: 2, max_tokens: 96}
-train_autoencoder: {steps: 6, batch_size: 4, warmup_steps: 2, sample_every: 100, save_every: 3}
-denoiser: {width: 16, depth: 1, heads: 2}
-train_denoiser: {steps: 6, batch_size: 8, warmup_steps: 2, sample_every: 100, save_every: 3}
-train_ar: {width: 16, layers: 1, heads: 2, steps: 4, batch_size: 4}
-sampling: {steps: 3}
-"""
-
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
@@ -43,6 +30,7 @@ def tiny(tmp_path_factory):
     import train_ar
     import train_autoencoder
     import train_denoiser
+    from runs import TINY
 
     from latdiff.config import load_recipe
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 import train_autoencoder
 import train_denoiser
-from conftest import TINY
+from runs import TINY
 from transformers import AutoModelForSeq2SeqLM
 
 from latdiff.backbone import BackboneError

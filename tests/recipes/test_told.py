@@ -1,0 +1,81 @@
+"""Denoisers that are told a class or a source text, in training."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import train_autoencoder
+import train_denoiser
+from runs import Interrupted, assert_equal, weights
+
+from latdiff import cli, storyworld
+from latdiff.data import DataError
+from latdiff.denoiser import LatentDenoiser
+from latdiff.pipeline import load_codec, load_pipeline
+from latdiff.training import ResumeError, load_latents, save_latents
+
+CONDITIONS = {
+    "a class": (["data.condition=label", "data.condition_column=sentiment"], "positive"),
+    "the first sentence": (["data.condition=prefix"], "On a wet Monday, Lucy hurried to the barn."),
+}
+
+
+@pytest.mark.parametrize("settings, told", CONDITIONS.values(), ids=CONDITIONS)
+def test_a_denoiser_that_is_told_something(recipe, interrupt, settings, told):
+    recipes = {name: recipe(f"name={name}", *settings) for name in ("whole", "broken")}
+    train_denoiser.main(recipes["whole"], quiet=True)
+    interrupt(train_denoiser, 4)
+    with pytest.raises(Interrupted):
+        train_denoiser.main(recipes["broken"], quiet=True)
+    interrupt(train_denoiser)
+    train_denoiser.main(recipes["broken"], quiet=True)
+    whole, broken = (recipes[name].folder for name in ("whole", "broken"))
+    assert_equal(weights(broken / "denoiser"), weights(whole / "denoiser"))
+    pipe = load_pipeline(whole)
+    one, untold = (pipe(cond=cond, generator=torch.Generator().manual_seed(0)).latents for cond in (told, None))
+    assert one.shape == untold.shape and not torch.equal(one, untold)
+    torch.manual_seed(0)
+    new = LatentDenoiser(**pipe.denoiser.config).state_dict()
+    learnt = "class_embedding.weight" if "data.condition=label" in settings else "source_in.weight"
+    assert not torch.equal(new[learnt], weights(whole / "denoiser")[learnt])
+    lines = (whole / "samples.txt").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 20 and all(" -> " in line for line in lines)
+    flags = ["--num-samples", "2", "--seeds", "1", "--samplers", "ddim:1"]
+    cli.main(["evaluate", str(whole), "--quiet", "--json", "m.json", *flags])
+    figures = json.loads(Path("m.json").read_text(encoding="utf-8"))
+    rows = figures["by_class"] if "data.condition=label" in settings else figures["by_source"]
+    assert [row["guidance_scale"] for row in rows] == [1, 1, 2, 2]
+
+
+def test_a_source_that_has_changed_since_its_latents_were_cached(recipe):
+    told = ["name=told", "data.condition=label", "data.condition_column=sentiment", "data.train_size=150"]
+    train_autoencoder.main(recipe(*told), quiet=True)
+    cache = recipe(*told).folder / "train" / "latents.safetensors"
+    latents = load_latents(recipe(*told).folder, load_codec(recipe(*told).folder).digest())
+    save_latents(recipe(*told).folder, latents[:-1], load_codec(recipe(*told).folder).digest())
+    with pytest.raises(ResumeError, match="holds 149 texts, but storyworld now has 150"):
+        train_denoiser.main(recipe(*told), quiet=True)
+    assert cache.exists()
+
+
+def test_sources_that_are_all_too_long_are_told_before_training(recipe, tmp_path):
+    rows = [{"text": story.text, "label": f"{i} so " * 300} for i, story in enumerate(storyworld.sample(40, 3))]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with pytest.raises(DataError, match=r"the shortest training source has .* raise autoencoder\.max_tokens"):
+        train_autoencoder.main(recipe("name=long", f"data.source={file}", "data.condition=text"), quiet=True)
+    assert not recipe("name=long").folder.exists()
+
+
+def test_sources_that_are_too_long_are_left_out(recipe, capsys, tmp_path):
+    rows = [{"text": story.text, "label": f"{i} so " * (300 if i % 2 else 1)}
+            for i, story in enumerate(storyworld.sample(60, 3))]  # fmt: skip
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    asked = recipe("name=pairs", f"data.source={file}", "data.condition=text", "data.train_size=50")
+    train_denoiser.main(asked, quiet=True)
+    said = re.search(r"(\d+) texts with a source of at most 96 tokens; left out: (\d+)", capsys.readouterr().out)
+    kept, lost = map(int, said.groups())
+    assert kept > 10 and lost > 10 and kept + lost <= 50

@@ -1,0 +1,82 @@
+"""A language model of the recipe's texts: resumed, told classes, measured."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import train_ar
+from runs import Interrupted, assert_equal, weights
+
+from latdiff import cli
+from latdiff.backbone import BackboneError
+from latdiff.config import UserError
+from latdiff.generators import LanguageModelGenerator
+from latdiff.judges import FluencyJudge
+from latdiff.training import ResumeError
+
+
+def test_a_language_model_keeps_to_the_texts_that_its_checkpoint_learnt_from(recipe):
+    shutil.rmtree("checkpoints/tiny-ar")
+    with pytest.raises(ResumeError, match="seed was 0, is 1"):
+        train_ar.main(recipe("seed=1"), quiet=True)
+
+
+def test_a_language_model_that_was_interrupted_is_the_same_in_the_end(tiny, recipe, interrupt, monkeypatch):
+    monkeypatch.setattr(train_ar, "SAVE_EVERY", 2)
+    shutil.rmtree("checkpoints/tiny-ar")
+    interrupt(train_ar, 3)
+    with pytest.raises(Interrupted):
+        train_ar.main(recipe(), quiet=True)
+    interrupt(train_ar)
+    train_ar.main(recipe(), quiet=True)
+    assert interrupt.starts == [0, 2]
+    assert_equal(weights("checkpoints/tiny-ar"), weights(tiny.ar))
+
+
+def test_a_finished_language_model_says_so(recipe, fingerprint, capsys):
+    before = fingerprint("checkpoints")
+    train_ar.main(recipe(), quiet=True)
+    assert "already holds a finished model" in capsys.readouterr().out
+    assert fingerprint("checkpoints") == before
+
+
+def test_a_language_model_needs_the_backbones_vocabulary(recipe):
+    with pytest.raises(BackboneError, match="train the backbone first"):
+        train_ar.main(recipe("backbone.path=checkpoints/none", "name=other"), quiet=True)
+
+
+def test_a_language_model_is_told_classes_and_is_measured_by_class(recipe):
+    """Half of the stories are told their tense: the model knows both, writes for both, and can be told nothing."""
+    told = ("name=told", "data.condition=label", "data.condition_column=tense", "train_ar.told_nothing=0.5")
+    train_ar.main(recipe(*told), quiet=True)
+    generator = LanguageModelGenerator("checkpoints/told-ar")
+    assert generator.classes == ["past", "present"]
+    mixed = generator.generate(["past", "present", "past"], 3, 0)
+    assert len(mixed) == 3 and mixed == generator.generate(["past", "present", "past"], 3, 0)
+    with pytest.raises(UserError, match="told past, present, not 'future'"):
+        generator.generate(["future"], 1, 0)
+    cli.main(["evaluate", "checkpoints/told-ar", "--json", "m.json", "--num-samples", "2", "--seeds", "1"])
+    rows = json.loads(Path("m.json").read_text(encoding="utf-8"))["by_class"]
+    assert [(row["attribute"], row["target"], row["judge"]) for row in rows] == [
+        ("tense", "past", "oracle"), ("tense", "present", "oracle"),
+    ]  # fmt: skip
+    flags = ["--json", "m.json", "--num-samples", "2", "--seeds", "1"]
+    with pytest.raises(SystemExit, match="was told the classes past, present"):
+        cli.main(["evaluate", "checkpoints/told-ar", "--recipe", "checkpoints/tiny/recipe.yaml", *flags])
+    with pytest.raises(SystemExit, match=r"train_ar\.told_nothing=1"):
+        cli.main(["evaluate", "checkpoints/tiny-ar", "--fluency", "checkpoints/told-ar", *flags])
+    train_ar.main(recipe(*told, "name=judge", "train_ar.told_nothing=1"), quiet=True)
+    assert LanguageModelGenerator("checkpoints/judge-ar").classes == []
+
+
+def test_what_a_language_model_is_told_is_read_and_not_learnt(tiny):
+    judge = FluencyJudge(tiny.ar)
+    ids = torch.tensor([[5, 0, 7, 8, 1], [9, 10, 1, 0, 0]])
+    mask = torch.tensor([[True] * 5, [True, True, True, False, False]])
+    both = train_ar.next_token_loss(judge.model, ids, mask, [2, 0])
+    inputs = torch.cat([torch.full((2, 1), judge.start), ids[:, :-1]], dim=1)
+    with torch.no_grad():
+        nats = -judge.model(inputs).logits.log_softmax(-1).gather(-1, ids[..., None])[..., 0]
+    assert both.item() == pytest.approx((nats[0, 2:].sum() + nats[1, :3].sum()).item() / 6, rel=1e-4)
