@@ -28,6 +28,8 @@ DEFAULT_STRENGTH = 0.65  # of an edit
 MODES = ("x0", "denoiser", "monte-carlo", "noisy")  # of a guide; guidance.py says what they mean
 CONDITIONS = ("none", "label", "text", "prefix")  # that a denoiser may be told
 MIN_PER_CLASS = 5  # texts of each label, to fit or train anything on them
+TIMES = ("stratified", "uniform", "logit-normal")  # how training draws them: diffusion.py
+NORMALISATIONS = ("whitening", "l2")  # of latents: autoencoder.py
 FEATURES = ("flat", "mean", "both")  # of latents, for a head
 UTILITIES = ("bleu", "chrf", "rouge")  # that candidates are compared by
 # How the decoder writes, by name: settings of transformers' `generate`. Each sets all that a model's own configuration
@@ -116,6 +118,10 @@ class AutoencoderConfig:
     depth: int = setting(2, "blocks in each", low=1)
     heads: int = setting(4, "attention heads; must divide width", low=1)
     max_tokens: int = setting(128, "positions the compressor knows", low=4)
+    normalisation: str = setting("whitening", "zero mean and unit variance of every number, or l2: every latent has "
+                                 "norm √D (LD4LG for BART)", choices=NORMALISATIONS)  # fmt: skip
+    assumed_noise: float = setting(0.0, "sd of the latent noise that the reconstructor, which is then told it in "
+                                   "training, is told when it decodes; 0: it is told nothing", low=0.0)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -128,6 +134,7 @@ class TrainAutoencoderConfig:
     warmup_steps: int = setting(100, "steps of linear warm-up", low=0)
     mask_rates: tuple = setting((0.0,), "share of tokens hidden from the encoder, drawn anew for each text")
     latent_noise: float = setting(0.7, "latents get noise of sd ~ U(0, this) in training", low=0.0)
+    latent_dropout: float = setting(0.0, "share of latents' numbers that are zero in training", low=0.0, high=0.9)
     sample_every: int = setting(500, "steps between looks at reconstructed texts", low=1)
     save_every: int = setting(500, "steps between resume states", low=1)
 
@@ -147,6 +154,8 @@ class DiffusionConfig:
 
     schedule: str = setting("cosine", "cosine, or tan-D: cosine with its noise-to-signal ratio times D")
     prediction: str = setting("v", "what the network predicts", choices=("v", "x0"))
+    times: str = setting("stratified", "how noise levels are drawn in training: one in each of as many parts as the "
+                         "batch has rows, or uniform, or logit-normal: more in the middle", choices=TIMES)  # fmt: skip
     self_conditioning: float = setting(0.5, "probability of an estimate as extra input in training", low=0, high=1)
 
 

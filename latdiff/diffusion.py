@@ -19,23 +19,25 @@ class GaussianDiffusion:
         alpha2: signal variance per timestep [T], a diffusers scheduler's `alphas_cumprod`.
         self_conditioning: probability in training that an estimate of x0 comes in (Chen et al. 2023).
         told_nothing: probability in training that the condition is left out (Ho & Salimans 2022).
+        times: how training draws timesteps, see `drawn`.
     """
 
     def __init__(
-        self, denoiser: LatentDenoiser, alpha2: Tensor, self_conditioning: float = 0.5, told_nothing: float = 0.0
-    ):
+        self, denoiser: LatentDenoiser, alpha2: Tensor, self_conditioning: float = 0.5, told_nothing: float = 0.0,
+        times: str = "stratified",
+    ):  # fmt: skip
         self.denoiser, self.alpha2 = denoiser, alpha2
         self.self_conditioning, self.told_nothing = self_conditioning, told_nothing
+        self.times = times
         self.predicts_v = getattr(denoiser, "module", denoiser).config.prediction == "v"
 
     def loss(self, x0: Tensor, generator: torch.Generator, cond=None) -> Tensor:
-        """Mean squared error of the prediction for x0 [B, L, D]; timesteps are stratified over the batch.
+        """Mean squared error of the prediction for x0 [B, L, D], at timesteps `drawn` anew for every row.
 
         cond, if there is one, holds a condition for each of the B rows: see conditions.
         """
         batch, steps = len(x0), len(self.alpha2)
-        strata = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
-        t = (strata * steps).long().clamp(max=steps - 1).to(x0.device)
+        t = (drawn(self.times, batch, generator) * steps).long().clamp(max=steps - 1).to(x0.device)
         alpha2 = self.alpha2.to(x0.device)[t]
         eps = torch.randn(x0.shape, generator=generator).to(x0)
         z = add_noise(x0, eps, alpha2)
@@ -55,3 +57,15 @@ class GaussianDiffusion:
         with fast_autocast(z.device.type):
             prediction = self.denoiser(z, log_snr(alpha2), cond, x_prev).float()
         return x0_from_v(z, prediction, alpha2) if self.predicts_v else prediction
+
+
+def drawn(times: str, batch: int, generator: torch.Generator) -> Tensor:
+    """Times [B] in [0, 1] to train at.
+
+    `stratified` is one in each of B equal parts, which evens out the loss (Kingma et al. 2021, appendix I.1);
+    `uniform` is B by themselves; `logit-normal` has more of them in the middle (Esser et al. 2024, section 3.1).
+    """
+    if times == "logit-normal":
+        return torch.randn(batch, generator=generator).sigmoid()
+    by_themselves = torch.rand(batch, generator=generator)
+    return by_themselves if times == "uniform" else (torch.arange(batch) + by_themselves) / batch

@@ -60,9 +60,9 @@ class ReconstructionLoss(nn.Module):
     the labels are always the whole one.
     """
 
-    def __init__(self, text_model, autoencoder: LatentAutoencoder, latent_noise: float):
+    def __init__(self, text_model, autoencoder: LatentAutoencoder, latent_noise: float, latent_dropout: float = 0.0):
         super().__init__()
-        self.autoencoder, self.latent_noise = autoencoder, latent_noise
+        self.autoencoder, self.latent_noise, self.latent_dropout = autoencoder, latent_noise, latent_dropout
         self.text_model = [text_model]  # in a list: frozen, so neither trained, saved nor moved with the rest
 
     def forward(self, ids, mask, labels, generator):
@@ -71,7 +71,9 @@ class ReconstructionLoss(nn.Module):
         latents = self.autoencoder.whiten(self.autoencoder.compress(features, mask))
         sd = self.latent_noise * torch.rand(len(ids), 1, 1, generator=generator)
         noisy = latents + (sd * torch.randn(latents.shape, generator=generator)).to(latents)
-        logits = decoder_logits(self.text_model[0], self.autoencoder.reconstruct(noisy), labels)
+        if self.latent_dropout:
+            noisy = noisy * (torch.rand(latents.shape, generator=generator) >= self.latent_dropout).to(noisy)
+        logits = decoder_logits(self.text_model[0], self.autoencoder.reconstruct(noisy, sd.to(noisy)), labels)
         return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)
 
 
@@ -101,7 +103,8 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     torch.manual_seed(recipe.seed)
     autoencoder = build(recipe, text_model)
     print(f"autoencoder with {sum(p.numel() for p in autoencoder.parameters()):,} weights -> {folder}")
-    objective = ReconstructionLoss(text_model.to(accelerate.device), autoencoder, settings.latent_noise)
+    objective = ReconstructionLoss(text_model.to(accelerate.device), autoencoder, settings.latent_noise,
+                                   settings.latent_dropout)  # fmt: skip
     steps, optimisers = settings.steps, optimizers(autoencoder, settings.learning_rate)
     objective, *optimisers = accelerate.prepare(objective, *optimisers)
     codec = TextCodec(tokenizer, text_model, autoencoder)
@@ -207,7 +210,7 @@ def build(recipe: Recipe, text_model) -> LatentAutoencoder:
     return LatentAutoencoder(
         feature_dim=text_model.get_input_embeddings().embedding_dim, num_latents=settings.num_latents,
         latent_dim=settings.latent_dim, width=settings.width, depth=settings.depth, heads=settings.heads,
-        max_tokens=settings.max_tokens,
+        max_tokens=settings.max_tokens, normalisation=settings.normalisation, assumed_noise=settings.assumed_noise,
     )  # fmt: skip
 
 

@@ -74,7 +74,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     ema.to(accelerate.device)
     scheduler = DDPMScheduler(trained_betas=betas(recipe.diffusion.schedule))
     diffusion = GaussianDiffusion(denoiser, scheduler.alphas_cumprod, recipe.diffusion.self_conditioning,
-                                  settings.told_nothing)  # fmt: skip
+                                  settings.told_nothing, recipe.diffusion.times)  # fmt: skip
     start = load_state(state, {"denoiser": denoiser}, optimisers, ema)
     order = BatchOrder(len(latents), settings.batch_size, recipe.seed)
 

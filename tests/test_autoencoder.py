@@ -78,6 +78,25 @@ def test_whitening_in_training_is_over_the_batch(autoencoder):
     torch.testing.assert_close(white.var(0, correction=0), torch.ones(L, D), rtol=1e-3, atol=1e-3)
 
 
+def test_l2_gives_every_latent_the_norm_of_white_noise():
+    torch.manual_seed(0)
+    autoencoder = LatentAutoencoder(H, L, D, width=16, depth=1, heads=2, max_tokens=12, normalisation="l2")
+    latents = 5 * torch.randn(7, L, D)
+    for scaled in (autoencoder.train().whiten(latents), autoencoder.eval().whiten(latents)):
+        torch.testing.assert_close(scaled.norm(dim=-1), torch.full((7, L), D**0.5))
+        torch.testing.assert_close(torch.cosine_similarity(scaled, latents, dim=-1), torch.ones(7, L))
+
+
+def test_a_reconstructor_that_is_told_no_noise_assumes_some():
+    torch.manual_seed(0)
+    autoencoder = LatentAutoencoder(H, L, D, width=16, depth=1, heads=2, max_tokens=12, assumed_noise=0.5)
+    latents = torch.randn(2, L, D)
+    told = autoencoder.reconstruct(latents, torch.tensor([0.5, 0.1]).view(2, 1, 1))
+    assumed = autoencoder.reconstruct(latents)
+    torch.testing.assert_close(assumed[0], told[0])
+    assert (assumed[1] - told[1]).abs().max() > 1e-4
+
+
 def test_gradients_reach_every_weight(autoencoder):
     latents = autoencoder.whiten(autoencoder.compress(*features(12, 9, 4)))
     autoencoder.reconstruct(latents).square().sum().backward()

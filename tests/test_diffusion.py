@@ -7,7 +7,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from latdiff.denoiser import LatentDenoiser
-from latdiff.diffusion import GaussianDiffusion
+from latdiff.diffusion import GaussianDiffusion, drawn
 from latdiff.schedule import add_noise, betas
 
 ALPHA2 = DDPMScheduler(trained_betas=betas("cosine")).alphas_cumprod
@@ -195,3 +195,24 @@ def test_the_condition_is_left_out_as_often_as_asked(prediction):
 def test_without_a_condition_its_dropout_changes_nothing(x0, network):
     losses = [GaussianDiffusion(network, ALPHA2, 0.5, share).loss(x0, seeded()).item() for share in (0, 0.5)]
     assert losses[0] == losses[1]
+
+
+def test_stratified_times_fall_one_into_each_part():
+    times = drawn("stratified", 1000, seeded())
+    assert (times * 1000).long().tolist() == list(range(1000))
+
+
+@pytest.mark.parametrize(("times", "quarter", "half"), [("uniform", 0.25, 0.5), ("logit-normal", 0.136, 0.728)])
+def test_the_share_of_times_in_the_middle(times, quarter, half):
+    # logit-normal: |randn| < log 3 for times between a quarter and three
+    found = drawn(times, 20000, seeded())
+    shares = torch.histc(found, bins=4, min=0, max=1) / 20000
+    assert [shares[0], shares[1] + shares[2], shares[3]] == pytest.approx([quarter, half, quarter], abs=0.015)
+
+
+def test_training_draws_the_times_that_were_asked_for(x0):
+    knowing = Knowing(x0, "x0")
+    GaussianDiffusion(knowing, ALPHA2, self_conditioning=0, times="uniform").loss(x0, seeded())
+    t = (drawn("uniform", len(x0), seeded()) * 1000).long()
+    alpha2 = torch.sigmoid(knowing.calls[0].log_snr)
+    torch.testing.assert_close(alpha2, ALPHA2[t], rtol=1e-3, atol=1e-4)
