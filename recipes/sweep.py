@@ -4,7 +4,8 @@
 
 A sweep is a YAML file: `base`, a recipe; `settings`, a list of section.key=value for all rows; `rows`, a name and
 its own settings each. Settings on the command line go on top. Rows that the JSON has already are not run again, so a
-sweep that was stopped goes on; a row that differs in anything but its name from what was run is refused.
+sweep that was stopped goes on; what differs in anything but its name from what was run is refused. It ends with the
+rows as a table in Markdown.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 import train_denoiser
 import yaml
 
-from latdiff.cards import averaged, machine, older_figures, row_line, training_figures, write_json
+from latdiff.cards import averaged, machine, older_figures, row_line, training_figures, write_json, writer
 from latdiff.config import Recipe, RecipeError, UserError, load_recipe, plain_errors, sampler_words
 from latdiff.data import load_corpus
 from latdiff.evaluation import Evaluation
@@ -84,6 +85,41 @@ def run(row: Row, samplers: list[tuple[str, int]], judges: tuple, num_samples: i
     return {"row": row.name, "settings": row.settings} | training_figures(row.recipe.folder) | measured
 
 
+def begun(path: Path, asked: dict) -> dict:
+    """The document to go on with, or a new one. Raises UserError for one of other rows or measured otherwise."""
+    document = older_figures(path)
+    if not document:
+        return asked | {"machine": machine(), "rows": []}
+    if document.get("sweep") != asked["sweep"]:
+        raise UserError(f"{path} holds no rows of {asked['sweep']}; name another file")
+    differ = [key for key, value in asked.items() if document.get(key) != value]
+    changed = [f"{key} was {document.get(key)!r}, is {asked[key]!r}" for key in differ]
+    if changed:
+        raise UserError(f"{path} holds rows that were measured otherwise ({'; '.join(changed)}); name another file")
+    return document
+
+
+def table(document: dict) -> str:
+    """The rows in Markdown: reconstruction, then of every sampler what there is of the figures."""
+    figures = {"validity": "valid", "tv": "TV in floors", "mauve": "MAUVE", "perplexity": "perplexity",
+               "distinct": "distinct"}  # fmt: skip
+    first = document["rows"][0]["unconditional"]
+    shown = [key for key in figures if key in _cells(first[0])]
+    names = [f"{writer(row)}: {figures[key]}" for row in first for key in shown]
+    lines = [["", "exact, at .5 sd", *names]]
+    for row in document["rows"]:
+        back = row["reconstruction"]
+        cells = [f"{_cells(told)[key]:.3f}" for told in row["unconditional"] for key in shown]
+        lines.append([row["row"], f"{back['exact_match']:.3f}, {back['under_noise']['0.5']:.3f}", *cells])
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _cells(row: dict) -> dict:
+    tv = row.get("slot_tv")
+    return row | ({"tv": tv["mean"] / tv["floor"]} if tv else {})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sweep", type=Path, help="a file such as recipes/sweeps/denoiser.yaml")
@@ -97,9 +133,8 @@ def main() -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_intermixed_args()
     rows, samplers = load_sweep(options.sweep, options.settings), [sampler_words(text) for text in options.samplers]
-    document = older_figures(options.json) or {"sweep": options.sweep.stem, "machine": machine(), "rows": []}
-    if document.get("sweep") != options.sweep.stem:
-        raise UserError(f"{options.json} holds no rows of {options.sweep.stem}; name another file")
+    measured = {"samplers": options.samplers, "num_samples": options.num_samples, "seeds": options.seeds}
+    document = begun(options.json, {"sweep": options.sweep.stem} | measured)
     left = left_to_run(rows, document["rows"])
     fluency = FluencyJudge(options.fluency) if options.fluency else None
     judges = fluency, CrowdJudge(options.mauve) if options.mauve else None
@@ -109,6 +144,7 @@ def main() -> None:
         write_json(options.json, document)
         for told in document["rows"][-1]["unconditional"]:
             print(row_line({key: value for key, value in told.items() if not isinstance(value, dict)}), flush=True)
+    print(table(document))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,9 @@ rows:
 """
 
 
+MEASURED = {"samplers": ["ddim:2", "ddpm:2"], "num_samples": 6, "seeds": 1}
+
+
 @pytest.fixture
 def run(tiny, tmp_path, monkeypatch):
     """run(*flags) -> the document; the sweep's file is `rows.yaml` in the working directory."""
@@ -27,7 +30,7 @@ def run(tiny, tmp_path, monkeypatch):
 
     def run(*flags):
         words = ["rows.yaml", "autoencoder.path=checkpoints/tiny", "--json", "sweep.json", "--num-samples", "6",
-                 "--samplers", "ddim:2", "ddpm:2", "--quiet", *flags]  # fmt: skip
+                 "--samplers", *MEASURED["samplers"], "--quiet", *flags]  # fmt: skip
         monkeypatch.setattr(sys, "argv", ["sweep", *words])
         sweep.main()
         return json.loads((tmp_path / "work" / "sweep.json").read_text(encoding="utf-8"))
@@ -53,17 +56,32 @@ def test_a_sweep_goes_on_where_it_was_stopped(run, tmp_path, monkeypatch):
     file = tmp_path / "work" / "sweep.json"
     file.write_text(json.dumps(whole | {"rows": whole["rows"][:1]}), encoding="utf-8")
     trained = []
-    monkeypatch.setattr(sweep, "run", lambda row, *rest: trained.append(row.name) or {"row": row.name, "settings":
-                        row.settings, "unconditional": []})  # fmt: skip
+    last = whole["rows"][1]
+    monkeypatch.setattr(sweep, "run", lambda row, *rest: trained.append(row.name) or last)  # fmt: skip
     assert [row["row"] for row in run()["rows"]] == ["As it is", "x0, fewer steps"]
     assert trained == ["x0, fewer steps"]
 
 
 def test_a_row_of_the_same_name_with_other_settings_is_refused(run, tmp_path):
-    done = {"sweep": "rows", "rows": [{"row": "As it is", "settings": ["train_denoiser.steps=9"]}]}
+    done = {"sweep": "rows"} | MEASURED | {"rows": [{"row": "As it is", "settings": ["train_denoiser.steps=9"]}]}
     (tmp_path / "work" / "sweep.json").write_text(json.dumps(done), encoding="utf-8")
     with pytest.raises(UserError, match="was run with"):
         run()
+
+
+def test_rows_that_were_measured_otherwise_are_not_added_to(run):
+    run()
+    with pytest.raises(UserError, match=r"num_samples was 6, is 5; seeds was 1, is 2"):
+        run("--num-samples", "5", "--seeds", "2")
+
+
+def test_the_rows_as_a_table(run, capsys):
+    row = run()["rows"][0]
+    head, _, first, second = capsys.readouterr().out.splitlines()[-4:]
+    assert [cell.strip() for cell in head.split("|")[1:4]] == ["", "exact, at .5 sd", "ddim 2 steps: valid"]
+    tv = row["unconditional"][1]["slot_tv"]
+    assert [cell.strip() for cell in first.split("|")][1::6] == ["As it is", f"{tv['mean'] / tv['floor']:.3f}"]
+    assert second.startswith("| x0, fewer steps | ")
 
 
 def test_figures_of_something_else_are_not_added_to(run, tmp_path):
