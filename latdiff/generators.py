@@ -6,11 +6,12 @@ Whatever has that method can be measured by `evaluation`, so that a rival is hel
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from latdiff.codec import TextCodec
 from latdiff.config import UserError
@@ -129,11 +130,16 @@ class BestOf:
 
         Raises CheckpointError for a head of another codec.
         """
-        check_guides(self.codec, list(guides))
-        liked = torch.full((len(self.texts),), -torch.inf)  # what cannot be read is taken last
+        guides = list(guides)
+        check_guides(self.codec, guides)
+        return self.by(lambda latents: torch.tensor(list(scores(latents, guides).values())).prod(0))
+
+    def by(self, score: Callable[[Tensor], Tensor]) -> list[str]:
+        """Those with the largest score, one for every k.  score: latents [N, L, D] -> [N]."""
+        found = torch.full((len(self.texts),), -torch.inf)  # what cannot be read is taken last
         if self._latents is not None:
-            liked[self._fit] = torch.tensor(list(scores(self._latents, list(guides)).values())).prod(0)
-        best = liked.view(-1, self.k).argmax(1).tolist()
+            found[self._fit] = score(self._latents).to(found)
+        best = found.view(-1, self.k).argmax(1).tolist()
         return [self.texts[group * self.k + place] for group, place in enumerate(best)]
 
 

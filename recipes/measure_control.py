@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.neural_network import MLPRegressor
 from sklearn.preprocessing import StandardScaler
@@ -31,7 +32,8 @@ from latdiff import metrics
 from latdiff.cards import machine, row_line, write_json
 from latdiff.config import MIN_PER_CLASS, MODES, UserError, plain_errors, sampler_words
 from latdiff.data import load_texts
-from latdiff.generators import BestOf, Generator, PipelineGenerator
+from latdiff.generators import BestOf, PipelineGenerator
+from latdiff.guidance import Guide
 from latdiff.heads import AttributeHead, NumberHead
 from latdiff.judges import FluencyJudge
 from latdiff.pipeline import load_for_commands, make_scheduler
@@ -85,10 +87,91 @@ def networks(latents: Tensor, numbers: list[int], seed: int) -> list[Transformed
     return [one(5 * seed + index) for index in range(5)]
 
 
-def nearness(networks: list[TransformedTargetRegressor], latents: Tensor, number: float) -> list[float]:
-    """Of latents [N, L, D]: the less, the farther the networks' readings lie from a number, or from each other."""
+def nearness(networks: list[TransformedTargetRegressor], latents: Tensor, number: float) -> Tensor:
+    """[N] of latents [N, L, D]: the less, the farther the networks' readings lie from a number, or from each other."""
     readings = np.stack([network.predict(latents.flatten(1).cpu().numpy()) for network in networks])
-    return (-np.square(readings - number).mean(0)).tolist()
+    return torch.from_numpy(-np.square(readings - number).mean(0))
+
+
+class Measuring:
+    """Target after target, steered towards, scored, and noted in one document that is written after every row.
+
+    Args:
+        options: of the command line.  pipe: with the sampler to use.  steps: of it.
+        document: what is known before; rows, minutes and what all rows of a task come to are added.
+    """
+
+    def __init__(self, options: argparse.Namespace, pipe, steps: int, fluency: FluencyJudge, document: dict):
+        self.options, self.pipe, self.steps, self.fluency = options, pipe, steps, fluency
+        self.document = document | {"rows": []}
+        self.began, self.written = time.monotonic(), {}
+
+    def content(self, targets: dict[str, list[str]], texts: list[str]) -> None:
+        """A row for every value of every field; texts are for the heads."""
+        for field, values in targets.items():
+            head = fit(self.pipe, field, values, texts, self.options.texts)
+            for value in values:
+                known = head is not None and value in head.labels
+                title = {"task": "content", "field": field, "target": value, "fitted": known}
+                guides = [self.steer(head, value)] if known else []
+                choose = (lambda written, guides=guides: written.toward(guides)) if known else None
+                self.note(title, guides, lambda text, value=value: metrics.holds(text, value), choose=choose)
+
+    def lengths(self, texts: list[str]) -> None:
+        """A row for every length; texts are for the head of numbers, and the networks that choose among candidates."""
+        numbers = [len(text.split()) for text in texts]
+        words = NumberHead.fit(self.pipe, texts, numbers, name="words")
+        print(row_line(words.report))
+        latents = self.pipe.codec.encode(texts).cpu() if self.options.candidates > 1 else None
+        readers = [] if latents is None else networks(latents, numbers, self.options.seed)
+
+        def pilot(aim: float, number: int) -> list[str]:
+            return self.write([self.steer(words, aim)], self.options.num_samples, self.options.seed + number)
+
+        for length in LENGTHS:
+            aim = aimed(length, self.options.pilots, pilot)
+            self.note({"task": "length", "target": length, "aim": aim}, [self.steer(words, aim)],
+                      lambda text, length=length: abs(len(text.split()) - length) <= 2,
+                      choose=lambda written, length=length: written.by(
+                          lambda latents: nearness(readers, latents, length)))  # fmt: skip
+
+    def steer(self, head: AttributeHead | NumberHead, target: str | float) -> Guide:
+        return head.toward(target, self.options.times * head.usual_scale(self.options.mode), self.options.mode)
+
+    def write(self, guides: list[Guide], n: int, seed: int) -> list[str]:
+        return PipelineGenerator(self.pipe, steps=self.steps, guides=guides).generate(None, n, seed)
+
+    def note(
+        self, title: dict, guides: list[Guide], met: Callable[[str], bool], n: int | None = None,
+        choose: Callable[[BestOf], list[str]] | None = None,
+    ) -> None:  # fmt: skip
+        """A row of n texts; with candidates and a way to `choose`, of every so many one."""
+        n, k = n or self.options.num_samples, self.options.candidates if choose else 1
+        texts = self.write(guides, n * k, self.options.seed)
+        if k > 1:
+            texts = choose(BestOf(texts, self.pipe.codec, k))
+        self.written.setdefault(title["task"], []).extend(texts)
+        row = title | figures(texts, self.fluency, self.options.num_samples)
+        row |= {"success": sum(bool(met(text)) for text in texts) / n, "samples": texts[:3]}
+        self.document["rows"].append(row)
+        self.save()
+        print(row_line(row))
+
+    def totals(self) -> None:
+        """What the rows of every task come to."""
+        for task, texts in self.written.items():
+            rows = [row for row in self.document["rows"] if row["task"] == task]
+            of_all = figures(texts, self.fluency, self.options.num_samples)
+            self.document[task] = {"success": metrics.mean_of(rows, "success")} | of_all
+            print(task, row_line(self.document[task]))
+        of_heads = [row for row in self.document["rows"] if row.get("fitted")]
+        if of_heads:
+            self.document["content"]["success_with_a_head"] = metrics.mean_of(of_heads, "success")
+        self.save()
+
+    def save(self) -> None:
+        self.document["minutes"] = round((time.monotonic() - self.began) / 60, 2)
+        write_json(self.options.json, self.document)
 
 
 def arguments() -> argparse.Namespace:
@@ -127,70 +210,16 @@ def main() -> None:
     texts = load_texts(options.data)
     random.Random(options.seed).shuffle(texts)
     texts = [text for text, fits in zip(texts, pipe.codec.fits(texts), strict=True) if fits]
-    began, n = time.monotonic(), options.num_samples
-    document = {"checkpoint": options.checkpoint.name, "seed": options.seed, "machine": machine(),
-                "texts": options.texts, "times": options.times, "mode": options.mode, "pilots": options.pilots,
-                "candidates": options.candidates, "scheduler": type(pipe.scheduler).__name__, "steps": steps,
-                "decoding": pipe.config.decoding, "fluency": fluency.path, "rows": []}  # fmt: skip
-
-    written: dict[str, list[str]] = {}
-
-    def writer(guides: list) -> PipelineGenerator:
-        return PipelineGenerator(pipe, steps=steps, guides=guides)
-
-    def best(guides: list, score: Callable[[Tensor], list[float]] | None) -> Generator:
-        k = options.candidates
-        if k == 1 or not guides:
-            return writer(guides)
-        if score:
-            return BestOf(writer(guides), pipe.codec, score, k)
-        return BestOf.by_head(writer(guides), pipe.codec, guides[0], k)
-
-    def note(title: dict, guides: list, met, n: int = n, score=None) -> None:
-        texts = best(guides, score).generate(None, n, options.seed)
-        written.setdefault(title["task"], []).extend(texts)
-        row = title | figures(texts, fluency, options.num_samples)
-        row |= {"success": sum(bool(met(text)) for text in texts) / n, "samples": texts[:3]}
-        document["rows"].append(row)
-        document["minutes"] = round((time.monotonic() - began) / 60, 2)
-        write_json(options.json, document)
-        print(row_line(row))
-
-    def steer(head, target):
-        return head.toward(target, options.times * head.usual_scale(options.mode), options.mode)
-
-    note({"task": "unsteered"}, [], lambda text: True, 20 * n)
-    for field, values in targets.items():
-        head = fit(pipe, field, values, texts, options.texts)
-        for value in values:
-            known = head is not None and value in head.labels
-            guides = [steer(head, value)] if known else []
-            title = {"task": "content", "field": field, "target": value, "fitted": known}
-            note(title, guides, lambda text, value=value: metrics.holds(text, value))
-    numbers = [len(text.split()) for text in texts]
-    words = NumberHead.fit(pipe, texts, numbers, name="words")
-    print(row_line(words.report))
-    readers = networks(pipe.codec.encode(texts).cpu(), numbers, options.seed) if options.candidates > 1 else []
-
-    def pilots(aim: float, pilot: int) -> list[str]:
-        return writer([steer(words, aim)]).generate(None, n, options.seed + pilot)
-
-    for length in LENGTHS:
-        aim = aimed(length, options.pilots, pilots)
-        title = {"task": "length", "target": length, "aim": aim}
-
-        def near(latents: Tensor, length: int = length) -> list[float]:
-            return nearness(readers, latents, length)
-
-        note(title, [steer(words, aim)], lambda text, length=length: abs(len(text.split()) - length) <= 2, score=near)
-    for task, texts in written.items():
-        rows = [row for row in document["rows"] if row["task"] == task]
-        document[task] = {"success": metrics.mean_of(rows, "success")} | figures(texts, fluency, n)
-        print(task, row_line(document[task]))
-    if targets:
-        of_heads = [row for row in document["rows"] if row.get("fitted")]
-        document["content"]["success_with_a_head"] = metrics.mean_of(of_heads, "success")
-    write_json(options.json, document)
+    measuring = Measuring(options, pipe, steps, fluency, {
+        "checkpoint": options.checkpoint.name, "seed": options.seed, "machine": machine(), "texts": options.texts,
+        "times": options.times, "mode": options.mode, "pilots": options.pilots, "candidates": options.candidates,
+        "scheduler": type(pipe.scheduler).__name__, "steps": steps, "decoding": pipe.config.decoding,
+        "fluency": fluency.path,
+    })  # fmt: skip
+    measuring.note({"task": "unsteered"}, [], lambda text: True, 20 * options.num_samples)
+    measuring.content(targets, texts)
+    measuring.lengths(texts)
+    measuring.totals()
 
 
 def figures(texts: list[str], fluency: FluencyJudge, size: int) -> dict:

@@ -100,7 +100,7 @@ def test_networks_read_a_number_off_latents():
 def test_what_the_networks_agree_on_is_nearer():
     readers = [SimpleNamespace(predict=lambda rows, shift=shift: rows[:, 0] + shift * rows[:, 1]) for shift in (-1, 1)]
     latents = torch.tensor([[[20.0, 0.0]], [[20.0, 3.0]], [[22.0, 0.0]]])  # sure, unsure, sure of another number
-    assert measure_control.nearness(readers, latents, 20) == [0, -9, -4]
+    assert measure_control.nearness(readers, latents, 20).tolist() == [0, -9, -4]
 
 
 def test_an_aim_makes_up_for_what_pilots_missed():
