@@ -182,7 +182,7 @@ class TrainArConfig:
     heads: int = setting(6, "attention heads; must divide width", low=1)
     steps: int = setting(3000, "optimiser steps", low=1)
     batch_size: int = setting(64, "texts a step", low=1)
-    learning_rate: float = setting(2e-3, "AdamW's peak rate", low=0.0)
+    learning_rate: float = setting(2e-3, "Muon's peak rate for the matrices", low=0.0)
     told_nothing: float = setting(0.1, "share of texts whose class is left out, where there is one", low=0.0, high=1.0)
 
 

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
+from transformers.pytorch_utils import Conv1D
 
 from latdiff.config import Recipe, UserError, first_line, load_recipe
 from latdiff.precision import has_fast_bfloat16
@@ -47,15 +48,15 @@ def report(bar: tqdm, accelerate: Accelerator, step: int, loss: Tensor) -> None:
 
 
 def optimizers(model: nn.Module, learning_rate: float, weight_decay: float = 0.01) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of linear layers, AdamW for the rest (embeddings, queries, norms, biases).
+    """Muon for the matrices of linear layers, also GPT-2's transposed ones; AdamW for the rest.
 
-    Muon: Jordan et al. 2024; its rates are matched to AdamW's.
+    The rest are embeddings, queries, norms, biases. Muon: Jordan et al. 2024; its rates are matched to AdamW's.
     """
     embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     matrices = {
         id(m.weight): m.weight
         for m in model.modules()
-        if isinstance(m, nn.Linear) and m.weight.requires_grad and id(m.weight) not in embeddings
+        if isinstance(m, (nn.Linear, Conv1D)) and m.weight.requires_grad and id(m.weight) not in embeddings
     }
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in matrices]
     return [

@@ -28,6 +28,7 @@ from latdiff.training import (
     BatchOrder,
     accelerator,
     load_state,
+    optimizers,
     progress_bar,
     refuse_changes,
     report,
@@ -60,7 +61,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     model = fast_attention(GPT2LMHeadModel(model_config(recipe, tokenizer, corpus.classes)))
     print(f"GPT-2 with {sum(p.numel() for p in model.parameters()):,} weights, {len(ids):,} texts -> {folder}")
     accelerate = accelerator(recipe, "ar")
-    steps, optimisers = settings.steps, [torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.1)]
+    steps, optimisers = settings.steps, optimizers(model, settings.learning_rate, weight_decay=0.1)
     model, *optimisers = accelerate.prepare(model, *optimisers)
     start = load_state(state, {"model": model}, optimisers)
     order = BatchOrder(len(ids), settings.batch_size, recipe.seed, list(map(len, ids)))

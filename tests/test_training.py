@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers.training_utils import EMAModel
 from torch import nn
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
 from latdiff.config import Recipe, UserError, load_recipe
 from latdiff.training import (
@@ -141,6 +141,15 @@ def test_frozen_and_tied_weights():
         id(p) for p in model.parameters() if p.requires_grad
     )
     # tied: the matrix that writes is the embedding, which Muon is not for
+    assert id(model.lm_head.weight) in trained(adam)
+
+
+def test_gpt2s_matrices_have_muon_too():
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=20, n_positions=8, n_embd=8, n_layer=1, n_head=2))
+    muon, adam = optimizers(model, 1e-3)
+    block = model.transformer.h[0]
+    matrices = (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)
+    assert sorted(trained(muon)) == sorted(id(matrix.weight) for matrix in matrices)
     assert id(model.lm_head.weight) in trained(adam)
 
 
