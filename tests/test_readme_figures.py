@@ -15,8 +15,8 @@ def document(name):
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def unsteered(name, scheduler):
-    (row,) = (row for row in document(name)["unconditional"] if row["scheduler"] == scheduler)
+def unsteered(name, scheduler, steps=25):
+    (row,) = (row for row in document(name)["unconditional"] if (row["scheduler"], row["steps"]) == (scheduler, steps))
     return row["validity"], row["slot_tv"]["mean"], row["slot_tv"]["floor"], row["distinct"]
 
 
@@ -52,6 +52,8 @@ CLAIMS = {
     r"\| unsteered \(DDPM\): valid .*?; in the training set 0 \|": lambda: unsteered("storyworld", "ddpm"),
     r"\| unsteered \(full re-noising\): valid .*?: more": lambda: unsteered("storyworld", "renoise")[:3],
     r"over five noise seeds its unsteered texts are .*? \(sampler": lambda: unsteered("storyworld-full", "tcd")[:3],
+    r"by both heads at once both are right .*? LD4LG's": lambda: steered("storyworld-full", "composed"),
+    r"LD4LG's settings on the same stories: .*?\.069\.": lambda: unsteered("ld4lg-storyworld", "ddpm", 250)[:3],
     r"\| steered by sentiment, head from 400 stories: right .*? \| \|": lambda: steered(
         "storyworld-seed2", "guided", "sentiment"
     ),
