@@ -17,6 +17,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from latdiff.config import NORMALISATIONS
 from latdiff.layers import Attention, Block, FeedForward, Norm
 
 
@@ -47,6 +48,8 @@ class LatentAutoencoder(ModelMixin, ConfigMixin):
         max_tokens: positions the compressor knows; a longer input is an error of the caller.
         normalisation: "whitening" or "l2", what `whiten` does.
         assumed_noise: sd that the reconstructor is told where nobody says one; 0: it is built to be told none.
+
+    Raises ValueError for another normalisation.
     """
 
     @register_to_config
@@ -55,6 +58,8 @@ class LatentAutoencoder(ModelMixin, ConfigMixin):
         heads: int = 4, max_tokens: int = 128, normalisation: str = "whitening", assumed_noise: float = 0.0,
     ):  # fmt: skip
         super().__init__()
+        if normalisation not in NORMALISATIONS:
+            raise ValueError(f"normalisation is {normalisation!r}, must be one of {', '.join(NORMALISATIONS)}")
         self.features_in = nn.Linear(feature_dim, width)
         self.token_positions = nn.Parameter(torch.randn(max_tokens, width) * 0.02)
         self.queries = nn.Parameter(torch.randn(num_latents, width) * 0.5)

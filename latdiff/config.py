@@ -413,6 +413,10 @@ def _check_together(recipe: Recipe, problems: list[str]) -> None:
             f"data.max_tokens: {recipe.data.max_tokens} is more than autoencoder.max_tokens="
             f"{recipe.autoencoder.max_tokens}; raise the latter"
         )
+    most, assumed = recipe.train_autoencoder.latent_noise, recipe.autoencoder.assumed_noise
+    if assumed > most:
+        problems.append(f"autoencoder.assumed_noise: is {assumed:g}, but training adds noise of at most "
+                        f"train_autoencoder.latent_noise={most:g}; lower the former or raise the latter")  # fmt: skip
     if recipe.data.classes and recipe.data.condition != "label":
         problems.append(f"data.classes: are listed, but data.condition is {recipe.data.condition!r}; set it to label")
     if not 1 <= len(set(recipe.data.splits)) == len(recipe.data.splits) <= 2:

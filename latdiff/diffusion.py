@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from latdiff.config import TIMES
 from latdiff.denoiser import LatentDenoiser
 from latdiff.precision import fast_autocast
 from latdiff.schedule import add_noise, log_snr, v_target, x0_from_v
@@ -64,8 +65,12 @@ def drawn(times: str, batch: int, generator: torch.Generator) -> Tensor:
 
     `stratified` is one in each of B equal parts, which evens out the loss (Kingma et al. 2021, appendix I.1);
     `uniform` is B by themselves; `logit-normal` has more of them in the middle (Esser et al. 2024, section 3.1).
+    Raises ValueError for any other name.
     """
     if times == "logit-normal":
         return torch.randn(batch, generator=generator).sigmoid()
-    by_themselves = torch.rand(batch, generator=generator)
-    return by_themselves if times == "uniform" else (torch.arange(batch) + by_themselves) / batch
+    if times == "uniform":
+        return torch.rand(batch, generator=generator)
+    if times == "stratified":
+        return (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
+    raise ValueError(f"times is {times!r}, must be one of {', '.join(TIMES)}")

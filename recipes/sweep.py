@@ -100,7 +100,7 @@ def begun(path: Path, asked: dict) -> dict:
 
 
 def table(document: dict) -> str:
-    """The rows in Markdown: reconstruction, then of every sampler what there is of the figures."""
+    """The rows in Markdown: reconstruction, then of every sampler the figures that the first row has."""
     figures = {"validity": "valid", "tv": "TV in floors", "mauve": "MAUVE", "perplexity": "perplexity",
                "distinct": "distinct"}  # fmt: skip
     first = document["rows"][0]["unconditional"]
@@ -109,8 +109,9 @@ def table(document: dict) -> str:
     lines = [["", "exact, at .5 sd", *names]]
     for row in document["rows"]:
         back = row["reconstruction"]
-        cells = [f"{_cells(told)[key]:.3f}" for told in row["unconditional"] for key in shown]
-        lines.append([row["row"], f"{back['exact_match']:.3f}, {back['under_noise']['0.5']:.3f}", *cells])
+        cells = [_cells(told).get(key) for told in row["unconditional"] for key in shown]
+        exact = f"{back['exact_match']:.3f}, {back['under_noise']['0.5']:.3f}"
+        lines.append([row["row"], exact, *("-" if cell is None else f"{cell:.3f}" for cell in cells)])
     lines.insert(1, ["---"] * len(lines[0]))
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
@@ -133,8 +134,8 @@ def main() -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_intermixed_args()
     rows, samplers = load_sweep(options.sweep, options.settings), [sampler_words(text) for text in options.samplers]
-    measured = {"samplers": options.samplers, "num_samples": options.num_samples, "seeds": options.seeds}
-    document = begun(options.json, {"sweep": options.sweep.stem} | measured)
+    how = {key: getattr(options, key) for key in ("samplers", "num_samples", "seeds", "fluency", "mauve")}
+    document = begun(options.json, {"sweep": options.sweep.stem} | how)
     left = left_to_run(rows, document["rows"])
     fluency = FluencyJudge(options.fluency) if options.fluency else None
     judges = fluency, CrowdJudge(options.mauve) if options.mauve else None

@@ -87,6 +87,11 @@ def test_l2_gives_every_latent_the_norm_of_white_noise():
         torch.testing.assert_close(torch.cosine_similarity(scaled, latents, dim=-1), torch.ones(7, L))
 
 
+def test_a_normalisation_that_there_is_not():
+    with pytest.raises(ValueError, match="'L2', must be one of whitening, l2"):
+        LatentAutoencoder(H, L, D, width=16, depth=1, heads=2, normalisation="L2")
+
+
 def test_a_reconstructor_that_is_told_no_noise_assumes_some():
     torch.manual_seed(0)
     autoencoder = LatentAutoencoder(H, L, D, width=16, depth=1, heads=2, max_tokens=12, assumed_noise=0.5)

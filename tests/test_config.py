@@ -157,6 +157,7 @@ REFUSED = {
     "name=../other": "name: is '../other', must be a folder name",
     "denoiser.width=100": "denoiser.width: 100 is not divisible by heads=",
     "autoencoder.max_tokens=8": "data.max_tokens: 96 is more than autoencoder.max_tokens=8; raise the latter",
+    "autoencoder.assumed_noise=0.9": "autoencoder.assumed_noise: is 0.9, but training adds noise of at most",
     "diffusion.schedule=linear": "diffusion.schedule: is 'linear', must be cosine or tan-D",
     "diffusion.schedule=tan-0": "diffusion.schedule: is 'tan-0', must be cosine or tan-D",
     "diffusion.schedule=tan-0.0": "diffusion.schedule: is 'tan-0.0', must be cosine or tan-D",

@@ -210,6 +210,11 @@ def test_the_share_of_times_in_the_middle(times, quarter, half):
     assert [shares[0], shares[1] + shares[2], shares[3]] == pytest.approx([quarter, half, quarter], abs=0.015)
 
 
+def test_times_that_there_are_not():
+    with pytest.raises(ValueError, match="must be one of stratified, uniform, logit-normal"):
+        drawn("cosine", 4, seeded())
+
+
 def test_training_draws_the_times_that_were_asked_for(x0):
     knowing = Knowing(x0, "x0")
     GaussianDiffusion(knowing, ALPHA2, self_conditioning=0, times="uniform").loss(x0, seeded())

@@ -18,7 +18,7 @@ rows:
 """
 
 
-MEASURED = {"samplers": ["ddim:2", "ddpm:2"], "num_samples": 6, "seeds": 1}
+MEASURED = {"samplers": ["ddim:2", "ddpm:2"], "num_samples": 6, "seeds": 1, "fluency": None, "mauve": None}
 
 
 @pytest.fixture
@@ -82,6 +82,9 @@ def test_the_rows_as_a_table(run, capsys):
     tv = row["unconditional"][1]["slot_tv"]
     assert [cell.strip() for cell in first.split("|")][1::6] == ["As it is", f"{tv['mean'] / tv['floor']:.3f}"]
     assert second.startswith("| x0, fewer steps | ")
+    told = row["unconditional"][0]
+    broken = row | {"unconditional": [told | {"perplexity": 2.0}]}, row | {"unconditional": [told]}  # no text, no token
+    assert sweep.table({"rows": list(broken)}).splitlines()[-1].split("|")[5].strip() == "-"
 
 
 def test_figures_of_something_else_are_not_added_to(run, tmp_path):
