@@ -1,100 +1,17 @@
-"""Every format, every split rule and every error of latdiff.data, on files that the tests write."""
+"""Splits, labels, conditions, and every error of latdiff.data, on files that the tests write."""
 
 import cProfile
-import csv
-import gzip
 import hashlib
-import io
-import itertools
 import json
 
-import datasets
 import pytest
+from written import TEXTS, corpus, jsonl, texts_jsonl
 
 from latdiff import storyworld
-from latdiff.config import DataConfig, UserError
+from latdiff.config import DataConfig
 from latdiff.data import DataError, load_corpus, load_labelled, load_texts
 
-TEXTS = [f"Text number {number}." for number in range(40)]
-
-
-def corpus(source, seed=0, **settings):
-    return load_corpus(DataConfig(source=str(source), **settings), seed, extra="extra_sources" in settings)
-
-
-def jsonl(path, rows):
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def texts_jsonl(path, texts):
-    return jsonl(path, [{"text": text} for text in texts])
-
-
-def separated(texts, separator):
-    buffer = io.StringIO()
-    csv.writer(buffer, delimiter=separator).writerows([["id", "text"], *enumerate(texts)])
-    return buffer.getvalue().encode()
-
-
-def encoded(texts, ending):
-    if ending == ".jsonl":
-        return "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
-    if ending == ".txt":
-        return "\n".join(texts).encode()
-    return separated(texts, "," if ending == ".csv" else "\t")
-
-
-# Formats
-
-
-@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".tsv", ".txt"])
-@pytest.mark.parametrize("compressed", [False, True])
-def test_reads_every_text_format_plain_and_gzipped(tmp_path, ending, compressed):
-    texts = [*TEXTS, 'A comma, a "quote" and a café.']
-    content = encoded(texts, ending)
-    path = tmp_path / f"stories{ending}{'.gz' if compressed else ''}"
-    path.write_bytes(gzip.compress(content) if compressed else content)
-    read = corpus(path)
-    assert sorted(read.train + read.valid) == sorted(texts)
-
-
-def test_reads_parquet_with_nested_columns(tmp_path):
-    path = tmp_path / "stories.parquet"
-    datasets.Dataset.from_list([{"story": {"body": text}} for text in TEXTS]).to_parquet(path)
-    read = corpus(path, text_column="story.body")
-    assert sorted(read.train + read.valid) == sorted(TEXTS)
-
-
-def test_a_column_with_a_dot_in_its_own_name_is_found_too(tmp_path):
-    path = jsonl(tmp_path / "a.jsonl", [{"story.body": text} for text in TEXTS])
-    assert len(corpus(path, text_column="story.body").train) == 36
-
-
-def test_a_byte_order_mark_and_quoted_line_breaks_are_no_trouble(tmp_path):
-    path = tmp_path / "a.csv"
-    path.write_bytes(b"\xef\xbb\xbf" + separated([*TEXTS, "two\nlines"], ","))
-    read = corpus(path)
-    assert "two lines" in read.train + read.valid
-
-
 # Splits, cleaning, determinism
-
-
-def test_a_folder_gives_its_own_splits_and_ignores_the_test_split(tmp_path):
-    texts_jsonl(tmp_path / "train.jsonl", TEXTS[:30])
-    texts_jsonl(tmp_path / "valid.jsonl", TEXTS[30:35])
-    texts_jsonl(tmp_path / "test.jsonl", TEXTS[35:])
-    read = corpus(tmp_path)
-    assert sorted(read.train) == sorted(TEXTS[:30]) and sorted(read.valid) == sorted(TEXTS[30:35])
-
-
-@pytest.mark.parametrize("name", ["valid.txt", "validation.csv.gz", "dev.tsv"])
-def test_every_name_of_the_valid_split_and_mixed_formats(tmp_path, name):
-    texts_jsonl(tmp_path / "train.jsonl", TEXTS)
-    content = encoded(["Unseen."], "." + name.split(".")[1])
-    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
-    assert corpus(tmp_path).valid == ["Unseen."]
 
 
 def test_without_a_valid_split_a_tenth_is_held_out_at_most(tmp_path):
@@ -170,13 +87,6 @@ def test_sizes_limit_after_a_shuffle_that_the_seed_fixes(tmp_path):
     assert corpus(tmp_path, seed=1).train != whole.train
 
 
-def test_an_existing_path_is_a_path_even_if_it_looks_like_a_hub_id(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "owner").mkdir()
-    texts_jsonl(tmp_path / "owner" / "name", TEXTS).rename(tmp_path / "owner" / "name.jsonl")
-    assert len(corpus("owner/name.jsonl").train) == 36
-
-
 def test_twice_the_rows_are_twice_the_work(tmp_path):
     def calls(rows):
         texts = [{"text": f"{n} " + "word " * 20, "nested": {"number": n}} for n in range(rows)]
@@ -240,7 +150,6 @@ def test_numbers_need_no_classes(tmp_path):
         load_labelled(blank, classes=False)
 
 
-
 def labelled(*groups):
     labels = [label for label, count in groups for _ in range(count)]
     return [{"text": f"{label} {number}", "slots": {"kind": label}} for number, label in enumerate(labels)]
@@ -300,293 +209,6 @@ LABEL_PROBLEMS = {
 def test_labels_that_cannot_be_used_are_explained(tmp_path, rows, column, message):
     with pytest.raises(DataError, match=message):
         load_labelled(str(jsonl(tmp_path / "a.jsonl", rows)), label_column=column)
-
-
-# What is wrong with a file
-
-
-FILE_PROBLEMS = {
-    "empty": ("a.jsonl", b"", r"is empty"),
-    "empty txt": ("a.txt", b"", r"is empty"),
-    "header only": ("a.csv", b"text\n", r"is empty"),
-    "not UTF-8": ("a.txt", b"fine\ncaf\xe9\n", r"line 2: is not UTF-8"),
-    "broken JSON": ("a.jsonl", b'{"text": "a"}\n{"text": "b"\n', r"line 2: is not JSON: .* column \d+"),
-    "not an object": (
-        "a.jsonl",
-        b'["a"]\n',
-        r'line 1: must be an object such as {"text": "..."}, is \["a"\]',
-    ),
-    "missing column": (
-        "a.jsonl",
-        b'{"text": "a"}\n{"txt": "b", "m": {"id": 1}}\n',
-        r"line 2: no column 'text' \(there is txt, m\.id; did you mean txt\?\)",
-    ),
-    "missing csv column": ("a.csv", b"story,id\nb,1\n", r"line 2: no column 'text' \(there is story, id\)"),
-    "number for a text": ("a.jsonl", b'{"text": 5}\n', r"line 1: text is 5, must be a text"),
-    "all blank": (
-        "a.jsonl",
-        b'{"text": " ", "id": 1}\n{"text": null}\n',
-        r"no usable row, .* blank in all 2 \(there is text, id\); give texts, or set text_column to the one",
-    ),
-    "too many fields": (
-        "a.csv",
-        b"text\na, b\n",
-        r"line 2: has 2 fields, the first line has 1; put .* quotes",
-    ),
-    "too few fields": ("a.tsv", b"id\ttext\n1\n", r"line 2: has 1 fields, the first line has 2"),
-    "open quote": ("a.csv", b'text\n"a\nb\n', r"line 3: unexpected end of data; put"),
-    "not gzip": ("a.txt.gz", b"plain", r"is not a whole gzip file"),
-    "cut gzip": ("a.txt.gz", gzip.compress(b"plain text")[:-9], r"is not a whole gzip file"),
-    "not parquet": ("a.parquet", b"plain", r"is not a readable parquet file"),
-    "unknown format": ("a.xlsx", b"plain", r"the format is not known \(known: \.jsonl, \.csv, \.tsv"),
-    "gzipped parquet": (
-        "a.parquet.gz",
-        b"plain",
-        r"the format is not known .*each but parquet also with \.gz",
-    ),
-    "one text": ("a.txt", b"alone", r"no training text is left beside the unseen ones"),
-}
-
-
-@pytest.mark.parametrize("name, content, message", FILE_PROBLEMS.values(), ids=FILE_PROBLEMS)
-def test_files_that_cannot_be_used_are_explained(tmp_path, name, content, message):
-    path = tmp_path / name
-    path.write_bytes(content)
-    with pytest.raises(DataError, match=message) as error:
-        corpus(path)
-    assert str(error.value).startswith(str(path))
-
-
-def test_an_unreadable_file_is_explained(tmp_path, monkeypatch):
-    path = texts_jsonl(tmp_path / "a.jsonl", TEXTS)
-
-    def refuse(path):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr("pathlib.Path.read_bytes", refuse)
-    with pytest.raises(DataError, match=r"a\.jsonl: cannot be read: Permission denied"):
-        corpus(path)
-
-
-def test_a_folder_without_a_train_file_says_what_is_there(tmp_path):
-    texts_jsonl(tmp_path / "training.jsonl", TEXTS)
-    with pytest.raises(DataError, match=r"no train file .* \(there is training\.jsonl; known: \.jsonl"):
-        corpus(tmp_path)
-
-
-def test_two_files_for_one_split_are_refused(tmp_path):
-    for name in ("train.jsonl", "valid.jsonl", "dev.jsonl"):
-        texts_jsonl(tmp_path / name, TEXTS)
-    with pytest.raises(DataError, match=r"which is the valid split, dev\.jsonl, valid\.jsonl\?"):
-        corpus(tmp_path)
-
-
-def test_a_missing_file_names_the_nearest_one(tmp_path):
-    texts_jsonl(tmp_path / "train.jsonl", TEXTS)
-    with pytest.raises(DataError, match=r"has no trian\.jsonl; did you mean train\.jsonl\?"):
-        corpus(tmp_path / "trian.jsonl")
-
-
-def test_a_missing_folder_on_the_way_is_the_one_that_is_named(tmp_path):
-    (tmp_path / "stories").mkdir()
-    with pytest.raises(DataError, match=r"has no storys; did you mean stories\?"):
-        corpus(tmp_path / "storys" / "train.jsonl")
-
-
-def test_a_misspelt_storyworld_is_recognised(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=r"neither storyworld, nor a hub id .* did you mean storyworld\?"):
-        corpus("storywrld")
-
-
-def test_every_problem_is_a_user_error():
-    assert issubclass(DataError, UserError)
-
-
-# The hub
-
-
-def hub(monkeypatch, answer):
-    """A hub that gives one answer, streamed if asked to; returns the list of what is asked of it."""
-    asked = []
-
-    def load_dataset(name, config=None, revision=None, streaming=False):
-        asked.append((name, config, revision, streaming))
-        if isinstance(answer, Exception):
-            raise answer
-        return streamed(answer) if streaming and isinstance(answer, datasets.DatasetDict) else answer
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    return asked
-
-
-def streamed(splits):
-    streams = {name: datasets.IterableDataset.from_generator(rows.__iter__) for name, rows in splits.items()}
-    return datasets.IterableDatasetDict(streams)
-
-
-def hub_data(**splits):
-    return datasets.DatasetDict(
-        {split: datasets.Dataset.from_dict({"ref": ts}) for split, ts in splits.items()}
-    )
-
-
-HUB_IDS = {
-    "owner/name": ("owner/name", None, None, False),
-    "owner/name@refs/pr/1": ("owner/name", None, "refs/pr/1", False),
-    "wmt/wmt14:de-en": ("wmt/wmt14", "de-en", None, False),
-    "owner/na.me:20220301.en@v1:2": ("owner/na.me", "20220301.en", "v1:2", False),
-}
-
-
-@pytest.mark.parametrize("source, expected", HUB_IDS.items(), ids=HUB_IDS)
-def test_a_hub_id_is_loaded_with_its_splits_configuration_and_revision(monkeypatch, source, expected):
-    asked = hub(monkeypatch, hub_data(train=TEXTS[:30], validation=TEXTS[30:], test=["x"]))
-    read = corpus(source, text_column="ref")
-    assert sorted(read.train) == sorted(TEXTS[:30]) and sorted(read.valid) == sorted(TEXTS[30:])
-    assert asked == [expected]
-
-
-def test_a_hub_data_set_without_a_valid_split_gives_a_tenth_of_train(monkeypatch):
-    hub(monkeypatch, hub_data(train=TEXTS, test=["x"]))
-    read = corpus("owner/name", text_column="ref")
-    assert len(read.valid) == 4 and sorted(read.train + read.valid) == sorted(TEXTS)
-
-
-def test_a_hub_data_set_gives_labels_too(monkeypatch):
-    rows = [{"text": f"t{n}", "label": n % 2} for n in range(20)]
-    hub(monkeypatch, datasets.DatasetDict(train=datasets.Dataset.from_list(rows)))
-    assert load_labelled("owner/name")[1] == ["0", "1"] * 10
-
-
-@pytest.mark.parametrize("streaming", [False, True])
-def test_classes_of_a_hub_data_set_come_by_their_names(monkeypatch, streaming):
-    kind = datasets.ClassLabel(names=["World", "Sports"])
-    features = datasets.Features({"text": datasets.Value("string"), "label": kind})
-    rows = datasets.Dataset.from_dict({"text": TEXTS, "label": [0, 1] * 19 + [1, -1]}, features=features)
-    answer = datasets.IterableDatasetDict(train=rows.to_iterable_dataset()) if streaming else {"train": rows}
-    hub(monkeypatch, answer)
-    read = corpus("owner/name", condition="label", train_size=39 if streaming else 0, valid_size=1)
-    assert read.classes == ["Sports", "World"]
-    assert read.dropped["without a text or a label"] == 1
-    if not streaming:
-        assert load_labelled("owner/name")[1] == ["World", "Sports"] * 19 + ["Sports"]
-
-
-def test_nested_columns_of_a_hub_data_set_are_reached(monkeypatch):
-    rows = [{"translation": {"de": f"Satz {n}.", "en": f"Sentence {n}."}} for n in range(20)]
-    hub(monkeypatch, datasets.DatasetDict(train=datasets.Dataset.from_list(rows)))
-    assert corpus("wmt/wmt14:de-en", text_column="translation.de").valid[0].startswith("Satz")
-
-
-def endless(words, asked_for):
-    def rows():
-        for number in itertools.count():
-            asked_for[words] = number + 1
-            yield {"text": f"{words} {number}"}
-
-    return datasets.IterableDataset.from_generator(rows)
-
-
-@pytest.mark.parametrize("most", [{"train": 70}, {"train": 50, "validation": 20}], ids=["alone", "with valid"])
-def test_with_a_train_size_no_more_of_a_hub_data_set_is_read_than_needed(monkeypatch, most):
-    """A set without an end: reading on would never return."""
-    monkeypatch.setattr("latdiff.sources.SHUFFLE_BUFFER", 20)
-    rows, sizes = {}, {"train_size": 50, "valid_size": 20}
-    asked = hub(monkeypatch, datasets.IterableDatasetDict({name: endless(name, rows) for name in most}))
-    read = corpus("owner/name", **sizes)
-    assert asked == [("owner/name", None, None, True)]
-    assert rows.keys() == most.keys() and all(rows[name] <= most[name] + 25 for name in most)  # and the buffer
-    assert (len(read.train), len(read.valid)) == (50, 20)
-    assert {text.split()[0] for text in read.valid} == {[*most][-1]}
-    numbers = [int(text.split()[1]) for text in read.train]
-    assert len(set(numbers)) == 50 and max(numbers) >= most["train"]  # not simply the first ones
-    assert corpus("owner/name", **sizes) == read
-    assert set(corpus("owner/name", seed=1, **sizes).train) != set(read.train)
-
-
-def test_a_hub_data_set_smaller_than_its_train_size_gives_what_it_has(monkeypatch):
-    hub(monkeypatch, hub_data(train=[*TEXTS, " ", TEXTS[0].upper()]))
-    read = corpus("owner/name", text_column="ref", train_size=1000)
-    assert (len(read.train), len(read.valid)) == (36, 4)
-    assert read.dropped == {"blank": 1, "repeated": 1, "also unseen": 0}
-
-
-@pytest.mark.parametrize("train_size", [0, 10])
-def test_the_configurations_of_a_hub_data_set_are_named(tmp_path, monkeypatch, train_size):
-    """What the library itself says of a folder with two of them."""
-    for name in ("de-en", "cs-en"):
-        texts_jsonl(tmp_path / f"{name}.jsonl", TEXTS)
-    configs = "".join(f"- config_name: {name}\n  data_files: {name}.jsonl\n" for name in ("de-en", "cs-en"))
-    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{configs}---\n", encoding="utf-8")
-    load = datasets.load_dataset
-    monkeypatch.setattr(
-        datasets,
-        "load_dataset",
-        lambda name, config, revision, streaming: load(
-            str(tmp_path), config, streaming=streaming, cache_dir=str(tmp_path / "cache")
-        ),
-    )
-    message = r"name the configuration \(there is de-en, cs-en\), as in owner/name:de-en@main$"
-    for source in ("owner/name@main", "owner/name:de@main"):
-        with pytest.raises(DataError, match=message):
-            corpus(source, train_size=train_size)
-    assert len(corpus("owner/name:cs-en", train_size=train_size).train) == (train_size or 36)
-
-
-def test_problems_inside_a_hub_data_set_are_explained(monkeypatch):
-    hub(monkeypatch, hub_data(test=TEXTS))
-    with pytest.raises(DataError, match=r"owner/name: has no split train \(there is test\)"):
-        corpus("owner/name")
-    hub(monkeypatch, hub_data(train=TEXTS))
-    with pytest.raises(DataError, match=r"owner/name, split train, row 1: no column 'text' \(there is ref\)"):
-        corpus("owner/name")
-    with pytest.raises(DataError, match=r"split train, shuffled row 1: no column 'text' \(there is ref\)"):
-        corpus("owner/name", train_size=5)
-    hub(monkeypatch, hub_data(train=TEXTS, validation=[" ", ""]))
-    with pytest.raises(DataError, match=r"owner/name, split validation: no usable row, .*blank in all 2"):
-        corpus("owner/name", text_column="ref")
-
-
-@pytest.mark.parametrize("split", ["train", "validation"])
-@pytest.mark.parametrize("train_size", [0, 10])
-def test_a_split_without_rows_is_named(monkeypatch, split, train_size):
-    hub(monkeypatch, hub_data(**{"train": TEXTS, "validation": TEXTS, split: []}))
-    with pytest.raises(DataError, match=f"owner/name, split {split}: is empty; it should hold one text a row"):
-        corpus("owner/name", text_column="ref", train_size=train_size)
-
-
-def test_a_hub_that_breaks_off_while_it_is_read_says_what_to_put_in_its_place(monkeypatch):
-    def rows():
-        yield {"text": "the first"}
-        raise ConnectionError("reset by peer")
-
-    hub(monkeypatch, datasets.IterableDatasetDict(train=datasets.IterableDataset.from_generator(rows)))
-    with pytest.raises(DataError, match=r"the hub cannot be reached; put a folder .*ARGS="):
-        corpus("owner/name", train_size=5)
-
-
-def test_an_unreachable_hub_says_what_to_put_in_its_place(monkeypatch):
-    hub(monkeypatch, ConnectionError("a page of\ntechnical words"))
-    with pytest.raises(DataError, match=r"the hub cannot be reached; .*ARGS=\"data\.source=path") as error:
-        corpus("owner/name")
-    assert "technical" not in str(error.value)
-
-
-def test_other_hub_problems_are_quoted_with_the_same_way_out(monkeypatch):
-    hub(monkeypatch, RuntimeError("Dataset scripts are no longer supported\nmore"))
-    with pytest.raises(DataError, match=r"scripts are no longer supported; put a folder .*ARGS=") as error:
-        corpus("owner/name")
-    assert "more" not in str(error.value)
-
-
-@pytest.mark.parametrize("source", ["missing/train.jsonl", "./owner/name", "a/b/c", "name", "/owner/name"])
-def test_what_does_not_look_like_a_hub_id_never_asks_the_hub(monkeypatch, tmp_path, source):
-    monkeypatch.chdir(tmp_path)
-    asked = hub(monkeypatch, hub_data(train=TEXTS))
-    with pytest.raises(DataError, match=r"no data '"):
-        corpus(source)
-    assert not asked
 
 
 # Conditions
@@ -706,23 +328,7 @@ def test_an_extra_source_that_cannot_be_read_is_named(tmp_path):
         corpus("storyworld", extra_sources=(str(tmp_path / "nowhere.jsonl"),), train_size=5, valid_size=5)
 
 
-# Splits by other names, and several texts a row
-
-
-@pytest.mark.parametrize("where", ["folder", "hub", "stream"])
-def test_the_splits_may_have_any_names(tmp_path, monkeypatch, where):
-    named = {"dev": TEXTS[:30], "test": TEXTS[30:], "train": ["not asked for"]}
-    hub(monkeypatch, hub_data(**named))
-    for split, texts in named.items():
-        jsonl(tmp_path / f"{split}.jsonl", [{"ref": text} for text in texts])
-    settings = {"text_column": "ref", "train_size": 30 if where == "stream" else 0}
-    source = tmp_path if where == "folder" else "owner/name"
-    read = corpus(source, splits=("dev", "test"), **settings)
-    assert sorted(read.train) == sorted(TEXTS[:30]) and sorted(read.valid) == sorted(TEXTS[30:])
-    alone = corpus(source, splits=("dev",), **(settings | {"train_size": 0}))
-    assert len(alone.valid) == 3 and sorted(alone.train + alone.valid) == sorted(TEXTS[:30])
-    with pytest.raises(DataError, match=r"has no (split )?tran.*there is"):
-        corpus(source, splits=("tran", "test"), **settings)
+# Several texts a row
 
 
 def references(path, sources=10, each=4):
