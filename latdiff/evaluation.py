@@ -96,20 +96,21 @@ def by_class(generator: Generator, scorer: Scorer, n: int, seed: int) -> list[di
 
 
 def reranked(
-    generator: Generator, scorer: Scorer, n: int, seed: int, codec: TextCodec, heads: list[AttributeHead], k: int
+    generator: Generator, scorer: Scorer, n: int, seed: int, codec: TextCodec, sets: list[list[AttributeHead]], k: int
 ) -> list[dict]:
-    """A row for every combination of one label from each of the heads, which share n texts, the best of every k.
+    """A row for every combination of one label from each head of a set; those of a set share n texts, the best of k.
 
-    All choose among the same texts, as steered ones start from the same noise.
+    All choose among the same texts, written and read once, as steered ones start from the same noise.
     """
-    combinations = list(itertools.product(*(head.labels for head in heads)))
-    share, rows = max(1, n // len(combinations)), []
-    written = BestOf(generator.generate(None, share * k, seed), codec, k)
-    for labels in combinations:
-        texts = written.toward([head.toward(label) for head, label in zip(heads, labels, strict=True)])
-        targets = {head.name: label for head, label in zip(heads, labels, strict=True)}
-        row = {"targets": targets} | generator.settings | {"best_of": k}
-        rows.append(row | scorer.steered(texts, targets) | {"samples": texts[:10]})
+    combinations = [list(itertools.product(*(head.labels for head in heads))) for heads in sets]
+    shares = [max(1, n // len(labels)) for labels in combinations]
+    written, rows = BestOf(generator.generate(None, max(shares) * k, seed), codec, k), []
+    for heads, of_set, share in zip(sets, combinations, shares, strict=True):
+        for labels in of_set:
+            texts = written.toward([head.toward(label) for head, label in zip(heads, labels, strict=True)])[:share]
+            targets = {head.name: label for head, label in zip(heads, labels, strict=True)}
+            row = {"targets": targets} | generator.settings | {"best_of": k}
+            rows.append(row | scorer.steered(texts, targets) | {"samples": texts[:10]})
     return rows
 
 

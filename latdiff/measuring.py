@@ -140,8 +140,8 @@ def _measure_rival(options: argparse.Namespace, place: Path) -> Measure:
         if rival.classes:
             found["by_class"] = by_class(*told)
         if heads:
-            chosen_by = [*([head] for head in heads), *map(list, itertools.combinations(heads, 2))]
-            found["reranked"] = [row for some in chosen_by for row in reranked(*told, codec, some, k)]
+            sets = [*([head] for head in heads), *map(list, itertools.combinations(heads, 2))]
+            found["reranked"] = reranked(*told, codec, sets, k)
         return found
 
     return measure, _of_all_seeds(scorer, options)

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from latdiff import storyworld
+from latdiff.generators import LanguageModelGenerator
 
 
 def test_evaluate_writes_every_figure(latdiff, checkpoint, tmp_path, fingerprint):
@@ -128,10 +129,13 @@ def test_rivals_are_held_to_the_same_figures(latdiff, tiny, tmp_path):
     assert "reconstruction" not in of_file and "by_class" not in of_file
 
 
-def test_a_rival_is_controlled_by_taking_the_best_of_its_texts(latdiff, checkpoint, tiny, tmp_path):
+def test_a_rival_is_controlled_by_taking_the_best_of_its_texts(latdiff, checkpoint, tiny, tmp_path, monkeypatch):
     file = tmp_path / "ar.json"
     flags = ("--num-samples", 4, "--seeds", 1, "--rerank", f"{checkpoint}:3")
+    asked, generate = [], LanguageModelGenerator.generate
+    monkeypatch.setattr(LanguageModelGenerator, "generate", lambda *told: asked.append(told[2]) or generate(*told))
     printed = latdiff("evaluate", "--json", file, *flags, folder=tiny.ar)
+    assert asked == [4, 6]  # unsteered ones, and two times three that all choose among
     rows = json.loads(file.read_text(encoding="utf-8"))["reranked"]
     sentiments, tenses = ("negative", "positive"), ("past", "present")
     assert [(row["targets"], row["n"], row["best_of"], row["judge"]) for row in rows] == [
