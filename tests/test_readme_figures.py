@@ -20,6 +20,11 @@ def unsteered(name, scheduler, steps=25):
     return row["validity"], row["slot_tv"]["mean"], row["slot_tv"]["floor"], row["distinct"]
 
 
+def written(name):
+    (row,) = document(name)["unconditional"]
+    return row["validity"], row["slot_tv"]["mean"], row["slot_tv"]["floor"]
+
+
 def mean(rows, *keys):
     rows = list(rows)
     return [sum(row[key] * row["n"] for row in rows) / sum(row["n"] for row in rows) for key in keys]
@@ -49,18 +54,24 @@ def three_heads():
 # what stands before the figures in the README, up to where they end -> the figures, in their order
 CLAIMS = {
     r"\| reconstruction of unseen stories, exact .*? under 1\.0": lambda: reconstructed("storyworld"),
-    r"\| unsteered \(DDPM\): valid .*?; in the training set 0 \|": lambda: unsteered("storyworld", "ddpm"),
+    r"\| unsteered \(`tcd`.*?: valid .*?; distinct": lambda: unsteered("storyworld", "tcd")[:3],
+    r"\| unsteered \(DDPM\): valid .*?: less": lambda: unsteered("storyworld", "ddpm")[:3],
     r"\| unsteered \(full re-noising\): valid .*?: more": lambda: unsteered("storyworld", "renoise")[:3],
     r"over five noise seeds its unsteered texts are .*? \(sampler": lambda: unsteered("storyworld-full", "tcd")[:3],
     r"by both heads at once both are right .*? LD4LG's": lambda: steered("storyworld-full", "composed"),
     r"LD4LG's settings on the same stories: .*?\.069\.": lambda: unsteered("ld4lg-storyworld", "ddpm", 250)[:3],
+    r"A language model of the same size: .*?, and from": lambda: written("storyworld-rival"),
+    r"from its nucleus \(0\.9\) .*?\. Where": lambda: written("storyworld-rival-nucleus"),
+    r"take the best of 8 of its texts, both are right .*? of the time": lambda: mean(
+        (row for row in document("storyworld-rival")["reranked"] if len(row["targets"]) == 2), "success"
+    ),
     r"\| steered by sentiment, head from 400 stories: right .*? \| \|": lambda: steered(
-        "storyworld-seed2", "guided", "sentiment"
+        "storyworld", "guided", "sentiment"
     ),
     r"\| steered by topic, head from 400 stories: right .*? \| \|": lambda: steered(
-        "storyworld-seed2", "guided", "topic"
+        "storyworld", "guided", "topic"
     ),
-    r"\| both heads at once, all 16 pairs: both right .*? \| \|": lambda: steered("storyworld-seed2", "composed"),
+    r"\| both heads at once, all 16 pairs: both right .*? \| \|": lambda: steered("storyworld", "composed"),
     r"\| three heads at once: all right .*?; two": three_heads,
     r"\| sentiment of a story flipped by `edit`: right .*? of the other": edited,
     r"all have it \(1,000 of 1,000\), .*? are valid": lambda: mean(
