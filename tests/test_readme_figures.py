@@ -54,7 +54,7 @@ def three_heads():
 # what stands before the figures in the README, up to where they end -> the figures, in their order
 CLAIMS = {
     r"\| reconstruction of unseen stories, exact .*? under 1\.0": lambda: reconstructed("storyworld"),
-    r"\| unsteered \(`tcd`.*?: valid .*?; distinct": lambda: unsteered("storyworld", "tcd")[:3],
+    r"\| unsteered \(`tcd`.*?: valid .*?; in the training set 0 \|": lambda: unsteered("storyworld", "tcd"),
     r"\| unsteered \(DDPM\): valid .*?: less": lambda: unsteered("storyworld", "ddpm")[:3],
     r"\| unsteered \(full re-noising\): valid .*?: more": lambda: unsteered("storyworld", "renoise")[:3],
     r"over five noise seeds its unsteered texts are .*? \(sampler": lambda: unsteered("storyworld-full", "tcd")[:3],
