@@ -45,8 +45,9 @@ class GaussianDiffusion:
         if cond is not None and self.told_nothing:
             cond = cond.without(torch.rand(batch, generator=generator) < self.told_nothing)
         x_prev = torch.zeros_like(z)
-        chosen = (torch.rand(batch, generator=generator) < self.self_conditioning).to(x0.device)
-        if chosen.any():
+        chosen = (torch.rand(batch, generator=generator) < self.self_conditioning).nonzero().squeeze(1)
+        if len(chosen):
+            chosen = chosen.to(x0.device)  # places, counted on the CPU: a GPU would have to be waited for
             with torch.no_grad():
                 x_prev[chosen] = self.denoise(z[chosen], t[chosen], None if cond is None else cond[chosen])
         prediction = self.denoiser(z, log_snr(alpha2), cond, x_prev)

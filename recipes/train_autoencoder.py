@@ -86,8 +86,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     corpus = load_corpus(recipe.data, recipe.seed, extra=not recipe.autoencoder.path)
     if recipe.autoencoder.path:
         return adopt(recipe, corpus)
-    if recipe.backbone.path.startswith("checkpoints/") and not Path(recipe.backbone.path, "config.json").exists():
-        pretrain_backbone.main(recipe, quiet)
+    build_missing_backbone(recipe, quiet)
     tokenizer, text_model = load_backbone(recipe.backbone.path)
     refuse_unreadable(text_model, recipe.autoencoder.max_tokens)
     if any(settings.mask_rates):
@@ -140,6 +139,13 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     finish(recipe, codec, autoencoder.whiten(latents[: len(own)]), corpus.valid, made)
     state.unlink(missing_ok=True)
     print(f"trained in {minutes:.1f} minutes -> {folder}")
+
+
+def build_missing_backbone(recipe: Recipe, quiet: bool) -> None:
+    """Pretrain a backbone of our own that is not there; nothing where it is, or is the hub's, or is adopted."""
+    ours = recipe.backbone.path.startswith("checkpoints/") and not recipe.autoencoder.path
+    if ours and not Path(recipe.backbone.path, "config.json").exists():
+        pretrain_backbone.main(recipe, quiet)
 
 
 def adopt(recipe: Recipe, corpus: Corpus) -> None:

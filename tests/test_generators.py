@@ -91,7 +91,8 @@ def first_pieces(generator, n):
 def test_a_language_model_samples_from_its_own_distribution(tiny):
     generator, nucleus = LanguageModelGenerator(tiny.ar), LanguageModelGenerator(tiny.ar, top_p=0.3)
     with torch.no_grad():
-        probabilities = generator.model(torch.tensor([[generator.start]])).logits[0, -1].softmax(-1)
+        start = torch.tensor([[generator.start]], device=generator.model.device)
+        probabilities = generator.model(start).logits[0, -1].softmax(-1)
     values, pieces = probabilities.sort(descending=True)
     found = first_pieces(generator, 4000)
     shares = torch.stack([(found == piece).float().mean() for piece in pieces[:20]])

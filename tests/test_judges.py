@@ -179,7 +179,7 @@ def test_states_are_of_the_last_token_or_of_all_where_the_model_looks_both_ways(
     ids = torch.tensor([tokenizer(TWO[0]).input_ids])
     for kind, pooled in (("causal", lambda states: states[:, -1]), ("encoder", lambda states: states.mean(1))):
         judge = CrowdJudge(tmp_path / kind)
-        expected = pooled(judge.model(input_ids=ids).last_hidden_state)
+        expected = pooled(judge.model(input_ids=ids.to(judge.model.device)).last_hidden_state).cpu()
         torch.testing.assert_close(judge.states([TWO[0], TWO[1] * 20])[:1], expected, atol=1e-5, rtol=1e-4)
         assert judge.states(["", TWO[0]]).isfinite().all()
 

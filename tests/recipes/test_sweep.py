@@ -46,9 +46,37 @@ def test_every_row_is_trained_and_measured(run, tmp_path):
         assert [told["scheduler"] for told in row["unconditional"]] == ["ddim", "ddpm"]
         assert all({"validity", "slot_tv"} <= set(told) and "samples" not in told for told in row["unconditional"])
         assert "validity" in row["sd"]["unconditional"][0]
-    folder = tmp_path / "work" / "checkpoints" / "rows-x0-fewer-steps"
+    folder = tmp_path / "work" / "checkpoints" / "rows-x0-fewer-steps-0"
     assert json.loads((folder / "denoiser" / "config.json").read_text(encoding="utf-8"))["prediction"] == "x0"
     assert not (folder / "train").exists()
+
+
+def test_trainings_side_by_side_are_those_of_one_after_another(run, tmp_path):
+    together = run("--trainings", "2", "--jobs", "2")["rows"]
+    names = ["As it is", "x0, fewer steps"]
+    assert [(row["row"], row["seed"]) for row in together] == [(name, seed) for name in names for seed in (0, 1)]
+    (tmp_path / "work" / "sweep.json").unlink()
+    for folder in (tmp_path / "work" / "checkpoints").glob("rows-*"):
+        shutil.rmtree(folder)
+    assert list(map(figures, run("--trainings", "2")["rows"])) == list(map(figures, together))
+    assert figures(together[0]) != figures(together[1])
+
+
+def figures(row):
+    """What does not depend on the clock."""
+    told = [{key: value for key, value in one.items() if key not in ("seconds", "texts_per_second")}
+            for one in row["unconditional"]]  # fmt: skip
+    return row["reconstruction"], told
+
+
+def test_one_training_that_fails_costs_none_beside_it(run, tmp_path):
+    folder = tmp_path / "work" / "checkpoints" / "rows-as-it-is-0" / "autoencoder"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match=r"1 of 2 trainings failed\nrows-as-it-is-0: "):
+        run("--jobs", "2")
+    document = json.loads((tmp_path / "work" / "sweep.json").read_text(encoding="utf-8"))
+    assert [row["row"] for row in document["rows"]] == ["x0, fewer steps"]
 
 
 def test_a_sweep_goes_on_where_it_was_stopped(run, tmp_path, monkeypatch):
@@ -57,13 +85,14 @@ def test_a_sweep_goes_on_where_it_was_stopped(run, tmp_path, monkeypatch):
     file.write_text(json.dumps(whole | {"rows": whole["rows"][:1]}), encoding="utf-8")
     trained = []
     last = whole["rows"][1]
-    monkeypatch.setattr(sweep, "run", lambda row, *rest: trained.append(row.name) or last)  # fmt: skip
+    monkeypatch.setattr(sweep, "run", lambda one, *rest: trained.append(one.row) or last)  # fmt: skip
     assert [row["row"] for row in run()["rows"]] == ["As it is", "x0, fewer steps"]
     assert trained == ["x0, fewer steps"]
 
 
 def test_a_row_of_the_same_name_with_other_settings_is_refused(run, tmp_path):
-    done = {"sweep": "rows"} | MEASURED | {"rows": [{"row": "As it is", "settings": ["train_denoiser.steps=9"]}]}
+    row = {"row": "As it is", "seed": 0, "settings": ["train_denoiser.steps=9"]}
+    done = {"sweep": "rows"} | MEASURED | {"rows": [row]}
     (tmp_path / "work" / "sweep.json").write_text(json.dumps(done), encoding="utf-8")
     with pytest.raises(UserError, match="was run with"):
         run()
@@ -78,19 +107,36 @@ def test_rows_that_were_measured_otherwise_are_not_added_to(run):
 def test_the_rows_as_a_table(run, capsys):
     row = run()["rows"][0]
     head, _, first, second = capsys.readouterr().out.splitlines()[-4:]
-    assert [cell.strip() for cell in head.split("|")[1:4]] == ["", "exact, at .5 sd", "ddim 2 steps: valid"]
+    assert [cell.strip() for cell in head.split("|")[1:5]] == ["", "exact", "at .5 sd", "ddim 2 steps: valid"]
     tv = row["unconditional"][1]["slot_tv"]
-    assert [cell.strip() for cell in first.split("|")][1::6] == ["As it is", f"{tv['mean'] / tv['floor']:.3f}"]
+    assert [cell.strip() for cell in first.split("|")][1::7] == ["As it is", f"{tv['mean'] / tv['floor']:.3f}"]
     assert second.startswith("| x0, fewer steps | ")
     told = row["unconditional"][0]
     broken = row | {"unconditional": [told | {"perplexity": 2.0}]}, row | {"unconditional": [told]}  # no text, no token
-    assert sweep.table({"rows": list(broken)}).splitlines()[-1].split("|")[5].strip() == "-"
+    broken = [one | {"row": name} for one, name in zip(broken, "ab", strict=True)]
+    assert sweep.table({"rows": broken}).splitlines()[-1].split("|")[6].strip() == "-"
+    two = [row | {"reconstruction": row["reconstruction"] | {"exact_match": share}} for share in (0.1, 0.3)]
+    assert sweep.table({"rows": two}).splitlines()[-1].split("|")[2].strip() == "0.200 ± 0.141"
 
 
 def test_figures_of_something_else_are_not_added_to(run, tmp_path):
     (tmp_path / "work" / "sweep.json").write_text('{"rows": []}', encoding="utf-8")
     with pytest.raises(UserError, match="no rows of rows"):
         run()
+
+
+def test_a_seed_has_its_own_folder_and_stands_in_its_settings(tmp_path, tiny):
+    file = tmp_path / "rows.yaml"
+    row = '{a: ["autoencoder.path=checkpoints/of-{seed}"]}'
+    file.write_text(f"base: {tiny.recipe}\nrows: {row}\n", encoding="utf-8")
+    found = [(one.seed, one.recipe.name, one.recipe.autoencoder.path) for one in sweep.load_sweep(file, ["seed=4"], 2)]
+    assert found == [(4, "rows-a-4", "checkpoints/of-4"), (5, "rows-a-5", "checkpoints/of-5")]
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--jobs", "0"), ("--trainings", "0"), ("--seeds", "-1")])
+def test_counts_below_one_are_refused(run, flag, value):
+    with pytest.raises(UserError, match=f"{flag} is {value}, must be 1 or more"):
+        run(flag, value)
 
 
 @pytest.mark.parametrize(

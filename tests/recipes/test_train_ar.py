@@ -73,10 +73,11 @@ def test_a_language_model_is_told_classes_and_is_measured_by_class(recipe):
 
 def test_what_a_language_model_is_told_is_read_and_not_learnt(tiny):
     judge = FluencyJudge(tiny.ar)
-    ids = torch.tensor([[5, 0, 7, 8, 1], [9, 10, 1, 0, 0]])
-    mask = torch.tensor([[True] * 5, [True, True, True, False, False]])
+    at = judge.model.device
+    ids = torch.tensor([[5, 0, 7, 8, 1], [9, 10, 1, 0, 0]], device=at)
+    mask = torch.tensor([[True] * 5, [True, True, True, False, False]], device=at)
     both = train_ar.next_token_loss(judge.model, ids, mask, [2, 0])
-    inputs = torch.cat([torch.full((2, 1), judge.start), ids[:, :-1]], dim=1)
+    inputs = torch.cat([torch.full((2, 1), judge.start, device=at), ids[:, :-1]], dim=1)
     with torch.no_grad():
         nats = -judge.model(inputs).logits.log_softmax(-1).gather(-1, ids[..., None])[..., 0]
     assert both.item() == pytest.approx((nats[0, 2:].sum() + nats[1, :3].sum()).item() / 6, rel=1e-4)
