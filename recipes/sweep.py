@@ -108,9 +108,9 @@ def left_to_run(trainings: list[Training], done: list[dict]) -> list[Training]:
 
 def run(one: Training, how: Measurement, quiet: bool) -> dict:
     """Train and measure; of the folder the latents, the largest part, are deleted afterwards."""
-    train_denoiser.main(one.recipe, quiet)
-    pipe = load_for_commands(one.recipe.folder, quiet)
     judges = FluencyJudge(how.fluency) if how.fluency else None, CrowdJudge(how.mauve) if how.mauve else None
+    train_denoiser.main(one.recipe, quiet)  # after the judges: a wrong name costs no training
+    pipe = load_for_commands(one.recipe.folder, quiet)
     scorer = Scorer(one.recipe, load_corpus(one.recipe.data, one.recipe.seed), None, *judges)
     samplers = [sampler_words(text) for text in how.samplers]
     of_seeds = [Evaluation(pipe, scorer, how.num_samples, seed) for seed in range(how.seeds)]

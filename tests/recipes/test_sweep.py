@@ -79,6 +79,12 @@ def test_one_training_that_fails_costs_none_beside_it(run, tmp_path):
     assert [row["row"] for row in document["rows"]] == ["x0, fewer steps"]
 
 
+def test_a_judge_that_is_not_there_is_told_before_anything_is_trained(run, tmp_path):
+    with pytest.raises(UserError, match="no language model 'nowhere'"):
+        run("--fluency", "nowhere")
+    assert not list((tmp_path / "work" / "checkpoints").glob("rows-*"))
+
+
 def test_a_sweep_goes_on_where_it_was_stopped(run, tmp_path, monkeypatch):
     whole = run()
     file = tmp_path / "work" / "sweep.json"
