@@ -61,7 +61,7 @@ CLAIMS = {
     r"by both heads at once both are right .*? LD4LG's": lambda: steered("storyworld-full", "composed"),
     r"LD4LG's settings on the same stories: .*?\.069\.": lambda: unsteered("ld4lg-storyworld", "ddpm", 250)[:3],
     r"A language model of the same size: .*?, and from": lambda: written("storyworld-rival"),
-    r"from its nucleus \(0\.9\) .*?\. Where": lambda: written("storyworld-rival-nucleus"),
+    r"trained on a GPU, .*?: \*\*better": lambda: written("storyworld-rival-gpu-0.98"),
     r"take the best of 8 of its texts, both are right .*? of the time": lambda: mean(
         (row for row in document("storyworld-rival")["reranked"] if len(row["targets"]) == 2), "success"
     ),
