@@ -151,8 +151,8 @@ def begun(path: Path, asked: dict) -> dict:
     document = older_figures(path)
     if not document:
         return asked | {"machine": machine(), "rows": []}
-    if document.get("sweep") != asked["sweep"]:
-        raise UserError(f"{path} holds no rows of {asked['sweep']}; name another file")
+    if document.get("sweep") != asked["sweep"] or not all("seed" in row for row in document.get("rows", [])):
+        raise UserError(f"{path} holds no rows of {asked['sweep']} with a seed each; name another file")
     differ = [key for key, value in asked.items() if document.get(key) != value]
     changed = [f"{key} was {document.get(key)!r}, is {asked[key]!r}" for key in differ]
     if changed:

@@ -125,9 +125,10 @@ def test_the_rows_as_a_table(run, capsys):
     assert sweep.table({"rows": two}).splitlines()[-1].split("|")[2].strip() == "0.200 ± 0.141"
 
 
-def test_figures_of_something_else_are_not_added_to(run, tmp_path):
-    (tmp_path / "work" / "sweep.json").write_text('{"rows": []}', encoding="utf-8")
-    with pytest.raises(UserError, match="no rows of rows"):
+@pytest.mark.parametrize("found", ['{"rows": []}', '{"sweep": "rows", "rows": [{"row": "As it is"}]}'])
+def test_figures_of_something_else_are_not_added_to(run, tmp_path, found):
+    (tmp_path / "work" / "sweep.json").write_text(found, encoding="utf-8")
+    with pytest.raises(UserError, match="no rows of rows with a seed each"):
         run()
 
 
