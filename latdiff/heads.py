@@ -431,6 +431,12 @@ class CallableHead:
         return two.head is self and one.scale * two.scale < 0
 
 
+def label_heads(checkpoint: str | Path) -> list[AttributeHead]:
+    """All heads of labels in a checkpoint's folder, by name. Raises HeadError where one is incomplete or cut short."""
+    heads = [load_head(config.parent) for config in sorted(Path(checkpoint).glob("heads/*/config.json"))]
+    return [head for head in heads if isinstance(head, AttributeHead)]
+
+
 def load_head(folder: str | Path) -> AttributeHead | NumberHead:
     """Read a saved head. Raises HeadError when the folder is missing, incomplete or cut short."""
     folder = Path(folder)

@@ -30,7 +30,7 @@ from latdiff.config import DECODING, Recipe, UserError, load_recipe, sampler_wor
 from latdiff.data import load_corpus, load_labelled
 from latdiff.evaluation import Evaluation, by_class, reconstruction, reranked, unsteered
 from latdiff.generators import LanguageModelGenerator, TextsGenerator
-from latdiff.heads import AttributeHead, load_head
+from latdiff.heads import AttributeHead, label_heads
 from latdiff.judges import CrowdJudge, FluencyJudge, LabelJudge, SeenTexts, SimilarityJudge
 from latdiff.metrics import require_packages
 from latdiff.pipeline import check_guides, load_codec, load_for_commands
@@ -94,7 +94,7 @@ def _measure_pipeline(options: argparse.Namespace, folder: Path) -> Measure:
     pipe, recipe = load_for_commands(folder, options.quiet), load_recipe(str(folder / "recipe.yaml"))
     if options.decode:
         pipe.register_to_config(decoding=options.decode)
-    heads = _heads_of_labels(folder)
+    heads = label_heads(folder)
     samplers = options.samplers or [f"{recipe.sampling.scheduler}:{pipe.config.num_inference_steps}", "renoise:25"]
     samplers = [sampler_words(text) for text in samplers]
     scorer = _scorer(options, recipe, heads)
@@ -121,7 +121,7 @@ def _measure_rival(options: argparse.Namespace, place: Path) -> Measure:
     recipe = load_recipe(options.recipe or str(own))
     rival = _file(options, place) if place.is_file() else _language_model(options, place)
     folder, k = _rerank_words(options.rerank) if options.rerank else (None, 0)
-    codec, heads = (load_codec(folder), _heads_of_labels(folder)) if folder else (None, [])
+    codec, heads = (load_codec(folder), label_heads(folder)) if folder else (None, [])
     if folder and not heads:
         raise UserError(f"--rerank: {folder} has no heads of labels; fit one with `latdiff fit-head`")
     if codec is not None:
@@ -168,11 +168,6 @@ def _rerank_words(text: str) -> tuple[Path, int]:
     if not folder or not k.isdigit() or int(k) < 2:
         raise UserError(f"--rerank is {text!r}, must be CHECKPOINT:K, K 2 or more, e.g. checkpoints/storyworld:8")
     return Path(folder), int(k)
-
-
-def _heads_of_labels(folder: Path) -> list[AttributeHead]:
-    heads = [load_head(path.parent) for path in sorted(folder.glob("heads/*/config.json"))]
-    return [head for head in heads if isinstance(head, AttributeHead)]
 
 
 def _scorer(options: argparse.Namespace, recipe: Recipe, heads: list[AttributeHead]) -> Scorer:

@@ -2,8 +2,8 @@
 
     python recipes/measure_speed.py checkpoints/storyworld --json speed.json --batch-sizes 1 64 1024
 
-A row for every batch size, without guides and with each head: texts a second, and the seconds that denoising and
-decoding take of a batch, medians over repetitions after one that warms up. Run it on an idle machine.
+A row for every batch size, without guides and steered by each head of labels to its first one: texts a second, seconds
+a batch, and how many of them are decoding; medians over repetitions after one that warms up. Run it on an idle machine.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from latdiff.cards import machine, row_line, write_json
 from latdiff.config import UserError, plain_errors
 from latdiff.guidance import Guide
-from latdiff.heads import AttributeHead, load_head
+from latdiff.heads import label_heads
 from latdiff.pipeline import LatentTextDiffusionPipeline, load_for_commands
 
 
@@ -61,12 +61,11 @@ def main() -> None:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 16, 256])
     parser.add_argument("--repetitions", type=int, default=5)
     options = parser.parse_args()
-    for flag, least in (("batch sizes", min(options.batch_sizes)), ("repetitions", options.repetitions)):
+    for flag, least in (("--batch-sizes", min(options.batch_sizes)), ("--repetitions", options.repetitions)):
         if least < 1:
-            raise UserError(f"--{flag.replace(' ', '-')} has {least}, must be 1 or more")
+            raise UserError(f"{flag} has {least}, must be 1 or more")
     pipe = load_for_commands(options.checkpoint, quiet=True)
-    heads = [load_head(path.parent) for path in sorted(options.checkpoint.glob("heads/*/config.json"))]
-    steered = [(head.name, [head.toward(head.labels[0])]) for head in heads if isinstance(head, AttributeHead)]
+    steered = [(head.name, [head.toward(head.labels[0])]) for head in label_heads(options.checkpoint)]
     document = {"checkpoint": options.checkpoint.name, "machine": machine(), "steps": pipe.config.num_inference_steps,
                 "scheduler": type(pipe.scheduler).__name__, "decoding": pipe.config.decoding,
                 "repetitions": options.repetitions, "rows": []}  # fmt: skip

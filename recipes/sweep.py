@@ -61,8 +61,8 @@ class Measurement:
     samplers: list[str]
     num_samples: int
     seeds: int
-    fluency: str | None = None
-    mauve: str | None = None
+    fluency: str | None
+    mauve: str | None
 
 
 def load_sweep(path: Path, more: list[str], trainings: int = 1) -> list[Training]:
