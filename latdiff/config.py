@@ -155,7 +155,9 @@ class DiffusionConfig:
     schedule: str = setting("cosine", "cosine, or tan-D: cosine with its noise-to-signal ratio times D")
     prediction: str = setting("v", "what the network predicts", choices=("v", "x0"))
     times: str = setting("stratified", "how noise levels are drawn in training: one in each of as many parts as the "
-                         "batch has rows, or uniform, or logit-normal: more in the middle", choices=TIMES)  # fmt: skip
+                         "batch has rows, or uniform, or logit-normal: around one of them", choices=TIMES)  # fmt: skip
+    logit_mean: float = setting(0.0, "of logit-normal times: where they gather; above 0 where there is more noise")
+    logit_std: float = setting(1.0, "of logit-normal times: how far they spread", low=0.01)
     self_conditioning: float = setting(0.5, "probability of an estimate as extra input in training", low=0, high=1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from diffusers.training_utils import compute_density_for_timestep_sampling
 from torch import Tensor
 
 from latdiff.config import TIMES
@@ -20,16 +21,16 @@ class GaussianDiffusion:
         alpha2: signal variance per timestep [T], a diffusers scheduler's `alphas_cumprod`.
         self_conditioning: probability in training that an estimate of x0 comes in (Chen et al. 2023).
         told_nothing: probability in training that the condition is left out (Ho & Salimans 2022).
-        times: how training draws timesteps, see `drawn`.
+        times, logit_mean, logit_std: how training draws timesteps, see `drawn`.
     """
 
     def __init__(
         self, denoiser: LatentDenoiser, alpha2: Tensor, self_conditioning: float = 0.5, told_nothing: float = 0.0,
-        times: str = "stratified",
+        times: str = "stratified", logit_mean: float = 0.0, logit_std: float = 1.0,
     ):  # fmt: skip
         self.denoiser, self.alpha2 = denoiser, alpha2
         self.self_conditioning, self.told_nothing = self_conditioning, told_nothing
-        self.times = times
+        self.times, self.logit_mean, self.logit_std = times, logit_mean, logit_std
         self.predicts_v = getattr(denoiser, "module", denoiser).config.prediction == "v"
 
     def loss(self, x0: Tensor, generator: torch.Generator, cond=None) -> Tensor:
@@ -38,7 +39,8 @@ class GaussianDiffusion:
         cond, if there is one, holds a condition for each of the B rows: see conditions.
         """
         batch, steps = len(x0), len(self.alpha2)
-        t = (drawn(self.times, batch, generator) * steps).long().clamp(max=steps - 1).to(x0.device)
+        times = drawn(self.times, batch, generator, self.logit_mean, self.logit_std)
+        t = (times * steps).long().clamp(max=steps - 1).to(x0.device)
         alpha2 = self.alpha2.to(x0.device)[t]
         eps = torch.randn(x0.shape, generator=generator).to(x0)
         z = add_noise(x0, eps, alpha2)
@@ -61,17 +63,19 @@ class GaussianDiffusion:
         return x0_from_v(z, prediction, alpha2) if self.predicts_v else prediction
 
 
-def drawn(times: str, batch: int, generator: torch.Generator) -> Tensor:
+def drawn(
+    times: str, batch: int, generator: torch.Generator, logit_mean: float = 0.0, logit_std: float = 1.0
+) -> Tensor:
     """Times [B] in [0, 1] to train at.
 
     `stratified` is one in each of B equal parts, which evens out the loss (Kingma et al. 2021, appendix I.1);
-    `uniform` is B by themselves; `logit-normal` has more of them in the middle (Esser et al. 2024, section 3.1).
-    Raises ValueError for any other name.
+    `uniform` is B by themselves; `logit-normal` has a normal distribution of logits, so that there are more of them
+    around sigmoid(logit_mean) (Esser et al. 2024, section 3.1). Raises ValueError for any other name.
     """
-    if times == "logit-normal":
-        return torch.randn(batch, generator=generator).sigmoid()
-    if times == "uniform":
-        return torch.rand(batch, generator=generator)
     if times == "stratified":
         return (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
-    raise ValueError(f"times is {times!r}, must be one of {', '.join(TIMES)}")
+    if times not in TIMES:
+        raise ValueError(f"times is {times!r}, must be one of {', '.join(TIMES)}")
+    return compute_density_for_timestep_sampling(
+        times.replace("-", "_"), batch, logit_mean, logit_std, generator=generator
+    )

@@ -73,8 +73,9 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     denoiser, *optimisers = accelerate.prepare(denoiser, *optimisers)
     ema.to(accelerate.device)
     scheduler = DDPMScheduler(trained_betas=betas(recipe.diffusion.schedule))
-    diffusion = GaussianDiffusion(denoiser, scheduler.alphas_cumprod, recipe.diffusion.self_conditioning,
-                                  settings.told_nothing, recipe.diffusion.times)  # fmt: skip
+    how = recipe.diffusion
+    diffusion = GaussianDiffusion(denoiser, scheduler.alphas_cumprod, how.self_conditioning, settings.told_nothing,
+                                  how.times, how.logit_mean, how.logit_std)  # fmt: skip
     start = load_state(state, {"denoiser": denoiser}, optimisers, ema)
     order = BatchOrder(len(latents), settings.batch_size, recipe.seed)
 

@@ -210,14 +210,22 @@ def test_the_share_of_times_in_the_middle(times, quarter, half):
     assert [shares[0], shares[1] + shares[2], shares[3]] == pytest.approx([quarter, half, quarter], abs=0.015)
 
 
+def test_logit_normal_times_gather_where_they_are_told():
+    logits = drawn("logit-normal", 20000, seeded(), logit_mean=0.75, logit_std=0.8).logit()
+    assert logits.mean().item() == pytest.approx(0.75, abs=0.03)
+    assert logits.std().item() == pytest.approx(0.8, abs=0.03)
+
+
 def test_times_that_there_are_not():
     with pytest.raises(ValueError, match="must be one of stratified, uniform, logit-normal"):
         drawn("cosine", 4, seeded())
 
 
-def test_training_draws_the_times_that_were_asked_for(x0):
-    knowing = Knowing(x0, "x0")
-    GaussianDiffusion(knowing, ALPHA2, self_conditioning=0, times="uniform").loss(x0, seeded())
-    t = (drawn("uniform", len(x0), seeded()) * 1000).long()
+@pytest.mark.parametrize("asked", [("uniform", 0.0, 1.0), ("logit-normal", 0.75, 0.8)])
+def test_training_draws_the_times_that_were_asked_for(x0, asked):
+    knowing, (times, mean, std) = Knowing(x0, "x0"), asked
+    diffusion = GaussianDiffusion(knowing, ALPHA2, self_conditioning=0, times=times, logit_mean=mean, logit_std=std)
+    diffusion.loss(x0, seeded())
+    t = (drawn(times, len(x0), seeded(), mean, std) * 1000).long()
     alpha2 = torch.sigmoid(knowing.calls[0].log_snr)
     torch.testing.assert_close(alpha2, ALPHA2[t], rtol=1e-3, atol=1e-4)
