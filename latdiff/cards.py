@@ -23,11 +23,19 @@ def reconstruction_table(measured: dict) -> str:
     return "\n".join([f"reconstruction of {measured['n']:,} unseen texts", *lines])
 
 
+def denoising_line(measured: dict) -> str:
+    """The figures of `denoising` at every second time."""
+    pairs = list(zip(measured["times"], measured["errors"], strict=True))[::2]
+    return "error of the denoiser (1 knows nothing) at " + ", ".join(f"time {t:g} {error:.3f}" for t, error in pairs)
+
+
 def summary(document: dict) -> str:
     """The document's main figures, a line each, always with the figure that keeps them honest."""
     lines = []
     if "reconstruction" in document:
         lines.append(reconstruction_table(document["reconstruction"]))
+    if "denoising" in document:
+        lines.append(denoising_line(document["denoising"]))
     scorers = document.get("scorers", {})
     lines += [f"{name} is judged by {judge}" for name, judge in scorers.get("judges", {}).items()]
     lines += [f"{figure} by {scorers[key]}" for key, figure in (
@@ -105,7 +113,7 @@ def write_card(folder: Path) -> None:
     samples = "".join(f"- {text}\n" for texts in shown for text in texts)
     sweep = sweep_tables(figures.get("sweep", []))
     seeds = "seeds " + ", ".join(map(str, figures["seeds"])) if "seeds" in figures else ""
-    names = [picture(folder / "metrics.json", name).name for name in ("lengths", "reconstruction")]
+    names = [picture(folder / "metrics.json", name).name for name in ("lengths", "reconstruction", "denoising")]
     pictures = "".join(f"![]({name})\n" for name in names if (folder / name).exists())
     (folder / "README.md").write_text(
         f"""# {recipe.name}

@@ -16,14 +16,17 @@ from latdiff import metrics, storyworld
 from latdiff.backbone import decoder_logits
 from latdiff.codec import TextCodec
 from latdiff.config import MODES
+from latdiff.diffusion import GaussianDiffusion
 from latdiff.generators import BestOf, Generator, PipelineGenerator, TextsGenerator
 from latdiff.guidance import Guide
 from latdiff.heads import AttributeHead
 from latdiff.pipeline import LatentTextDiffusionPipeline
+from latdiff.schedule import add_noise
 from latdiff.scoring import Pairs, Scorer
 from latdiff.tokens import IGNORED, labels_of, pad, tokenize
 
 NOISE_LEVELS = (0.25, 0.5, 1.0)
+TIMES = tuple(number / 20 for number in range(2, 20))  # of the noise schedule, that the denoiser's error is taken at
 CANDIDATES = 5  # of which the best is taken, beside a single one
 
 
@@ -71,6 +74,31 @@ def token_accuracy(codec: TextCodec, latents: Tensor, ids: list[list[int]]) -> f
         right += int(((guessed == labels) & (labels != IGNORED)).sum())
         total += int((labels != IGNORED).sum())
     return right / total
+
+
+@torch.no_grad()
+def denoising(pipe: LatentTextDiffusionPipeline, texts: list[str], seed: int = 0) -> dict:
+    """The denoiser's mean squared error on latents of unseen texts, at times from .1 to .95 of the noise schedule.
+
+    1 is to know nothing, for latents are whitened. Where it falls from that towards 0 is decided what a text says, and
+    there training should look (`diffusion.times`). Estimates are told an earlier one, as in sampling, and no condition.
+    Returns lists of equal length: times, sigma, errors. Texts longer than the autoencoder reads are left out.
+    """
+    codec, alpha2 = pipe.codec, pipe.scheduler.alphas_cumprod
+    x0 = codec.encode(list(itertools.compress(texts, codec.fits(texts))))
+    diffusion, generator = GaussianDiffusion(pipe.denoiser, alpha2), torch.Generator().manual_seed(seed)
+    sigma, errors = [], []
+    for share in TIMES:
+        t = x0.new_full((len(x0),), round(share * len(alpha2)) - 1, dtype=torch.long)
+        signal = alpha2.to(x0)[t]
+        z = add_noise(x0, torch.randn(x0.shape, generator=generator).to(x0), signal)
+        estimates = [
+            diffusion.denoise(rows, at, None, diffusion.denoise(rows, at))
+            for rows, at in zip(z.split(256), t.split(256), strict=True)
+        ]
+        sigma.append((1 - signal[0]).sqrt().item())
+        errors.append((torch.cat(estimates) - x0).square().mean().item())
+    return {"n": len(x0), "times": list(TIMES), "sigma": sigma, "errors": errors}
 
 
 def unsteered(generator: Generator, scorer: Scorer, n: int, seed: int) -> dict:

@@ -28,13 +28,13 @@ from latdiff.cards import (
 )
 from latdiff.config import DECODING, Recipe, UserError, load_recipe, sampler_words
 from latdiff.data import load_corpus, load_labelled
-from latdiff.evaluation import Evaluation, by_class, reconstruction, reranked, unsteered
+from latdiff.evaluation import Evaluation, by_class, denoising, reconstruction, reranked, unsteered
 from latdiff.generators import LanguageModelGenerator, TextsGenerator
 from latdiff.heads import AttributeHead, label_heads
 from latdiff.judges import CrowdJudge, FluencyJudge, LabelJudge, SeenTexts, SimilarityJudge
 from latdiff.metrics import require_packages
 from latdiff.pipeline import check_guides, load_codec, load_for_commands
-from latdiff.plots import plot_control, plot_lengths, plot_reconstruction, require_matplotlib
+from latdiff.plots import plot_control, plot_denoising, plot_lengths, plot_reconstruction, require_matplotlib
 from latdiff.scoring import Scorer
 
 OF_PIPELINES = ("samplers", "scale", "sweep_scale", "guidance_scale", "decode")
@@ -106,10 +106,13 @@ def _measure_pipeline(options: argparse.Namespace, folder: Path) -> Measure:
         return evaluation.everything(heads, samplers, options.scale, options.sweep_scale,
                                      options.guidance_scale or (1.0, 2.0))  # fmt: skip
 
-    back = reconstruction(pipe.codec, scorer.corpus.valid[: options.num_samples], options.seed, pipe.config.decoding,
-                          bleu=True)  # fmt: skip
+    unseen = scorer.corpus.valid[: options.num_samples]
+    back = reconstruction(pipe.codec, unseen, options.seed, pipe.config.decoding, bleu=True)
     of_training = (training_figures(folder).get("reconstruction") or {}) | back
-    return measure, _of_all_seeds(scorer, options) | {"decoding": pipe.config.decoding, "reconstruction": of_training}
+    return measure, _of_all_seeds(scorer, options) | {
+        "decoding": pipe.config.decoding, "reconstruction": of_training,
+        "denoising": denoising(pipe, unseen, options.seed),
+    }  # fmt: skip
 
 
 def _measure_rival(options: argparse.Namespace, place: Path) -> Measure:
@@ -196,6 +199,8 @@ def _draw(document: dict, path: Path) -> None:
     plot_lengths({name: row["word_histogram"] for name, row in rows.items()}, picture(path, "lengths"))
     if "reconstruction" in document:
         plot_reconstruction(document["reconstruction"], picture(path, "reconstruction"))
+    if "denoising" in document:
+        plot_denoising(document["denoising"], picture(path, "denoising"))
     for name, of_head in itertools.groupby(document.get("sweep", []), key=lambda row: row["attribute"]):
         plot_control(list(of_head), picture(path, f"control-{name}"))
 

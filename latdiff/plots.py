@@ -44,6 +44,15 @@ def plot_reconstruction(measured: dict, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
+def plot_denoising(measured: dict, path: Path) -> None:
+    """The denoiser's error over times of the noise schedule: where it falls is decided what a text says."""
+    figure, (axes,) = _figure(1)
+    axes.plot(measured["times"], measured["errors"], marker="o")
+    axes.set(xlabel="time of the noise schedule, 1 is noise alone", ylabel="error of the estimate, 1 knows nothing",
+             xlim=(0, 1), ylim=(0, None))  # fmt: skip
+    figure.savefig(path, dpi=120)
+
+
 def plot_control(rows: list[dict], path: Path) -> None:
     """Success against validity, coverage or what else the rows hold: a line for every mode, a point for every scale."""
     keys = [key for key in PANELS if key in rows[0]]

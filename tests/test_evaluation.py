@@ -9,7 +9,8 @@ import torch
 from latdiff import cards, evaluation, storyworld
 from latdiff.config import DataConfig, Recipe, load_recipe
 from latdiff.data import Corpus, load_corpus
-from latdiff.evaluation import Evaluation, reconstruction, token_accuracy
+from latdiff.diffusion import GaussianDiffusion
+from latdiff.evaluation import Evaluation, denoising, reconstruction, token_accuracy
 from latdiff.heads import AttributeHead
 from latdiff.scoring import Scorer
 from latdiff.tokens import tokenize
@@ -69,6 +70,36 @@ def test_token_accuracy_counts_what_the_decoder_ranks_first(codec, monkeypatch):
 
     monkeypatch.setattr(evaluation, "decoder_logits", logits)
     assert token_accuracy(codec, latents, ids) == pytest.approx(1 / 3, abs=0.03)
+
+
+# Denoising
+
+
+def test_the_error_of_a_denoiser_that_predicts_no_velocity(pipe):
+    """Its estimate is alpha z, whose error is (1 - alpha2)^2 E[x0^2] + alpha2 sigma^2."""
+    texts = [story.text for story in storyworld.sample(300, 4)]
+    with torch.no_grad():
+        pipe.denoiser.out.weight.zero_()
+        pipe.denoiser.out.bias.zero_()
+    measured = denoising(pipe, [*texts, "harbor " * 300])
+    assert measured["n"] == 300
+    assert measured["times"] == sorted(measured["times"]) and measured["sigma"] == sorted(measured["sigma"])
+    power = pipe.codec.encode(texts).square().mean().item()
+    expected = [sigma**4 * power + (1 - sigma**2) * sigma**2 for sigma in measured["sigma"]]
+    assert measured["errors"] == pytest.approx(expected, rel=0.1)
+
+
+def test_the_denoiser_is_told_its_first_estimate(pipe, monkeypatch):
+    told, estimate = [], GaussianDiffusion.denoise
+
+    def recorded(self, z, t, cond=None, x_prev=None):
+        told.append((x_prev, estimate(self, z, t, cond, x_prev)))
+        return told[-1][1]
+
+    monkeypatch.setattr(GaussianDiffusion, "denoise", recorded)
+    denoising(pipe, TEXTS)
+    for (nothing, first), (second, _) in zip(told[::2], told[1::2], strict=True):
+        assert nothing is None and second is first
 
 
 # Sampling

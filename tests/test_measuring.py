@@ -20,7 +20,8 @@ def test_evaluate_writes_every_figure(latdiff, checkpoint, tmp_path, fingerprint
     assert set(document["sd"]) == {"unconditional", "guided", "composed"}  # texts are brought back once
     assert document["sd"]["unconditional"][1]["distinct"] >= 0
     assert 0 <= document["reconstruction"]["bleu"] <= 100
-    for picture in ("metrics-lengths.png", "metrics-reconstruction.png"):
+    assert len(document["denoising"]["errors"]) == len(document["denoising"]["times"])
+    for picture in ("metrics-lengths.png", "metrics-reconstruction.png", "metrics-denoising.png"):
         assert (file.parent / picture).read_bytes().startswith(b"\x89PNG")
     assert document["checkpoint"] == "tiny"
     assert 0 <= document["reconstruction"]["exact_match"] <= 1
@@ -126,7 +127,7 @@ def test_rivals_are_held_to_the_same_figures(latdiff, tiny, tmp_path):
     assert row["file"] == "stories.txt" and row["validity"] == 1 and row["samples"] == stories[:4]
     of_writing = {"sampler", "seconds", "texts_per_second"}
     assert set(row) - {"file"} == set(of_model["unconditional"][0]) - of_writing
-    assert "reconstruction" not in of_file and "by_class" not in of_file
+    assert not {"reconstruction", "denoising"} & set(of_file) and "by_class" not in of_file
 
 
 def test_a_rival_is_controlled_by_taking_the_best_of_its_texts(latdiff, checkpoint, tiny, tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from latdiff.config import UserError
-from latdiff.plots import plot_control, plot_lengths, plot_reconstruction
+from latdiff.plots import plot_control, plot_denoising, plot_lengths, plot_reconstruction
 
 ROWS = [
     {"attribute": "tone", "mode": mode, "scale": scale, "success": 0.5 + scale / 20, "distinct": 1.0}
@@ -26,11 +26,12 @@ def test_a_panel_for_every_figure_that_the_rows_have(tmp_path):
     assert width(tmp_path / "three.png") == pytest.approx(3 * width(tmp_path / "one.png"), rel=0.01)
 
 
-def test_lengths_and_reconstruction_are_drawn(tmp_path):
+def test_what_is_measured_once_is_drawn(tmp_path):
     plot_lengths({"unseen texts": [0, 2, 5], "ddpm 25 steps": [0.5, 1.5]}, tmp_path / "lengths.png")
     measured = {"exact_match": 0.9, "under_noise": {"0.5": 0.8}, "bleu": 95.0, "bleu_under_noise": {"0.5": 90.0}}
     plot_reconstruction(measured, tmp_path / "reconstruction.png")
-    for name in ("lengths.png", "reconstruction.png"):
+    plot_denoising({"times": [0.1, 0.9], "errors": [0.0, 0.8]}, tmp_path / "denoising.png")
+    for name in ("lengths.png", "reconstruction.png", "denoising.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
