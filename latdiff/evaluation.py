@@ -26,7 +26,7 @@ from latdiff.scoring import Pairs, Scorer
 from latdiff.tokens import IGNORED, labels_of, pad, tokenize
 
 NOISE_LEVELS = (0.25, 0.5, 1.0)
-TIMES = tuple(number / 20 for number in range(2, 20))  # of the noise schedule, that the denoiser's error is taken at
+DENOISING_TIMES = tuple(number / 20 for number in range(2, 20))  # of the noise schedule
 CANDIDATES = 5  # of which the best is taken, beside a single one
 
 
@@ -82,13 +82,14 @@ def denoising(pipe: LatentTextDiffusionPipeline, texts: list[str], seed: int = 0
 
     1 is to know nothing, for latents are whitened. Where it falls from that towards 0 is decided what a text says, and
     there training should look (`diffusion.times`). Estimates are told an earlier one, as in sampling, and no condition.
-    Returns lists of equal length: times, sigma, errors. Texts longer than the autoencoder reads are left out.
+    Returns lists of equal length, times, sigma and errors, and n, the texts; those longer than the autoencoder reads
+    are left out. Raises codec.TextError where none is left.
     """
     codec, alpha2 = pipe.codec, pipe.scheduler.alphas_cumprod
     x0 = codec.encode(list(itertools.compress(texts, codec.fits(texts))))
     diffusion, generator = GaussianDiffusion(pipe.denoiser, alpha2), torch.Generator().manual_seed(seed)
     sigma, errors = [], []
-    for share in TIMES:
+    for share in DENOISING_TIMES:
         t = x0.new_full((len(x0),), round(share * len(alpha2)) - 1, dtype=torch.long)
         signal = alpha2.to(x0)[t]
         z = add_noise(x0, torch.randn(x0.shape, generator=generator).to(x0), signal)
@@ -98,7 +99,7 @@ def denoising(pipe: LatentTextDiffusionPipeline, texts: list[str], seed: int = 0
         ]
         sigma.append((1 - signal[0]).sqrt().item())
         errors.append((torch.cat(estimates) - x0).square().mean().item())
-    return {"n": len(x0), "times": list(TIMES), "sigma": sigma, "errors": errors}
+    return {"n": len(x0), "times": list(DENOISING_TIMES), "sigma": sigma, "errors": errors}
 
 
 def unsteered(generator: Generator, scorer: Scorer, n: int, seed: int) -> dict:
