@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
@@ -15,7 +17,8 @@ from latdiff.layers import AdaptiveBlock, LogSnrEmbedding, Norm
 class LatentDenoiser(ModelMixin, ConfigMixin):
     """A diffusion transformer (Peebles & Xie 2023) over L latent vectors, with self-conditioning.
 
-    The noise level comes in as log-SNR, so the schedule sampled with need not be the one trained with.
+    The noise level comes in as log-SNR, so the schedule sampled with need not be the one trained with. What lies
+    below `least_log_snr` counts as that: there z is noise, and hardly any time that training draws.
 
     Args:
         num_latents: L.  latent_dim: D.
@@ -49,6 +52,11 @@ class LatentDenoiser(ModelMixin, ConfigMixin):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
+    @property
+    def least_log_snr(self) -> float:
+        """log 1 / (2 L D): with less, z tells at most a quarter of a nat of x0, by all its numbers together."""
+        return -math.log(2 * self.config.num_latents * self.config.latent_dim)
+
     def forward(
         self, z: Tensor, log_snr: Tensor, cond: Labels | Source | None = None, x_prev: Tensor | None = None
     ) -> Tensor:
@@ -59,7 +67,7 @@ class LatentDenoiser(ModelMixin, ConfigMixin):
         self._refuse(cond)
         x_prev = torch.zeros_like(z) if x_prev is None else x_prev
         x = self.latents_in(torch.cat([z, x_prev], dim=-1)) + self.positions
-        at = self.time(log_snr)
+        at = self.time(log_snr.clamp(min=self.least_log_snr))
         if self.class_embedding is not None:
             at = at + self.class_embedding(log_snr.new_zeros(len(z), dtype=torch.long) if cond is None else cond.index)
         modulation = rearrange(self.modulation(at), "b (six w) -> b six w", six=6)

@@ -1,5 +1,7 @@
 """The denoising transformer: what it sees, what it refuses, and that it comes back from disk."""
 
+import math
+
 import pytest
 import torch
 
@@ -46,6 +48,15 @@ def test_every_input_matters(denoiser, z):
     assert not torch.allclose(prediction, denoiser(z, SNR + 1))
     assert not torch.allclose(prediction, denoiser(z, SNR, x_prev=z))
     assert not torch.allclose(prediction, denoiser(z.flip(1), SNR).flip(1))  # latents have places
+
+
+@torch.no_grad()
+def test_all_that_is_but_noise_is_one_noise_level(denoiser, z):
+    at = denoiser.least_log_snr
+    assert L * D * math.log1p(math.exp(at)) / 2 == pytest.approx(0.25, rel=0.05)  # a Gaussian channel, in nats
+    prediction = denoiser(z, torch.full((2,), at))
+    torch.testing.assert_close(denoiser(z, torch.full((2,), -20.0)), prediction)
+    assert not torch.allclose(denoiser(z, torch.full((2,), at + 1)), prediction)
 
 
 @torch.no_grad()
