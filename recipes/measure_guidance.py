@@ -28,7 +28,7 @@ from latdiff.scoring import Scorer
 HARD = ("sentiment", "length")  # measured in every mode; one rule of the world hangs on either
 TRIPLES = (("sentiment", "tense", "topic"), ("length", "person", "weather"))
 ELDERS = ("mother", "father", "aunt", "uncle", "grandmother", "grandfather")
-EDITS = (("x0", 18.0), ("x0", 32.0), ("denoiser", 32.0))  # about 18 is usual for a sample; an edit needs more
+EDITS = (("x0", 18.0), ("x0", 32.0), ("denoiser", 32.0))  # 18 is about usual
 
 
 def fit(pipe, attribute: str, count: int) -> AttributeHead:

@@ -37,7 +37,7 @@ def steered(name, section, attribute=None):
 
 def edited():
     (row,) = (row for row in document("guidance")["editing"]
-              if (row["mode"], row["scale"], row["strength"]) == ("x0", 32, 0.65))  # fmt: skip
+              if (row["mode"], row["scale"], row["strength"]) == ("x0", 18, 0.65))  # fmt: skip
     return row["success"], row["validity"], row["kept"]
 
 
@@ -78,10 +78,10 @@ CLAIMS = {
         (row for row in document("storyworld-topic")["by_class"] if row["guidance_scale"] == 1), "validity"
     ),
     r"at a perplexity of .*?, and Diffusion": lambda: [
-        document("e2e-control")["unsteered"]["perplexity"], document("e2e")["fluency"]["tokens"]
+        document("e2e-control")["unsteered"]["perplexity"], document("e2e")["unseen"]["perplexity"]
     ],
     r"is met .*? of the time": lambda: [document("e2e-control")["content"]["success"]],
-    r"Length in words is not: .*? where the heads": lambda: [
+    r"Length in words takes more: .*? where the heads": lambda: [
         document("e2e-control")["length"]["success"], document("e2e-length-best-25")["length"]["success"]
     ],
     r"told its class with guidance: right .*? of the time": lambda: mean(
