@@ -54,7 +54,7 @@ class LatentDenoiser(ModelMixin, ConfigMixin):
 
     @property
     def least_log_snr(self) -> float:
-        """log 1 / (2 L D): with less, z tells at most a quarter of a nat of x0, by all its numbers together."""
+        """log 1 / (2 L D): with less, z tells under a quarter of a nat of x0 (a Gaussian channel, L D SNR / 2)."""
         return -math.log(2 * self.config.num_latents * self.config.latent_dim)
 
     def forward(
