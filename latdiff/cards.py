@@ -91,6 +91,7 @@ def _quality(row: dict, sd: dict) -> str:
     parts += [f"perplexity {shown('perplexity', 1)}"] if "perplexity" in row else []
     parts += [f"MAUVE {shown('mauve')}"] if "mauve" in row else []
     parts += [f"diversity {shown('diversity')}"] if "diversity" in row else []
+    parts += [f"round trip {shown('round_trip', 2)} sd"] if "round_trip" in row else []
     return ", ".join([*parts, f"memorised {shown('memorised')}"])
 
 

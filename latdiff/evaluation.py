@@ -102,12 +102,29 @@ def denoising(pipe: LatentTextDiffusionPipeline, texts: list[str], seed: int = 0
     return {"n": len(x0), "times": list(DENOISING_TIMES), "sigma": sigma, "errors": errors}
 
 
+def round_trip(codec: TextCodec, latents: Tensor, texts: list[str]) -> dict[str, float]:
+    """How far sampled latents [N, L, D] lie from those of the N texts that were written from them, read again.
+
+    The mean over texts of the root mean square over L and D, in a latent's standard deviations. Latents that no text
+    has leave the decoder to guess, and let a head read what is not written. Texts that are blank or longer than the
+    autoencoder reads are left out; nothing where none is left.
+    """
+    read = [bool(text.strip()) and fits for text, fits in zip(texts, codec.fits(texts), strict=True)]
+    if not any(read):
+        return {}
+    again = codec.encode(list(itertools.compress(texts, read)))
+    distances = (again - latents.to(again)[torch.tensor(read)]).square().mean((1, 2)).sqrt()
+    return {"round_trip": distances.mean().item()}
+
+
 def unsteered(generator: Generator, scorer: Scorer, n: int, seed: int) -> dict:
     """One row: quality, coverage and memorisation of n texts that nothing was asked of, and how fast they came."""
     began = time.monotonic()
-    texts = generator.generate(None, n, seed)
+    ours = generator.write(None, n, seed) if isinstance(generator, PipelineGenerator) else None
+    texts = generator.generate(None, n, seed) if ours is None else ours.texts
     seconds = time.monotonic() - began
     row = generator.settings | scorer.unsteered(texts) | {"samples": texts[:20]}
+    row |= {} if ours is None else round_trip(generator.pipe.codec, ours.latents, texts)
     if isinstance(generator, TextsGenerator):  # which only read them
         return row
     return row | {"seconds": round(seconds, 1), "texts_per_second": n / seconds}

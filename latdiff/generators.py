@@ -18,7 +18,13 @@ from latdiff.config import UserError
 from latdiff.data import load_texts
 from latdiff.guidance import Guide
 from latdiff.judges import LONGEST, causal_language_model, class_prefix
-from latdiff.pipeline import LatentTextDiffusionPipeline, check_guides, make_scheduler, scores
+from latdiff.pipeline import (
+    LatentTextDiffusionPipeline,
+    TextPipelineOutput,
+    check_guides,
+    make_scheduler,
+    scores,
+)
 
 
 class Generator(Protocol):
@@ -54,13 +60,17 @@ class PipelineGenerator:
         self.classes = pipe.denoiser.config.classes or []
 
     def generate(self, prompts: Sequence[str] | None, n: int, seed: int) -> list[str]:
+        return self.write(prompts, n, seed).texts
+
+    def write(self, prompts: Sequence[str] | None, n: int, seed: int) -> TextPipelineOutput:
+        """As `generate`, and the latents [n, L, D] that the texts were written from."""
         own = self.pipe.scheduler
         if self.scheduler:
             self.pipe.scheduler = make_scheduler(self.scheduler, own.config.trained_betas)
         told = {} if prompts is None else {"cond": list(prompts), **self.told}
         try:
             return self.pipe(num_samples=n, guides=self.guides, num_inference_steps=self.steps,
-                             generator=torch.Generator().manual_seed(seed), **told).texts  # fmt: skip
+                             generator=torch.Generator().manual_seed(seed), **told)  # fmt: skip
         finally:
             self.pipe.scheduler = own
 

@@ -1,11 +1,12 @@
-"""Measure how well MAUVE and perplexity see what the oracle sees, and write every figure as JSON.
+"""Measure how well MAUVE, perplexity and round trips see what the oracle sees, and write every figure as JSON.
 
     python recipes/measure_scorers.py --mauve path/to/model --fluency checkpoints/judge-ar \\
         --json docs/results/scorers.json --documents checkpoints/storyworld/metrics.json ...
 
 Real stories, of which a share is spoilt in a way that the oracle reads exactly: incoherent, broken, or all valid and
 of less variety. What a scorer says of each share, beside what it says of real stories, is its eyesight. DOCUMENTS of
-`latdiff evaluate` with the same scorers add the texts of models. Ranks are compared over either kind of row (Spearman).
+`latdiff evaluate` with the same scorers add the texts of models, and of ours the round trip of their latents. Ranks are
+compared over either kind of row (Spearman).
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ SCORERS = {
     "mauve": lambda row: row["mauve"],
     "perplexity": lambda row: -row["perplexity"],
     "perplexity_of_texts": lambda row: -row["perplexity_of_texts"],
+    "round_trip": lambda row: -row["round_trip"],
 }
 TRUTHS = {"validity": lambda row: row["validity"], "coverage": lambda row: -row["slot_tv"]["mean"]}
 Spoil = Callable[[list[storyworld.Story], int, random.Random], str]  # stories, which of them -> its text, spoilt
@@ -116,18 +118,20 @@ def of_models(documents: list[Path], scorers: dict) -> list[dict]:
                             "again with `latdiff evaluate --mauve ... --fluency ...`")  # fmt: skip
         for row in document["unconditional"]:
             kept = {key: row[key] for key in ("scheduler", "steps", "sampler", "file") if key in row}
-            found = {key: row[key] for key in ("n", "validity", "slot_tv", *SCORERS)}
+            found = {key: row[key] for key in ("n", "validity", "slot_tv", *SCORERS) if key in row}
             rows.append({"checkpoint": document["checkpoint"]} | kept | found)
     return rows
 
 
 def agreement(rows: list[dict]) -> dict:
-    """Spearman's rank correlation of every scorer with what the oracle says, over rows."""
-    return {
-        scorer: {truth: float(spearmanr(list(map(said, rows)), list(map(right, rows))).statistic)
-                 for truth, right in TRUTHS.items()}
-        for scorer, said in SCORERS.items()
-    }  # fmt: skip
+    """Spearman's rank correlation of every scorer with what the oracle says, over three rows or more that have it."""
+    found = {}
+    for scorer, said in SCORERS.items():
+        scored = [row for row in rows if scorer in row]
+        if len(scored) > 2:
+            found[scorer] = {truth: float(spearmanr(list(map(said, scored)), list(map(right, scored))).statistic)
+                             for truth, right in TRUTHS.items()}  # fmt: skip
+    return found
 
 
 def main() -> None:

@@ -163,7 +163,7 @@ def begun(path: Path, asked: dict) -> dict:
 def table(document: dict) -> str:
     """The rows in Markdown: reconstruction, then of every sampler the figures that the first row has."""
     figures = {"validity": "valid", "tv": "TV in floors", "mauve": "MAUVE", "perplexity": "perplexity",
-               "distinct": "distinct"}  # fmt: skip
+               "distinct": "distinct", "round_trip": "round trip"}  # fmt: skip
     first = document["rows"][0]["unconditional"]
     shown = [key for key in figures if key in _cells(first[0])]
     names = [f"{writer(row)}: {figures[key]}" for row in first for key in shown]

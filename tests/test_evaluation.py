@@ -10,7 +10,7 @@ from latdiff import cards, evaluation, storyworld
 from latdiff.config import DataConfig, Recipe, load_recipe
 from latdiff.data import Corpus, load_corpus
 from latdiff.diffusion import GaussianDiffusion
-from latdiff.evaluation import Evaluation, denoising, reconstruction, token_accuracy
+from latdiff.evaluation import Evaluation, denoising, reconstruction, round_trip, token_accuracy
 from latdiff.heads import AttributeHead
 from latdiff.scoring import Scorer
 from latdiff.tokens import tokenize
@@ -105,17 +105,32 @@ def test_the_denoiser_is_told_its_first_estimate(pipe, monkeypatch):
 # Sampling
 
 
+def test_a_round_trip_is_as_long_as_what_was_added_to_the_latents_of_a_text(codec):
+    latents = codec.encode(TEXTS)
+    assert round_trip(codec, latents, TEXTS)["round_trip"] == pytest.approx(0, abs=1e-5)
+    assert round_trip(codec, latents + 0.7, TEXTS)["round_trip"] == pytest.approx(0.7, abs=1e-5)
+
+
+def test_a_round_trip_is_of_the_texts_that_can_be_read_again(codec):
+    latents = torch.cat([codec.encode(TEXTS[:2]) + 0.5, torch.randn(2, *codec.latent_shape)])
+    measured = round_trip(codec, latents, [*TEXTS[:2], " ", "harbor " * 300])
+    assert measured["round_trip"] == pytest.approx(0.5, abs=1e-5)
+    assert round_trip(codec, latents[2:], [" ", "harbor " * 300]) == {}
+
+
 class Fixed:
     """A pipeline that writes the texts it was told to."""
 
     def __init__(self, pipe, write):
         self.scheduler, self.denoiser, self.write, self.calls = pipe.scheduler, pipe.denoiser, write, []
+        self.codec = pipe.codec
 
     def __call__(self, num_samples, guides, num_inference_steps, generator):
         self.calls.append(
             (num_samples, guides, num_inference_steps, generator.initial_seed(), self.scheduler)
         )
-        return type("Out", (), {"texts": self.write(num_samples, guides)})
+        texts = self.write(num_samples, guides)
+        return SimpleNamespace(texts=texts, latents=self.codec.encode(texts))
 
 
 def evaluate(pipe, write, recipe=None, train=()):
@@ -142,6 +157,7 @@ def test_true_stories_are_valid_and_the_row_has_every_figure(pipe):
     assert row["validity"] == 1
     assert row["errors"] == {}
     assert row["distinct"] == 1
+    assert row["round_trip"] == pytest.approx(0, abs=1e-5)
     assert row["memorised"] == 0.25
     assert 0 < row["slot_tv"]["floor"] < 1
     assert row["slot_tv"]["mean"] == pytest.approx(row["slot_tv"]["floor"], abs=0.25)
@@ -244,7 +260,7 @@ def test_the_summary_carries_every_row(pipe):
         "composed": measured.composed(heads, 2.0),
     }
     said = cards.summary(document)
-    assert "ddim 7 steps: valid 1.000" in said
+    assert "ddim 7 steps: valid 1.000" in said and "round trip 0.00 sd" in said
     assert "steered by sentiment: right 0.500 (worst 0.000), valid 1.000, 8 samples at scale 2" in said
     assert "steered by tense:" in said
     assert "steered by sentiment and tense at once" in said
