@@ -73,7 +73,7 @@ def summary(document: dict) -> str:
 def writer(row: dict) -> str:
     """Who wrote a row's texts: "ddpm 25 steps", "nucleus 0.9", the name of a file."""
     if "scheduler" in row:
-        return f"{row['scheduler']} {row['steps']} steps"
+        return f"{row['scheduler']} {row['steps']} steps" + (f", keep {row['keep']:g}" if "keep" in row else "")
     return next((str(row[key]) for key in ("sampler", "file") if key in row), "no settings")
 
 

@@ -51,6 +51,7 @@ def _add_sample(commands) -> None:
                          help="classifier-free guidance towards --cond (default 1: none)")  # fmt: skip
     command.add_argument("--candidates", type=int, default=1,
                          help="draw so many and keep the one that agrees best with the others (default 1)")  # fmt: skip
+    _keep_option(command)
     _guide_options(command)
     command.add_argument("--steps", type=int, help="denoiser calls a text (default: the checkpoint's)")
     command.add_argument("--scheduler", help=f"one of {', '.join(SCHEDULERS)} (default: the checkpoint's)")
@@ -115,6 +116,7 @@ def _add_evaluate(commands) -> None:
     command.add_argument("--bert-score", metavar="MODEL", help="a text encoder, folder or hub id, by whose states "
                          "BERTScore compares what a text-conditional model writes with its references")  # fmt: skip
     _decode_option(command)
+    _keep_option(command)
     command.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
     command.add_argument("--seeds", type=int, default=5, metavar="N",
                          help="measure so many times, with this seed and those after it, for means and standard "
@@ -149,12 +151,13 @@ def run_sample(options: argparse.Namespace) -> None:
     several = len(options.cond) > 1
     cond = options.cond if several else next(iter(options.cond), None)
     count = options.num_samples if options.num_samples is not None else len(options.cond) if several else 8
+    keep = 1.0 if options.keep is None else options.keep
     if options.scheduler:
         pipe.scheduler = make_scheduler(options.scheduler, pipe.scheduler.config.trained_betas)
 
     def draw(guides):
         return pipe(num_samples=count, guides=guides, num_inference_steps=options.steps, cond=cond,
-                    guidance_scale=options.guidance_scale, candidates=options.candidates,
+                    guidance_scale=options.guidance_scale, candidates=options.candidates, keep=keep,
                     generator=torch.Generator().manual_seed(options.seed), decode_options=options.decode)  # fmt: skip
 
     out = draw(guides)
@@ -259,6 +262,12 @@ def _command(
     command.add_argument("--quiet", action="store_true", help="no progress bars")
     command.set_defaults(run=run)
     return command
+
+
+def _keep_option(command) -> None:
+    command.add_argument("--keep", type=float, metavar="SHARE",
+                         help="draw more and keep this share, the samples that lie nearest to their own texts; the "
+                         "others are the broken ones, more often than not (default 1: all)")  # fmt: skip
 
 
 def _decode_option(command) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import math
 import warnings
 from typing import NamedTuple
 
@@ -146,6 +148,19 @@ class TextCodec:
                 stacklevel=4,
             )
         return Written(texts, cut)
+
+    def round_trip(self, latents: Tensor, texts: list[str]) -> Tensor:
+        """How far latents [B, L, D] lie from those of the B texts that were written from them, read again: [B].
+
+        Root mean square over L and D, in a latent's standard deviations; infinite for a text that is blank or too long
+        to be read. Latents that no text has leave the decoder to guess, and let a head read what is not written.
+        """
+        read = torch.tensor([bool(text.strip()) and fits for text, fits in zip(texts, self.fits(texts), strict=True)])
+        found = torch.full((len(texts),), math.inf)
+        if read.any():
+            again = self.encode(list(itertools.compress(texts, read)))
+            found[read] = (again - latents.to(again)[read]).square().mean((1, 2)).sqrt().cpu()
+        return found
 
     def digest(self) -> str:
         """Fingerprint of everything that gives latents their meaning: 16 hex digits of a SHA-256."""

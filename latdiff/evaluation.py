@@ -102,21 +102,6 @@ def denoising(pipe: LatentTextDiffusionPipeline, texts: list[str], seed: int = 0
     return {"n": len(x0), "times": list(DENOISING_TIMES), "sigma": sigma, "errors": errors}
 
 
-def round_trip(codec: TextCodec, latents: Tensor, texts: list[str]) -> dict[str, float]:
-    """How far sampled latents [N, L, D] lie from those of the N texts that were written from them, read again.
-
-    The mean over texts of the root mean square over L and D, in a latent's standard deviations. Latents that no text
-    has leave the decoder to guess, and let a head read what is not written. Texts that are blank or longer than the
-    autoencoder reads are left out; nothing where none is left.
-    """
-    read = [bool(text.strip()) and fits for text, fits in zip(texts, codec.fits(texts), strict=True)]
-    if not any(read):
-        return {}
-    again = codec.encode(list(itertools.compress(texts, read)))
-    distances = (again - latents.to(again)[torch.tensor(read)]).square().mean((1, 2)).sqrt()
-    return {"round_trip": distances.mean().item()}
-
-
 def unsteered(generator: Generator, scorer: Scorer, n: int, seed: int) -> dict:
     """One row: quality, coverage and memorisation of n texts that nothing was asked of, and how fast they came."""
     began = time.monotonic()
@@ -124,7 +109,10 @@ def unsteered(generator: Generator, scorer: Scorer, n: int, seed: int) -> dict:
     texts = generator.generate(None, n, seed) if ours is None else ours.texts
     seconds = time.monotonic() - began
     row = generator.settings | scorer.unsteered(texts) | {"samples": texts[:20]}
-    row |= {} if ours is None else round_trip(generator.pipe.codec, ours.latents, texts)
+    if ours is not None:
+        distances = generator.pipe.codec.round_trip(ours.latents, texts)
+        read = distances.isfinite()
+        row |= {"round_trip": distances[read].mean().item()} if read.any() else {}
     if isinstance(generator, TextsGenerator):  # which only read them
         return row
     return row | {"seconds": round(seconds, 1), "texts_per_second": n / seconds}
@@ -167,10 +155,13 @@ class Evaluation:
         pipe: the checkpoint.  scorer: of the corpus that it was trained on.
         num_samples: texts a figure; shared among the labels of a head.
         seed: every sampling run starts from its own generator with this seed.
+        keep: of all texts but those that are written for a source, as of a call of the pipeline.
     """
 
-    def __init__(self, pipe: LatentTextDiffusionPipeline, scorer: Scorer, num_samples: int, seed: int):
-        self.pipe, self.scorer, self.num_samples, self.seed = pipe, scorer, num_samples, seed
+    def __init__(
+        self, pipe: LatentTextDiffusionPipeline, scorer: Scorer, num_samples: int, seed: int, keep: float = 1.0
+    ):
+        self.pipe, self.scorer, self.num_samples, self.seed, self.keep = pipe, scorer, num_samples, seed, keep
 
     def everything(
         self, heads: list[AttributeHead], samplers: list[tuple[str, int]], scale: float | None = None,
@@ -194,7 +185,7 @@ class Evaluation:
 
     def unconditional(self, scheduler: str, steps: int) -> dict:
         """`unsteered` under one scheduler."""
-        generator = PipelineGenerator(self.pipe, scheduler, steps)
+        generator = PipelineGenerator(self.pipe, scheduler, steps, keep=self.keep)
         return unsteered(generator, self.scorer, self.num_samples, self.seed)
 
     def guided(self, head: AttributeHead, scale: float | None = None, mode: str = "x0") -> list[dict]:
@@ -262,7 +253,7 @@ class Evaluation:
 
     def by_class(self, guidance_scale: float) -> list[dict]:
         """A row for every class that the denoiser can be told, at this scale of classifier-free guidance."""
-        generator = PipelineGenerator(self.pipe, guidance_scale=guidance_scale)
+        generator = PipelineGenerator(self.pipe, keep=self.keep, guidance_scale=guidance_scale)
         rows = by_class(generator, self.scorer, self.num_samples, self.seed)
         return [row | {"guidance_scale": guidance_scale} for row in rows]
 
@@ -274,7 +265,7 @@ class Evaluation:
         return told | self.scorer.written_for(pairs, texts)
 
     def _steered(self, targets: dict[str, str], guides: list[Guide], n: int) -> dict:
-        texts = PipelineGenerator(self.pipe, guides=guides).generate(None, n, self.seed)
+        texts = PipelineGenerator(self.pipe, guides=guides, keep=self.keep).generate(None, n, self.seed)
         return self.scorer.steered(texts, targets) | {"samples": texts[:10]}
 
 

@@ -51,12 +51,13 @@ class PipelineGenerator:
 
     def __init__(
         self, pipe: LatentTextDiffusionPipeline, scheduler: str | None = None, steps: int | None = None,
-        guides: Sequence[Guide] = (), **told,
+        guides: Sequence[Guide] = (), keep: float = 1.0, **told,
     ):  # fmt: skip
-        """scheduler, steps: None for the pipeline's own.  told: guidance_scale, candidates, as of a call of it."""
-        self.pipe, self.scheduler, self.steps = pipe, scheduler, steps
+        """scheduler, steps: None for the pipeline's own.  keep, guidance_scale, candidates: as of a call of it."""
+        self.pipe, self.scheduler, self.steps, self.keep = pipe, scheduler, steps, keep
         self.guides, self.told = list(guides), told
         self.settings = {"scheduler": scheduler, "steps": steps} if scheduler else {}
+        self.settings |= {"keep": keep} if keep < 1 else {}
         self.classes = pipe.denoiser.config.classes or []
 
     def generate(self, prompts: Sequence[str] | None, n: int, seed: int) -> list[str]:
@@ -68,6 +69,7 @@ class PipelineGenerator:
         if self.scheduler:
             self.pipe.scheduler = make_scheduler(self.scheduler, own.config.trained_betas)
         told = {} if prompts is None else {"cond": list(prompts), **self.told}
+        told |= {"keep": self.keep} if self.keep < 1 else {}
         try:
             return self.pipe(num_samples=n, guides=self.guides, num_inference_steps=self.steps,
                              generator=torch.Generator().manual_seed(seed), **told)  # fmt: skip

@@ -37,7 +37,7 @@ from latdiff.pipeline import check_guides, load_codec, load_for_commands
 from latdiff.plots import plot_control, plot_denoising, plot_lengths, plot_reconstruction, require_matplotlib
 from latdiff.scoring import Scorer
 
-OF_PIPELINES = ("samplers", "scale", "sweep_scale", "guidance_scale", "decode")
+OF_PIPELINES = ("samplers", "scale", "sweep_scale", "guidance_scale", "decode", "keep")
 OF_RIVALS = ("recipe", "top_p", "rerank", "text_column")
 Measure = tuple[Callable[[int], dict], dict]  # seed -> figures, and what is the same for all seeds
 
@@ -83,8 +83,9 @@ def _check(options: argparse.Namespace, is_rival: bool) -> None:
         sampler_words(text)
     if options.rerank:
         _rerank_words(options.rerank)
-    if options.top_p is not None and not 0 < options.top_p <= 1:
-        raise UserError(f"--top-p is {options.top_p}, must be above 0 and at most 1")
+    for flag, share in (("--top-p", options.top_p), ("--keep", options.keep)):
+        if share is not None and not 0 < share <= 1:
+            raise UserError(f"{flag} is {share}, must be above 0 and at most 1")
     require_matplotlib()
     require_packages()
 
@@ -94,7 +95,7 @@ def _measure_pipeline(options: argparse.Namespace, folder: Path) -> Measure:
     pipe, recipe = load_for_commands(folder, options.quiet), load_recipe(str(folder / "recipe.yaml"))
     if options.decode:
         pipe.register_to_config(decoding=options.decode)
-    heads = label_heads(folder)
+    heads, keep = label_heads(folder), 1.0 if options.keep is None else options.keep
     samplers = options.samplers or [f"{recipe.sampling.scheduler}:{pipe.config.num_inference_steps}", "renoise:25"]
     samplers = [sampler_words(text) for text in samplers]
     scorer = _scorer(options, recipe, heads)
@@ -102,7 +103,7 @@ def _measure_pipeline(options: argparse.Namespace, folder: Path) -> Measure:
         raise UserError(f"{recipe.data.source}: every unseen source is longer than the autoencoder reads")
 
     def measure(seed: int) -> dict:
-        evaluation = Evaluation(pipe, scorer, options.num_samples, seed)
+        evaluation = Evaluation(pipe, scorer, options.num_samples, seed, keep)
         return evaluation.everything(heads, samplers, options.scale, options.sweep_scale,
                                      options.guidance_scale or (1.0, 2.0))  # fmt: skip
 
@@ -110,7 +111,7 @@ def _measure_pipeline(options: argparse.Namespace, folder: Path) -> Measure:
     back = reconstruction(pipe.codec, unseen, options.seed, pipe.config.decoding, bleu=True)
     of_training = (training_figures(folder).get("reconstruction") or {}) | back
     return measure, _of_all_seeds(scorer, options) | {
-        "decoding": pipe.config.decoding, "reconstruction": of_training,
+        "decoding": pipe.config.decoding, "keep": keep, "reconstruction": of_training,
         "denoising": denoising(pipe, unseen, options.seed),
     }  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,8 +91,9 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
     def __call__(
         self, num_samples: int | None = None, guides: list[Guide] = (), num_inference_steps: int | None = None,
         cond: str | list[str] | None = None, guidance_scale: float = 1.0, candidates: int = 1,
-        utility: str | Utility = "bleu", generator: torch.Generator | None = None, latents: Tensor | None = None,
-        batch_size: int = 256, callback_on_step_end: Callable | None = None, decode_options: str | dict | None = None,
+        utility: str | Utility = "bleu", keep: float = 1.0, generator: torch.Generator | None = None,
+        latents: Tensor | None = None, batch_size: int = 256, callback_on_step_end: Callable | None = None,
+        decode_options: str | dict | None = None,
     ) -> TextPipelineOutput:  # fmt: skip
         """Sample texts.
 
@@ -106,6 +108,8 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
                 is, for one denoiser call a step in place of two.
             candidates, utility: draw so many texts for every sample and return the one that agrees best with the
                 others (minimum Bayes risk, see mbr.most_agreed).
+            keep: the share of what is drawn that is returned: those whose latents lie nearest to their own texts'
+                (`codec.round_trip`). What is dropped is mostly broken: 0.9 draws a ninth more.
             generator: on the CPU; the same seed gives the same texts.
             latents: starting noise [num_samples * candidates, L, D] in place of a draw.
             callback_on_step_end: called as callback(pipe, step, timestep, {"latents": z}) after every
@@ -115,8 +119,9 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
 
         Raises CheckpointError for a head made for another codec, a scheduler of the wrong kind or a `cond` that this
         denoiser cannot be told, UserError, a ValueError, for a number of samples or steps below one, more steps than
-        the schedule has or unknown decode_options, and GuidanceError for a gradient that is not finite. Warns of guides
-        that contradict each other, of latents steered off the data, and of texts that were cut.
+        the schedule has, a `keep` out of range or beside what names every sample, or unknown decode_options, and
+        GuidanceError for a gradient that is not finite. Warns of guides that contradict each other, of latents steered
+        off the data, and of texts that were cut.
         """
         steps, decode_options = self._check(guides, num_inference_steps), self._decode_options(decode_options)
         if candidates < 1:
@@ -126,19 +131,24 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
             num_samples = len(cond) if several else 1 if latents is None else len(latents) // candidates
         if num_samples < 1:
             raise UserError(f"num_samples is {num_samples}, must be 1 or more")
+        drawn = num_samples if keep == 1 else _drawn(num_samples, keep, cond, candidates, latents)
         if latents is not None and len(latents) != num_samples * candidates:
             raise UserError(f"latents holds noise for {len(latents)} texts, must be for {num_samples * candidates}: "
                             "num_samples times candidates")  # fmt: skip
         if candidates > 1:
             most_agreed([], utility)  # refuses an unknown one before the first step
-        told, guides = self._told(cond, num_samples, candidates), _with_classifier_free(guides, guidance_scale, cond)
+        cond = cond[0] if drawn > num_samples and isinstance(cond, (list, tuple)) else cond
+        told, guides = self._told(cond, drawn, candidates), _with_classifier_free(guides, guidance_scale, cond)
         if latents is None:
-            latents = torch.randn(num_samples * candidates, *self.codec.latent_shape, generator=generator)
+            latents = torch.randn(drawn * candidates, *self.codec.latent_shape, generator=generator)
         clean = [
             self._denoise(z, guides, steps, part, generator, callback_on_step_end)
             for z, part in self._chunks(latents, told, batch_size)
         ]
         out = self._output(torch.cat(clean), guides, decode_options)
+        if drawn > num_samples:
+            nearest_first = self.codec.round_trip(out.latents, out.texts).argsort(stable=True)
+            return _some(out, sorted(nearest_first[:num_samples].tolist()))
         return out if candidates == 1 else _agreed(out, candidates, utility)
 
     @torch.no_grad()
@@ -301,7 +311,23 @@ def _with_classifier_free(guides: list, scale: float, cond) -> list:
 def _agreed(out: TextPipelineOutput, candidates: int, utility: str | Utility) -> TextPipelineOutput:
     """Of every `candidates` texts in a row the one that agrees best with the others."""
     groups = [out.texts[i : i + candidates] for i in range(0, len(out.texts), candidates)]
-    rows = [candidates * i + best for i, best in enumerate(most_agreed(groups, utility))]
+    return _some(out, [candidates * i + best for i, best in enumerate(most_agreed(groups, utility))])
+
+
+def _drawn(num_samples: int, keep: float, cond, candidates: int, latents: Tensor | None) -> int:
+    """How many texts to draw, of which so large a share makes num_samples. Raises UserError as a call does."""
+    if not 0 < keep <= 1:
+        raise UserError(f"keep is {keep}, must be above 0 and at most 1")
+    named = {"candidates": candidates > 1, "latents": latents is not None,
+             "a cond for each sample": isinstance(cond, (list, tuple)) and len(set(cond)) > 1}  # fmt: skip
+    if any(named.values()):
+        raise UserError(f"keep is {keep:g}, which drops samples, but {' and '.join(k for k, v in named.items() if v)} "
+                        "say which there are; leave one of them out")  # fmt: skip
+    return math.ceil(num_samples / keep - 1e-9)  # 7 / 0.7 is a little more than 10
+
+
+def _some(out: TextPipelineOutput, rows: list[int]) -> TextPipelineOutput:
+    """Some of the texts, with all that belongs to them."""
     texts, cut = ([values[i] for i in rows] for values in (out.texts, out.cut))
     scores = {title: [values[i] for i in rows] for title, values in out.scores.items()}
     return TextPipelineOutput(texts=texts, latents=out.latents[rows], scores=scores, cut=cut)

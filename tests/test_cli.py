@@ -103,9 +103,12 @@ def test_a_conditional_model_is_told_on_the_command_line(latdiff, pipe, tmp_path
         return call(self, **given)
 
     monkeypatch.setattr(LatentTextDiffusionPipeline, "__call__", listening)
+    flags = ("--cond", "calm", "--keep", 0.75, "--num-samples", 3, "--json")
+    assert len(latdiff("sample", *flags, folder=tmp_path).splitlines()) == 3 and asked["keep"] == 0.75
     flags = ("--cond", "calm", "--guidance-scale", 2, "--candidates", 2, "--num-samples", 3, "--json")
     assert [json.loads(row)["cond"] for row in latdiff("sample", *flags, folder=tmp_path).splitlines()] == ["calm"] * 3
     assert (asked["cond"], asked["guidance_scale"], asked["candidates"], asked["num_samples"]) == ("calm", 2, 2, 3)
+    assert asked["keep"] == 1
     with pytest.raises(SystemExit, match="must be one of calm, wild"):
         latdiff("sample", "--cond", "clam", folder=tmp_path)
 

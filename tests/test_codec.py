@@ -159,6 +159,19 @@ def test_unknown_ways_to_decode_are_refused(codec, wrong, said):
     assert "\n" not in str(error.value)
 
 
+def test_a_round_trip_is_as_long_as_what_was_added_to_the_latents_of_a_text(codec, texts):
+    latents = codec.encode(texts)
+    torch.testing.assert_close(codec.round_trip(latents, texts), torch.zeros(40), rtol=0, atol=1e-5)
+    lengths = torch.linspace(0, 2, 40)
+    torch.testing.assert_close(codec.round_trip(latents + lengths.view(-1, 1, 1), texts), lengths, rtol=0, atol=1e-5)
+
+
+def test_a_text_that_cannot_be_read_again_is_infinitely_far(codec, texts):
+    found = codec.round_trip(noise(3), [" ", texts[0], "harbor " * 300])
+    assert found.isinf().tolist() == [True, False, True]
+    assert codec.round_trip(noise(1), [""]).isinf().all()
+
+
 def test_no_gradient_is_kept(codec, texts):
     assert not codec.encode(texts[:2]).requires_grad
 

@@ -10,7 +10,7 @@ from latdiff import cards, evaluation, storyworld
 from latdiff.config import DataConfig, Recipe, load_recipe
 from latdiff.data import Corpus, load_corpus
 from latdiff.diffusion import GaussianDiffusion
-from latdiff.evaluation import Evaluation, denoising, reconstruction, round_trip, token_accuracy
+from latdiff.evaluation import Evaluation, denoising, reconstruction, token_accuracy
 from latdiff.heads import AttributeHead
 from latdiff.scoring import Scorer
 from latdiff.tokens import tokenize
@@ -105,27 +105,15 @@ def test_the_denoiser_is_told_its_first_estimate(pipe, monkeypatch):
 # Sampling
 
 
-def test_a_round_trip_is_as_long_as_what_was_added_to_the_latents_of_a_text(codec):
-    latents = codec.encode(TEXTS)
-    assert round_trip(codec, latents, TEXTS)["round_trip"] == pytest.approx(0, abs=1e-5)
-    assert round_trip(codec, latents + 0.7, TEXTS)["round_trip"] == pytest.approx(0.7, abs=1e-5)
-
-
-def test_a_round_trip_is_of_the_texts_that_can_be_read_again(codec):
-    latents = torch.cat([codec.encode(TEXTS[:2]) + 0.5, torch.randn(2, *codec.latent_shape)])
-    measured = round_trip(codec, latents, [*TEXTS[:2], " ", "harbor " * 300])
-    assert measured["round_trip"] == pytest.approx(0.5, abs=1e-5)
-    assert round_trip(codec, latents[2:], [" ", "harbor " * 300]) == {}
-
-
 class Fixed:
     """A pipeline that writes the texts it was told to."""
 
     def __init__(self, pipe, write):
         self.scheduler, self.denoiser, self.write, self.calls = pipe.scheduler, pipe.denoiser, write, []
-        self.codec = pipe.codec
+        self.codec, self.told = pipe.codec, []
 
-    def __call__(self, num_samples, guides, num_inference_steps, generator):
+    def __call__(self, num_samples, guides, num_inference_steps, generator, **told):
+        self.told.append(told)
         self.calls.append(
             (num_samples, guides, num_inference_steps, generator.initial_seed(), self.scheduler)
         )
@@ -133,11 +121,11 @@ class Fixed:
         return SimpleNamespace(texts=texts, latents=self.codec.encode(texts))
 
 
-def evaluate(pipe, write, recipe=None, train=()):
+def evaluate(pipe, write, recipe=None, train=(), keep=1.0):
     """An Evaluation of eight samples a figure."""
     corpus = Corpus(list(train), TEXTS)
     fixed = Fixed(pipe, write)
-    return Evaluation(fixed, Scorer(recipe or Recipe(), corpus), num_samples=8, seed=3), fixed
+    return Evaluation(fixed, Scorer(recipe or Recipe(), corpus), num_samples=8, seed=3, keep=keep), fixed
 
 
 def stories(seed=0, **attributes):
@@ -167,6 +155,14 @@ def test_true_stories_are_valid_and_the_row_has_every_figure(pipe):
     assert (n, list(guides), steps, seed) == (8, [], 7, 3)
     assert type(scheduler).__name__ == "DDIMScheduler"
     json.dumps(row)
+
+
+@pytest.mark.parametrize(("keep", "told"), [(1, {}), (0.5, {"keep": 0.5})])
+def test_every_text_is_of_those_that_are_kept(pipe, keep, told):
+    measured, fixed = evaluate(pipe, stories(), keep=keep)
+    rows = [measured.unconditional("ddim", 7), *measured.guided(head("tense", ("past", "present"), pipe), 1.0)]
+    assert fixed.told == [told] * len(rows) and rows[0]["n"] == 8
+    assert rows[0].get("keep", 1) == keep
 
 
 def test_the_pipelines_own_scheduler_is_put_back(pipe):

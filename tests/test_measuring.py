@@ -207,9 +207,17 @@ def test_flags_that_mean_nothing_for_a_file(refused, tmp_path, tiny):
     assert "mean nothing" in refused("evaluate", "--json", tmp_path / "m.json", *flags, folder=tmp_path / "texts.txt")
 
 
-@pytest.mark.parametrize("top_p", [0, 1.5])
-def test_a_nucleus_that_cannot_be(refused, tmp_path, tiny, top_p):
-    assert "--top-p" in refused("evaluate", "--json", tmp_path / "m.json", "--top-p", top_p, folder=tiny.ar)
+@pytest.mark.parametrize("share", [0, 1.5])
+def test_a_share_that_cannot_be(refused, tmp_path, tiny, share):
+    assert "--top-p" in refused("evaluate", "--json", tmp_path / "m.json", "--top-p", share, folder=tiny.ar)
+    assert "--keep" in refused("evaluate", "--json", tmp_path / "m.json", "--keep", share)
+
+
+def test_what_share_is_kept_is_said(latdiff, tmp_path):
+    flags = ("--json", tmp_path / "m.json", "--num-samples", 4, "--seeds", 1, "--samplers", "ddim:2", "--keep", 0.5)
+    assert "ddim 2 steps, keep 0.5: " in latdiff("evaluate", *flags)
+    document = json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))
+    assert document["keep"] == document["unconditional"][0]["keep"] == 0.5
 
 
 def test_a_similarity_to_nothing(refused, tmp_path):

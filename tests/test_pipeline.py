@@ -56,6 +56,35 @@ def test_as_many_texts_as_asked_for_and_the_latents_they_came_from(pipe):
     assert out.scores == {}
 
 
+def test_what_is_kept_lies_nearest_to_its_own_texts(talkative):
+    guide = random_head(talkative.codec.digest()).toward("b", 1.0)
+    drawn = talkative(num_samples=20, guides=[guide], generator=seeded())
+    distances = talkative.codec.round_trip(drawn.latents, drawn.texts)
+    kept = talkative(num_samples=14, guides=[guide], keep=0.7, generator=seeded())
+    rows = sorted(distances.argsort(stable=True)[:14].tolist())
+    assert rows != list(range(14))
+    assert torch.equal(kept.latents, drawn.latents[rows])
+    assert kept.texts == [drawn.texts[row] for row in rows]
+    assert kept.scores["mood=b"] == [drawn.scores["mood=b"][row] for row in rows]
+    assert kept.cut == [drawn.cut[row] for row in rows]
+
+
+def test_keeping_all_is_how_it_always_was(talkative):
+    kept, plain = talkative(num_samples=4, keep=1, generator=seeded()), talkative(num_samples=4, generator=seeded())
+    assert kept.texts == plain.texts
+
+
+@pytest.mark.parametrize(("settings", "said"), [
+    ({"keep": 0}, "keep is 0, must be above 0"), ({"keep": 1.5}, "keep is 1.5"),
+    ({"keep": 0.5, "candidates": 2}, "but candidates say"),
+    ({"keep": 0.5, "latents": torch.zeros(2, L, D)}, "but latents say"),
+    ({"keep": 0.5, "cond": ["calm", "wild"]}, "but a cond for each sample say"),
+])  # fmt: skip
+def test_what_cannot_be_kept(pipe, settings, said):
+    with pytest.raises(UserError, match=said):
+        pipe(callback_on_step_end=pytest.fail, **settings)
+
+
 def test_the_default_steps_are_the_checkpoints(pipe):
     calls = []
     pipe(callback_on_step_end=lambda *arguments: calls.append(arguments))
@@ -538,6 +567,13 @@ def test_the_best_of_some_candidates_is_one_of_them(told, monkeypatch):
     assert (out.texts, out.cut) == (["a b c d e", "x y z w v"], [False, False])
     all_six = latents_of(pipe, cond=[one] * 3 + [two] * 3)
     torch.testing.assert_close(out.latents, all_six[[1, 3]], rtol=1e-3, atol=1e-3)
+
+
+def test_some_of_what_was_told_the_same_are_kept(told):
+    pipe, (one, _) = told
+    torch.testing.assert_close(
+        latents_of(pipe, cond=[one] * 2, keep=0.5), latents_of(pipe, cond=one, num_samples=2, keep=0.5)
+    )
 
 
 def test_conditions_that_cannot_be_told(told, tiny):
