@@ -139,7 +139,8 @@ class Measuring:
         return head.toward(target, self.options.times * head.usual_scale(self.options.mode), self.options.mode)
 
     def write(self, guides: list[Guide], n: int, seed: int) -> list[str]:
-        return PipelineGenerator(self.pipe, steps=self.steps, guides=guides).generate(None, n, seed)
+        writer = PipelineGenerator(self.pipe, steps=self.steps, guides=guides, keep=self.options.keep)
+        return writer.generate(None, n, seed)
 
     def note(
         self, title: dict, guides: list[Guide], met: Callable[[str], bool], n: int | None = None,
@@ -189,6 +190,8 @@ def arguments() -> argparse.Namespace:
                         help="runs at other noise that say how far past a length to aim (default 0)")  # fmt: skip
     parser.add_argument("--candidates", type=int, default=1,
                         help="draw so many texts for each and let the heads take one (default 1)")  # fmt: skip
+    parser.add_argument("--keep", type=float, default=1.0,
+                        help="draw more and keep this share, what lies nearest to its own text (default 1: all)")
     parser.add_argument("--sampler", metavar="NAME:STEPS", help="default: the checkpoint's own")
     parser.add_argument("--num-samples", type=int, default=50, help="texts a target (default 50)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
@@ -200,6 +203,8 @@ def main() -> None:
     for flag, value, least in (("--candidates", options.candidates, 1), ("--pilots", options.pilots, 0)):
         if value < least:
             raise UserError(f"{flag} is {value}, must be {least} or more")
+    if not 0 < options.keep <= 1:
+        raise UserError(f"--keep is {options.keep}, must be above 0 and at most 1")
     sampler = sampler_words(options.sampler, "--sampler") if options.sampler else None  # refused before anything loads
     pipe = load_for_commands(options.checkpoint, quiet=True)
     steps = pipe.config.num_inference_steps
@@ -213,6 +218,7 @@ def main() -> None:
     measuring = Measuring(options, pipe, steps, fluency, {
         "checkpoint": options.checkpoint.name, "seed": options.seed, "machine": machine(), "texts": options.texts,
         "times": options.times, "mode": options.mode, "pilots": options.pilots, "candidates": options.candidates,
+        "keep": options.keep,
         "scheduler": type(pipe.scheduler).__name__, "steps": steps, "decoding": pipe.config.decoding,
         "fluency": fluency.path,
     })  # fmt: skip

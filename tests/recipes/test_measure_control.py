@@ -31,11 +31,14 @@ def test_every_target_has_a_row(tiny, tmp_path, monkeypatch):
     texts = write(tmp_path / "texts.jsonl", [story.text for story in storyworld.sample(200, 5)])
     file = tmp_path / "control.json"
     flags = ["--data", texts, "--targets", targets, "--fluency", str(tiny.ar), "--num-samples", "2",
-             "--mode", "denoiser", "--times", "0.5", "--sampler", "renoise:3"]  # fmt: skip
+             "--mode", "denoiser", "--times", "0.5", "--sampler", "renoise:3", "--keep", "0.5"]  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["measure", str(tiny.checkpoint), *flags, "--json", str(file)])
+    call, kept = LatentTextDiffusionPipeline.__call__, set()
+    monkeypatch.setattr(LatentTextDiffusionPipeline, "__call__",
+                        lambda self, **given: (kept.add(given["keep"]), call(self, **given))[1])  # fmt: skip
     measure_control.main()
     document = json.loads(file.read_text(encoding="utf-8"))
-    assert (document["mode"], document["times"]) == ("denoiser", 0.5)
+    assert (document["mode"], document["times"], document["keep"], kept) == ("denoiser", 0.5, 0.5, {0.5})
     assert (document["scheduler"], document["steps"]) == ("LCMScheduler", 3)
     content = {row["target"]: row for row in document["rows"] if row["task"] == "content"}
     assert {target: row["fitted"] for target, row in content.items()} == {
@@ -81,7 +84,7 @@ def test_of_several_candidates_the_heads_take_one(tiny, tmp_path, monkeypatch):
     assert all(row["n"] == 2 for row in document["rows"][1:])
 
 
-@pytest.mark.parametrize("flag", [("--candidates", "0"), ("--pilots", "-1")])
+@pytest.mark.parametrize("flag", [("--candidates", "0"), ("--pilots", "-1"), ("--keep", "0")])
 def test_numbers_of_texts_that_cannot_be(tmp_path, monkeypatch, flag):
     flags = ["--data", "none", "--fluency", "none", "--json", str(tmp_path / "m.json"), *flag]
     monkeypatch.setattr(sys, "argv", ["measure", str(tmp_path), *flags])
