@@ -59,7 +59,15 @@ CLAIMS = {
     r"\| unsteered \(full re-noising\): valid .*?: most": lambda: unsteered("storyworld", "renoise")[:3],
     r"over five noise seeds its unsteered texts are .*? \(25 calls": lambda: unsteered("storyworld-full", "ddpm")[:3],
     r"by both heads at once both are right .*? LD4LG's": lambda: steered("storyworld-full", "composed"),
-    r"LD4LG's settings on the same stories: .*?\.069\.": lambda: unsteered("ld4lg-storyworld", "ddpm", 250)[:3],
+    r"LD4LG's settings on the same stories: .*?; trained again": lambda: unsteered("ld4lg-storyworld", "ddpm", 250)[:3],
+    r"trained again with another seed, they are valid .*?\. A": lambda: [
+        unsteered("ld4lg-storyworld-1", "ddpm", 250)[0], unsteered("storyworld-full-1", "ddpm")[0]
+    ],
+    r"by 22 steps of `unipc` is then valid .*?, about": lambda: unsteered("storyworld-full-keep", "unipc", 22)[:3],
+    r"two heads of E2E, below, meet .*? at better": lambda: [
+        sum(row["success"] for row in rows) / len(rows)
+        for rows in (document(name)["composed"] for name in ("e2e-keep", "e2e"))
+    ],
     r"A language model of the same size: .*?, and from": lambda: written("storyworld-rival"),
     r"trained on a GPU, .*?: still a little": lambda: written("storyworld-rival-gpu-0.98"),
     r"take the best of 8 of its texts, both are right .*? of the time": lambda: mean(
