@@ -321,8 +321,8 @@ def _drawn(num_samples: int, keep: float, cond, candidates: int, latents: Tensor
     named = {"candidates": candidates > 1, "latents": latents is not None,
              "a cond for each sample": isinstance(cond, (list, tuple)) and len(set(cond)) > 1}  # fmt: skip
     if any(named.values()):
-        raise UserError(f"keep is {keep:g}, which drops samples, but {' and '.join(k for k, v in named.items() if v)} "
-                        "say which there are; leave one of them out")  # fmt: skip
+        raise UserError(f"keep is {keep:g}, which drops some of the samples, and does not go with "
+                        f"{' and '.join(k for k, v in named.items() if v)}; leave one of them out")  # fmt: skip
     return math.ceil(num_samples / keep - 1e-9)  # 7 / 0.7 is a little more than 10
 
 

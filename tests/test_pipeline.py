@@ -76,9 +76,9 @@ def test_keeping_all_is_how_it_always_was(talkative):
 
 @pytest.mark.parametrize(("settings", "said"), [
     ({"keep": 0}, "keep is 0, must be above 0"), ({"keep": 1.5}, "keep is 1.5"),
-    ({"keep": 0.5, "candidates": 2}, "but candidates say"),
-    ({"keep": 0.5, "latents": torch.zeros(2, L, D)}, "but latents say"),
-    ({"keep": 0.5, "cond": ["calm", "wild"]}, "but a cond for each sample say"),
+    ({"keep": 0.5, "candidates": 2}, "does not go with candidates;"),
+    ({"keep": 0.5, "latents": torch.zeros(2, L, D)}, "does not go with latents;"),
+    ({"keep": 0.5, "cond": ["calm", "wild"]}, "does not go with a cond for each sample;"),
 ])  # fmt: skip
 def test_what_cannot_be_kept(pipe, settings, said):
     with pytest.raises(UserError, match=said):
