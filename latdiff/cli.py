@@ -266,8 +266,8 @@ def _command(
 
 def _keep_option(command) -> None:
     command.add_argument("--keep", type=float, metavar="SHARE",
-                         help="draw more and keep this share, the samples that lie nearest to their own texts; the "
-                         "others are the broken ones, more often than not (default 1: all)")  # fmt: skip
+                         help="draw more and keep this share, the samples that lie nearest to their own texts: many a "
+                         "broken text is among the others (default 1: all)")  # fmt: skip
 
 
 def _decode_option(command) -> None:

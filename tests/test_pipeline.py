@@ -574,6 +574,8 @@ def test_some_of_what_was_told_the_same_are_kept(told):
     torch.testing.assert_close(
         latents_of(pipe, cond=[one] * 2, keep=0.5), latents_of(pipe, cond=one, num_samples=2, keep=0.5)
     )
+    with pytest.raises(UserError, match="cond holds 3 conditions"):
+        pipe(cond=[one] * 3, num_samples=2, keep=0.5)
 
 
 def test_conditions_that_cannot_be_told(told, tiny):
