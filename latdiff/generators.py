@@ -69,9 +69,8 @@ class PipelineGenerator:
         if self.scheduler:
             self.pipe.scheduler = make_scheduler(self.scheduler, own.config.trained_betas)
         told = {} if prompts is None else {"cond": list(prompts), **self.told}
-        told |= {"keep": self.keep} if self.keep < 1 else {}
         try:
-            return self.pipe(num_samples=n, guides=self.guides, num_inference_steps=self.steps,
+            return self.pipe(num_samples=n, guides=self.guides, num_inference_steps=self.steps, keep=self.keep,
                              generator=torch.Generator().manual_seed(seed), **told)  # fmt: skip
         finally:
             self.pipe.scheduler = own

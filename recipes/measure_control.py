@@ -8,7 +8,9 @@ content: Li et al. 2022, section 5). There is a head for every field, fitted on 
 at most so many texts a value. A length in words is met within two, by one head of numbers, with --pilots aimed past it.
 With --candidates K every text is the best of K: the one that the head of its value finds likeliest when it is read
 again, or, for lengths, the one whose latents some networks fitted on lengths put nearest to the target. Nothing ever
-looks at the words but the figures. Beside every success stand perplexity and diversity, and those of unsteered texts.
+looks at the words but the figures. With --keep SHARE those of all texts, unsteered ones too, are left out whose
+latents lie farthest from the text's own. Beside every success stand perplexity and diversity, and those of unsteered
+texts.
 """
 
 from __future__ import annotations
@@ -218,9 +220,8 @@ def main() -> None:
     measuring = Measuring(options, pipe, steps, fluency, {
         "checkpoint": options.checkpoint.name, "seed": options.seed, "machine": machine(), "texts": options.texts,
         "times": options.times, "mode": options.mode, "pilots": options.pilots, "candidates": options.candidates,
-        "keep": options.keep,
-        "scheduler": type(pipe.scheduler).__name__, "steps": steps, "decoding": pipe.config.decoding,
-        "fluency": fluency.path,
+        "keep": options.keep, "scheduler": type(pipe.scheduler).__name__, "steps": steps,
+        "decoding": pipe.config.decoding, "fluency": fluency.path,
     })  # fmt: skip
     measuring.note({"task": "unsteered"}, [], lambda text: True, 20 * options.num_samples)
     measuring.content(targets, texts)

@@ -117,7 +117,7 @@ def of_models(documents: list[Path], scorers: dict) -> list[dict]:
             raise UserError(f"--documents {path}: must be of storyworld and of the same scorers, {scorers}; write it "
                             "again with `latdiff evaluate --mauve ... --fluency ...`")  # fmt: skip
         for row in document["unconditional"]:
-            kept = {key: row[key] for key in ("scheduler", "steps", "sampler", "file") if key in row}
+            kept = {key: row[key] for key in ("scheduler", "steps", "keep", "sampler", "file") if key in row}
             found = {key: row[key] for key in ("n", "validity", "slot_tv", *SCORERS) if key in row}
             rows.append({"checkpoint": document["checkpoint"]} | kept | found)
     return rows

@@ -39,7 +39,7 @@ def test_every_share_of_every_kind_is_a_row_and_ranks_are_compared(tmp_path, tin
     figures = {"n": 40, "slot_tv": {"mean": 0.1, "floor": 0.1}, "perplexity": 9.0, "perplexity_of_texts": 9.0}
     rows = [figures | {"scheduler": "ddpm", "steps": k, "validity": k / 10, "mauve": k / 20} for k in (1, 5, 9)]
     rows[2] |= {"perplexity": 4.0, "perplexity_of_texts": 5.0, "slot_tv": {"mean": 0.3, "floor": 0.1}}
-    ours = [row | {"round_trip": 1 - row["validity"]} for row in rows]
+    ours = [row | {"round_trip": 1 - row["validity"], "keep": 0.9} for row in rows]
     document = {"checkpoint": "ours", "scorers": {"mauve": str(tiny.ar), "fluency": str(tiny.ar)}}
     models.write_text(json.dumps(document | {"unconditional": [*rows, *ours]}), encoding="utf-8")
     found = measure(tmp_path, tiny, monkeypatch, "--documents", models)
@@ -57,6 +57,7 @@ def test_every_share_of_every_kind_is_a_row_and_ranks_are_compared(tmp_path, tin
     assert of_models["round_trip"]["validity"] == pytest.approx(1)
     assert "round_trip" not in found["agreement"]  # spoilt stories have no latents
     assert [row["steps"] for row in found["models"]] == [1, 5, 9] * 2
+    assert [row.get("keep") for row in found["models"]] == [None] * 3 + [0.9] * 3
 
 
 def test_documents_of_other_scorers_are_refused(tmp_path, tiny, monkeypatch):

@@ -1,0 +1,141 @@
+"""Checkpoints on disk: what comes back is what was saved, and one that is damaged is refused in a sentence."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from latdiff import LatentTextDiffusionPipeline
+from latdiff.pipeline import CheckpointError, load_codec, load_pipeline
+
+
+def seeded():
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def copy(tiny, tmp_path):
+    """A copy of the checkpoint, to damage."""
+    return shutil.copytree(tiny.checkpoint, tmp_path / "copy")
+
+
+def test_a_saved_pipeline_writes_the_same_texts(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    again = LatentTextDiffusionPipeline.from_pretrained(tmp_path)
+    expected, found = (p(num_samples=4, generator=seeded()) for p in (pipe, again))
+    assert torch.equal(expected.latents, found.latents)
+    assert expected.texts == found.texts
+    assert again.config.num_inference_steps == 3
+
+
+def test_nothing_in_a_checkpoint_can_run_code(tiny):
+    kinds = {file.suffix for file in tiny.checkpoint.rglob("*") if file.is_file()}
+    assert kinds <= {".safetensors", ".json", ".yaml", ".txt", ".md"}
+
+
+def test_a_denoiser_of_another_codec_is_refused_with_both_digests(copy, pipe):
+    config = copy / "denoiser" / "config.json"
+    config.write_text(
+        config.read_text(encoding="utf-8").replace(pipe.codec.digest(), "0123456789abcdef"), "utf-8"
+    )
+    for load in (load_pipeline, LatentTextDiffusionPipeline.from_pretrained):
+        with pytest.raises(CheckpointError) as error:
+            load(copy)
+        assert "0123456789abcdef" in str(error.value)
+        assert pipe.codec.digest() in str(error.value)
+
+
+def refusal(load, folder):
+    with pytest.raises(CheckpointError) as error:
+        load(folder)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+PARTS = ("tokenizer", "text_model", "autoencoder", "denoiser", "scheduler")
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_missing_part_is_named(copy, part):
+    shutil.rmtree(copy / part)
+    said = refusal(load_pipeline, copy)
+    assert part in said
+    assert "incomplete" in said
+
+
+@pytest.mark.parametrize("part", ["text_model", "autoencoder", "denoiser"])
+def test_weights_cut_short(copy, part):
+    (weights,) = (copy / part).glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-50])
+    assert "cut short or damaged" in refusal(load_pipeline, copy)
+
+
+@pytest.mark.parametrize("part", ["text_model", "autoencoder", "denoiser"])
+def test_weights_that_are_missing(copy, part):
+    (weights,) = (copy / part).glob("*.safetensors")
+    weights.unlink()
+    assert "cut short or damaged" in refusal(load_pipeline, copy)
+
+
+def drop_one_weight(folder):
+    (file,) = folder.glob("*.safetensors")
+    tensors = load_file(file)
+    name = sorted(name for name, value in tensors.items() if value.dim() == 2)[0]
+    del tensors[name]
+    save_file(tensors, file, metadata={"format": "pt"})
+    return name
+
+
+@pytest.mark.parametrize("part", ["autoencoder", "denoiser"])
+def test_a_single_weight_that_is_missing_is_named(copy, part):
+    name = drop_one_weight(copy / part)
+    for load in (load_pipeline, LatentTextDiffusionPipeline.from_pretrained):
+        said = refusal(load, copy)
+        assert f"{part} lacks 1 of its weights, the first is {name}" in said
+
+
+def test_a_codec_lacking_a_weight(copy):
+    name = drop_one_weight(copy / "autoencoder")
+    assert f"autoencoder lacks 1 of its weights, the first is {name}" in refusal(load_codec, copy)
+
+
+def test_a_text_model_lacking_a_weight_is_another_codec(copy):
+    drop_one_weight(copy / "text_model")
+    assert "codec" in refusal(load_pipeline, copy)
+
+
+@pytest.mark.parametrize("part", ["autoencoder", "denoiser"])
+def test_weights_of_another_shape(copy, part):
+    config = copy / part / "config.json"
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    config.write_text(json.dumps(settings | {"width": 32}), encoding="utf-8")
+    refusal(load_pipeline, copy)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"_class_name": 5}'])
+def test_a_damaged_index(copy, content):
+    (copy / "model_index.json").write_text(content, encoding="utf-8")
+    refusal(load_pipeline, copy)
+
+
+def test_no_pipeline_there_names_those_beside(copy):
+    said = refusal(load_pipeline, copy.parent / "cpoy")
+    assert "no model_index.json" in said
+    assert "finished ones beside it: copy" in said
+    assert "make train-diffusion" in said
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "text_model", "autoencoder"])
+def test_a_codec_with_a_part_missing(copy, part):
+    shutil.rmtree(copy / part)
+    said = refusal(load_codec, copy)
+    assert part in said
+    assert "make train-ae" in said
+
+
+def test_a_codec_cut_short(copy):
+    (weights,) = (copy / "autoencoder").glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-50])
+    assert "cut short or damaged" in refusal(load_codec, copy)
