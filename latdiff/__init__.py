@@ -7,16 +7,16 @@ import importlib
 __version__ = "0.1.0"
 
 _HOMES = {
-    "AttributeHead": "heads",
-    "CallableHead": "heads",
-    "GaussianDiffusion": "diffusion",
-    "Guide": "guidance",
-    "LatentAutoencoder": "autoencoder",
-    "LatentDenoiser": "denoiser",
-    "LatentTextDiffusionPipeline": "pipeline",
-    "NumberHead": "heads",
-    "TextCodec": "codec",
-    "load_head": "heads",
+    "AttributeHead": "heads.linear",
+    "CallableHead": "heads.linear",
+    "GaussianDiffusion": "diffusion.gaussian",
+    "Guide": "diffusion.guidance",
+    "LatentAutoencoder": "models.autoencoder",
+    "LatentDenoiser": "models.denoiser",
+    "LatentTextDiffusionPipeline": "pipelines.latent",
+    "NumberHead": "heads.linear",
+    "TextCodec": "codecs.t5",
+    "load_head": "heads.linear",
     "load_recipe": "config",
 }
 __all__ = sorted(_HOMES)
@@ -24,6 +24,8 @@ __all__ = sorted(_HOMES)
 
 def __getattr__(name: str):
     # Loaded on first use: `import latdiff` and reading a recipe must not wait for torch.
+    if name == "ModelMixin":  # diffusers looks for the base of a model beside it, before it loads one
+        return importlib.import_module("diffusers").ModelMixin
     if name in _HOMES:
         return getattr(importlib.import_module(f"latdiff.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'latdiff' has no attribute {name!r}")

@@ -19,10 +19,9 @@ from latdiff.config import (
     FEATURES,
     MODES,
     SCHEDULERS,
-    UserError,
     load_recipe,
-    plain_errors,
 )
+from latdiff.errors import UserError, plain_errors
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -46,11 +45,11 @@ def _add_sample(commands) -> None:
     command.add_argument("--num-samples", type=int, help="how many texts (default 8, or one for each --cond)")
     command.add_argument("--cond", action="append", default=[], metavar="TEXT",
                          help="what a conditional model is told: a class or a source text; may be repeated, for a text "
-                         "each")  # fmt: skip
+                         "each")
     command.add_argument("--guidance-scale", type=float, default=1.0,
-                         help="classifier-free guidance towards --cond (default 1: none)")  # fmt: skip
+                         help="classifier-free guidance towards --cond (default 1: none)")
     command.add_argument("--candidates", type=int, default=1,
-                         help="draw so many and keep the one that agrees best with the others (default 1)")  # fmt: skip
+                         help="draw so many and keep the one that agrees best with the others (default 1)")
     _keep_option(command)
     _guide_options(command)
     command.add_argument("--steps", type=int, help="denoiser calls a text (default: the checkpoint's)")
@@ -68,7 +67,7 @@ def _add_edit(commands) -> None:
     command.add_argument("--text-column", default="text", help="column of the texts (default text)")
     command.add_argument("--limit", type=int, help="edit at most so many texts of the file")
     command.add_argument("--strength", type=float, default=DEFAULT_STRENGTH,
-                         help=f"above 0, little changes, to 1, nothing is kept ({DEFAULT_STRENGTH:g})")  # fmt: skip
+                         help=f"above 0, little changes, to 1, nothing is kept ({DEFAULT_STRENGTH:g})")
     _guide_options(command)
     command.add_argument("--steps", type=int, help="denoiser calls from pure noise (default: the checkpoint's)")
     command.add_argument("--seed", type=int, default=0, help="the same seed gives the same texts (default 0)")
@@ -87,7 +86,7 @@ def _add_fit_head(commands) -> None:
     command.add_argument("--regularisation", default=None, metavar="C",
                          help=f"scikit-learn's C, inverse strength (default {DEFAULT_C:g}), or cv to choose it by "
                          "cross-validation; with --number its alpha, strength "
-                         f"(default {DEFAULT_ALPHA:g})")  # fmt: skip
+                         f"(default {DEFAULT_ALPHA:g})")
     command.add_argument("--features", choices=FEATURES, default="flat", help="of the latents (default flat)")
     command.add_argument("--noise-aware", action="store_true", help="also fit on noised latents, for --mode noisy")
 
@@ -101,35 +100,35 @@ def _add_evaluate(commands) -> None:
     command.add_argument("--scale", type=float, help="scale of every guide (default: what is usual for the mode)")
     command.add_argument("--sweep-scale", nargs="*", type=float, metavar="SCALE",
                          help="also draw control against fluency into control-HEAD.png, for every mode of every head "
-                         "(default scales: 1/4 to 4 times the usual one)")  # fmt: skip
+                         "(default scales: 1/4 to 4 times the usual one)")
     command.add_argument("--guidance-scale", nargs="+", type=float, metavar="SCALE",
-                         help="of classifier-free guidance, for a conditional model (default 1 2)")  # fmt: skip
+                         help="of classifier-free guidance, for a conditional model (default 1 2)")
     command.add_argument("--judge", action="append", default=[], metavar="HEAD=DATA[:COLUMN]",
                          help="labelled texts other than the head's, for a classifier of another kind that says "
                          "whether steering by HEAD worked; or HEAD is the column of the classes that the model is "
-                         "told; may be repeated (default column: label)")  # fmt: skip
+                         "told; may be repeated (default column: label)")
     command.add_argument("--fluency", metavar="MODEL", help="a causal language model, folder or hub id, whose "
                          "perplexity of the texts is measured; recipes/train_ar.py trains one, where there are classes "
-                         "with train_ar.told_nothing=1")  # fmt: skip
+                         "with train_ar.told_nothing=1")
     command.add_argument("--mauve", metavar="MODEL", help="a language model or text encoder, folder or hub id, by "
-                         "whose states MAUVE compares samples with unseen texts")  # fmt: skip
+                         "whose states MAUVE compares samples with unseen texts")
     command.add_argument("--bert-score", metavar="MODEL", help="a text encoder, folder or hub id, by whose states "
-                         "BERTScore compares what a text-conditional model writes with its references")  # fmt: skip
+                         "BERTScore compares what a text-conditional model writes with its references")
     _decode_option(command)
     _keep_option(command)
     command.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
     command.add_argument("--seeds", type=int, default=5, metavar="N",
                          help="measure so many times, with this seed and those after it, for means and standard "
-                         "deviations (default 5)")  # fmt: skip
+                         "deviations (default 5)")
     command.add_argument("--recipe", help="of a rival: whose corpus to hold its texts against (default: the "
-                         "recipe.yaml beside it)")  # fmt: skip
+                         "recipe.yaml beside it)")
     command.add_argument("--top-p", type=float, metavar="P",
-                         help="of a language model: nucleus sampling (default 1: ancestral sampling)")  # fmt: skip
+                         help="of a language model: nucleus sampling (default 1: ancestral sampling)")
     command.add_argument("--text-column", help="of a file: the column of the texts (default text)")
     command.add_argument("--rerank", metavar="CHECKPOINT:K", help="of a language model: also take the best of K of its "
-                         "texts, for every label of the heads of a pipeline's folder")  # fmt: skip
+                         "texts, for every label of the heads of a pipeline's folder")
     command.add_argument("--samplers", nargs="+", metavar="NAME:STEPS",
-                         help="unconditional rows (default: the checkpoint's own, and renoise:25)")  # fmt: skip
+                         help="unconditional rows (default: the checkpoint's own, and renoise:25)")
 
 
 def _add_check_config(commands) -> None:
@@ -143,7 +142,7 @@ def run_sample(options: argparse.Namespace) -> None:
     wanted = _guide_words_of(options)
     import torch
 
-    from latdiff.pipeline import load_for_commands, make_scheduler
+    from latdiff.pipelines.latent import load_for_commands, make_scheduler
 
     pipe = load_for_commands(options.checkpoint, options.quiet)
 
@@ -158,7 +157,7 @@ def run_sample(options: argparse.Namespace) -> None:
     def draw(guides):
         return pipe(num_samples=count, guides=guides, num_inference_steps=options.steps, cond=cond,
                     guidance_scale=options.guidance_scale, candidates=options.candidates, keep=keep,
-                    generator=torch.Generator().manual_seed(options.seed), decode_options=options.decode)  # fmt: skip
+                    generator=torch.Generator().manual_seed(options.seed), decode_options=options.decode)
 
     out = draw(guides)
     plain = draw([]).texts if options.compare else [None] * len(out.texts)
@@ -184,14 +183,14 @@ def run_edit(options: argparse.Namespace) -> None:
     _check_limit(options)
     import torch
 
-    from latdiff.data import load_texts
-    from latdiff.pipeline import load_for_commands
+    from latdiff.data.corpus import load_texts
+    from latdiff.pipelines.latent import load_for_commands
 
     texts = options.text or load_texts(options.data, options.text_column)[: options.limit]
     pipe = load_for_commands(options.checkpoint, options.quiet)
     guides = _guides(options, wanted)
     out = pipe.edit(texts, guides, strength=options.strength, num_inference_steps=options.steps,
-                    generator=torch.Generator().manual_seed(options.seed), decode_options=options.decode)  # fmt: skip
+                    generator=torch.Generator().manual_seed(options.seed), decode_options=options.decode)
     for index, (before, after) in enumerate(zip(texts, out.texts, strict=True)):
         if options.json:
             row = {"text": after, "before": before, "cut": out.cut[index], "seed": options.seed, "index": index}
@@ -201,7 +200,7 @@ def run_edit(options: argparse.Namespace) -> None:
 
 
 def run_fit_head(options: argparse.Namespace) -> None:
-    from latdiff.data import load_labelled
+    from latdiff.data.corpus import load_labelled
 
     if not re.fullmatch(r"\w[\w.-]*", options.name):
         raise UserError(f"--name is {options.name!r}, must be a word of letters, digits, '_', '-' and '.'")
@@ -210,9 +209,9 @@ def run_fit_head(options: argparse.Namespace) -> None:
         raise UserError("--number fits flat clean latents; leave out --noise-aware and --features")
     strength = _regularisation(options)
     texts, labels = load_labelled(options.data, options.text_column, options.label_column, options.limit,
-                                  classes=not options.number)  # fmt: skip
-    from latdiff.heads import AttributeHead, NumberHead
-    from latdiff.pipeline import load_for_commands
+                                  classes=not options.number)
+    from latdiff.heads.linear import AttributeHead, NumberHead
+    from latdiff.pipelines.latent import load_for_commands
 
     pipe = load_for_commands(options.checkpoint, options.quiet)
     fits = pipe.codec.fits(texts)
@@ -223,13 +222,13 @@ def run_fit_head(options: argparse.Namespace) -> None:
         quality = f"cross-validated R2 {head.r2_:.3f}, typical error {head.sd:.3g}"
     else:
         head = AttributeHead.fit(pipe, texts, labels, name=options.name, C=strength, features=options.features,
-                                 noise_aware=options.noise_aware)  # fmt: skip
+                                 noise_aware=options.noise_aware)
         quality = (f"labels {', '.join(head.labels)}, cross-validated accuracy {head.accuracy_:.3f}, calibration "
-                   f"error {head.report['calibration_error']:.3f}, C {head.report['C']:g}")  # fmt: skip
+                   f"error {head.report['calibration_error']:.3f}, C {head.report['C']:g}")
     folder = Path(options.checkpoint) / "heads" / options.name
     head.save(folder)
     print(f"{options.name}: {len(texts)} texts ({fits.count(False)} too long, left out), {quality}, "
-          f"fitted in {time.monotonic() - began:.1f} s -> {folder}")  # fmt: skip
+          f"fitted in {time.monotonic() - began:.1f} s -> {folder}")
     if "accuracy_by_noise" in head.report:
         read = "at z_t" if head.noise_aware else "at the denoiser's estimate"
         levels = "  ".join(f"{sigma}: {value:.2f}" for sigma, value in head.report["accuracy_by_noise"].items())
@@ -237,7 +236,7 @@ def run_fit_head(options: argparse.Namespace) -> None:
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
-    from latdiff.measuring import run
+    from latdiff.evaluation.command import run
 
     run(options)
 
@@ -267,20 +266,20 @@ def _command(
 def _keep_option(command) -> None:
     command.add_argument("--keep", type=float, metavar="SHARE",
                          help="draw more and keep this share, the samples that lie nearest to their own texts: many a "
-                         "broken text is among the others (default 1: all)")  # fmt: skip
+                         "broken text is among the others (default 1: all)")
 
 
 def _decode_option(command) -> None:
     command.add_argument("--decode", help=f"how the decoder writes, one of {', '.join(DECODING)}: the last searches 4 "
-                         "beams and repeats no three tokens (default: the checkpoint's)")  # fmt: skip
+                         "beams and repeats no three tokens (default: the checkpoint's)")
 
 
 def _guide_options(command) -> None:
     command.add_argument("--guide", action="append", default=[], metavar="HEAD=LABEL[:SCALE]",
                          help="steer by a fitted head; may be repeated. LABEL may be A+B, either of two, or a number "
-                         "for a head of numbers (default scale: what is usual for the mode)")  # fmt: skip
+                         "for a head of numbers (default scale: what is usual for the mode)")
     command.add_argument("--avoid", action="append", default=[], metavar="HEAD=LABEL[:SCALE]",
-                         help="steer away from a label, to any other")  # fmt: skip
+                         help="steer away from a label, to any other")
     command.add_argument("--mode", choices=MODES, default="x0", help="where gradients are taken (default x0)")
 
 
@@ -291,7 +290,7 @@ def _guide_words_of(options: argparse.Namespace) -> list[tuple[str, str, str, fl
 
 
 def _guides(options: argparse.Namespace, wanted: list[tuple[str, str, str, float | None]]) -> list:
-    from latdiff.heads import AttributeHead, HeadError, load_head
+    from latdiff.heads.linear import AttributeHead, HeadError, load_head
 
     guides = []
     for way, name, label, scale in wanted:
@@ -311,7 +310,7 @@ def _steering(guides: list, scores: dict, index: int) -> dict:
     for guide, (title, values) in zip(guides, scores.items(), strict=True):
         key = title if guide.head.name in found else guide.head.name
         found[key] = {"target": guide.head.describe(guide.target), "scale": guide.scale, "mode": guide.mode,
-                      "prob": round(values[index], 4)}  # fmt: skip
+                      "prob": round(values[index], 4)}
     return found
 
 

@@ -9,9 +9,7 @@ A recipe is read before anything heavy is imported, so a typo costs a second and
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
-import difflib
 import math
 import os
 import re
@@ -21,8 +19,10 @@ from pathlib import Path
 
 import yaml
 
+from latdiff.errors import UserError, nearest
+
 SCHEDULERS = ("ddpm", "ddim", "dpm++", "sde-dpm++", "unipc", "tcd", "renoise")
-DEFAULT_C = 0.01  # of a head; strong regularisation, which steers better: docs/experiments.md
+DEFAULT_C = 0.01  # of a head; strong regularisation, which steers better: docs/lab/experiments.md
 DEFAULT_ALPHA = 100.0  # of a head of numbers
 DEFAULT_STRENGTH = 0.65  # of an edit
 MODES = ("x0", "denoiser", "monte-carlo", "noisy")  # of a guide; guidance.py says what they mean
@@ -36,14 +36,10 @@ UTILITIES = ("bleu", "chrf", "rouge")  # that candidates are compared by
 # may ask for: the hub's BART would search beams and never repeat three words.
 GREEDY = {"do_sample": False, "num_beams": 1, "min_length": 0, "no_repeat_ngram_size": 0,
           "encoder_no_repeat_ngram_size": 0, "repetition_penalty": 1.0, "length_penalty": 1.0,
-          "early_stopping": False}  # fmt: skip
+          "early_stopping": False}
 LD4LG = {"num_beams": 4, "min_length": 5, "no_repeat_ngram_size": 3, "repetition_penalty": 1.2}  # its code's "beam"
 DECODING = {"greedy": GREEDY, "ld4lg": GREEDY | LD4LG}
 CONFIG_FOLDER = Path("recipes/configs")
-
-
-class UserError(ValueError):
-    """A mistake in what was given, told in sentences; commands print it instead of a traceback."""
 
 
 class RecipeError(UserError):
@@ -65,16 +61,16 @@ class DataConfig:
 
     source: str = setting("storyworld", "storyworld, a hub id, or a file or folder of jsonl/csv/tsv/txt/parquet")
     text_column: str = setting("text", "column that holds the text, or a list of texts that each count for "
-                               "themselves; a dot reaches into nested columns")  # fmt: skip
+                               "themselves; a dot reaches into nested columns")
     extra_sources: tuple = setting((), "more texts, same column, for the backbone and the autoencoder alone: a small "
-                                   "corpus by itself is learnt by heart")  # fmt: skip
+                                   "corpus by itself is learnt by heart")
     splits: tuple = setting(("train", "valid"), "the training split and the one of unseen texts, where the source has "
-                            "several; one name alone: unseen texts are held out of it")  # fmt: skip
+                            "several; one name alone: unseen texts are held out of it")
     train_size: int = setting(0, "at most so many training texts, 0 for all (storyworld writes 60,000)", low=0)
     valid_size: int = setting(1000, "at most so many unseen texts to measure on", low=1)
     max_tokens: int = setting(96, "longer texts are counted, reported and left out of training", low=4)
     condition: str = setting("none", "what the denoiser is told: a class, a source text, or the text's own first "
-                             "sentence, which is then no longer part of the text", choices=CONDITIONS)  # fmt: skip
+                             "sentence, which is then no longer part of the text", choices=CONDITIONS)
     condition_column: str = setting("label", "column of the class or the source text")
     classes: tuple = setting((), "the classes there may be; none listed: those of the training texts")
 
@@ -119,9 +115,9 @@ class AutoencoderConfig:
     heads: int = setting(4, "attention heads; must divide width", low=1)
     max_tokens: int = setting(128, "positions the compressor knows", low=4)
     normalisation: str = setting("whitening", "zero mean and unit variance of every number, or l2: every latent has "
-                                 "norm √D (LD4LG for BART)", choices=NORMALISATIONS)  # fmt: skip
+                                 "norm √D (LD4LG for BART)", choices=NORMALISATIONS)
     assumed_noise: float = setting(0.0, "sd of the latent noise that the reconstructor, which is then told it in "
-                                   "training, is told when it decodes; 0: it is told nothing", low=0.0)  # fmt: skip
+                                   "training, is told when it decodes; 0: it is told nothing", low=0.0)
 
 
 @dataclass(frozen=True)
@@ -155,7 +151,7 @@ class DiffusionConfig:
     schedule: str = setting("cosine", "cosine, or tan-D: cosine with its noise-to-signal ratio times D")
     prediction: str = setting("v", "what the network predicts", choices=("v", "x0"))
     times: str = setting("stratified", "how noise levels are drawn in training: one in each of as many parts as the "
-                         "batch has rows, or uniform, or logit-normal: around one of them", choices=TIMES)  # fmt: skip
+                         "batch has rows, or uniform, or logit-normal: around one of them", choices=TIMES)
     logit_mean: float = setting(0.0, "of logit-normal times: where they gather; above 0 where there is more noise")
     logit_std: float = setting(1.0, "of logit-normal times: how far they spread", low=0.01)
     self_conditioning: float = setting(0.5, "probability of an estimate as extra input in training", low=0, high=1)
@@ -271,26 +267,6 @@ def recipe_from_command_line(description: str) -> tuple[Recipe, bool]:
     parser.add_argument("--quiet", action="store_true", help="no progress bar, no samples: results only")
     arguments = parser.parse_intermixed_args()  # so that --quiet may stand among the settings
     return load_recipe(arguments.recipe, arguments.settings), arguments.quiet
-
-
-@contextlib.contextmanager
-def plain_errors():
-    """Print a UserError as `error: ...` and exit with status 1, without a traceback."""
-    try:
-        yield
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from None
-
-
-def first_line(error: Exception) -> str:
-    """What an exception says, on one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def nearest(word: str, known: typing.Iterable[str]) -> str:
-    """'; did you mean X?' or '', for messages about a word that is not known."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _find(recipe: str) -> Path:
@@ -418,7 +394,7 @@ def _check_together(recipe: Recipe, problems: list[str]) -> None:
     most, assumed = recipe.train_autoencoder.latent_noise, recipe.autoencoder.assumed_noise
     if assumed > most:
         problems.append(f"autoencoder.assumed_noise: is {assumed:g}, but training adds noise of at most "
-                        f"train_autoencoder.latent_noise={most:g}; lower the former or raise the latter")  # fmt: skip
+                        f"train_autoencoder.latent_noise={most:g}; lower the former or raise the latter")
     if recipe.data.classes and recipe.data.condition != "label":
         problems.append(f"data.classes: are listed, but data.condition is {recipe.data.condition!r}; set it to label")
     if not 1 <= len(set(recipe.data.splits)) == len(recipe.data.splits) <= 2:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import torch
 
-from latdiff.config import UTILITIES, UserError, nearest
+from latdiff.config import UTILITIES
+from latdiff.errors import UserError, nearest
 
 Utility = Callable[[str, list[str]], list[float]]  # (text, others) -> how good each other says the text is
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers.pytorch_utils import Conv1D
 
-from latdiff.config import Recipe, UserError, first_line, load_recipe
+from latdiff.config import Recipe, load_recipe
+from latdiff.errors import UserError, first_line
 from latdiff.precision import has_fast_bfloat16
 
 LATENTS = Path("train/latents.safetensors")
@@ -132,7 +133,7 @@ def save_state(
     unfinished = path.with_suffix(".unfinished")
     # clone: tied weights share memory, which safetensors refuses
     save_file({key: value.detach().cpu().clone() for key, value in tensors.items()}, unfinished,
-              metadata={"step": json.dumps(step)})  # fmt: skip
+              metadata={"step": json.dumps(step)})
     os.replace(unfinished, path)
 
 
@@ -175,7 +176,7 @@ def refuse_changes(recipe: Recipe, sections: tuple[str, ...], folder: Path | Non
         return
     before, now = load_recipe(str(saved)).as_dict(), recipe.as_dict()
     changes = [f"{s}.{k} was {before[s][k]!r}, is {v!r}" for s in sections if isinstance(now[s], dict)
-               for k, v in now[s].items() if v != before[s][k] and k not in FREE]  # fmt: skip
+               for k, v in now[s].items() if v != before[s][k] and k not in FREE]
     if "seed" in sections and before["seed"] != now["seed"]:
         changes.append(f"seed was {before['seed']}, is {now['seed']}")
     if changes:
@@ -204,7 +205,7 @@ def load_latents(folder: Path, digest: str) -> Tensor | None:
 def progress_bar(start: int, steps: int, title: str, quiet: bool) -> tqdm:
     """A bar with loss, speed and time left; a line a minute when the output is no terminal."""
     return tqdm(range(start, steps), initial=start, total=steps, desc=title, disable=quiet, mininterval=2,
-                dynamic_ncols=True, unit="step")  # fmt: skip
+                dynamic_ncols=True, unit="step")
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -16,10 +16,9 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
-from latdiff.backbone import BackboneError, decoder_logits, encode_features, fast_attention
-from latdiff.config import Recipe, plain_errors, recipe_from_command_line
-from latdiff.data import load_corpus
-from latdiff.tokens import (
+from latdiff.config import Recipe, recipe_from_command_line
+from latdiff.data.corpus import load_corpus
+from latdiff.data.tokens import (
     IGNORED,
     corrupt_spans,
     labels_of,
@@ -30,6 +29,8 @@ from latdiff.tokens import (
     tokenize,
     train_vocabulary,
 )
+from latdiff.errors import plain_errors
+from latdiff.models.backbone import BackboneError, decoder_logits, encode_features, fast_attention
 from latdiff.training import (
     BatchOrder,
     accelerator,
@@ -104,7 +105,7 @@ def model_config(recipe: Recipe, vocab_size: int) -> T5Config:
         vocab_size=vocab_size, d_model=settings.width, d_kv=settings.width // settings.heads,
         d_ff=settings.ff_width, num_layers=settings.layers, num_heads=settings.heads, dropout_rate=0.0,
         feed_forward_proj="gated-gelu", tie_word_embeddings=True, decoder_start_token_id=0,
-    )  # fmt: skip
+    )
 
 
 def masked_batch(rows: list[list[int]], tokenizer, recipe: Recipe, step: int):

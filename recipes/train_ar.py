@@ -19,11 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from latdiff.backbone import BackboneError, fast_attention
-from latdiff.config import Recipe, plain_errors, recipe_from_command_line
-from latdiff.data import Corpus, load_corpus
-from latdiff.judges import FluencyJudge, class_prefix
-from latdiff.tokens import IGNORED, labels_of, pad, short_enough, tokenize
+from latdiff.config import Recipe, recipe_from_command_line
+from latdiff.data.corpus import Corpus, load_corpus
+from latdiff.data.tokens import IGNORED, labels_of, pad, short_enough, tokenize
+from latdiff.errors import plain_errors
+from latdiff.evaluation.judges import FluencyJudge, class_prefix
+from latdiff.models.backbone import BackboneError, fast_attention
 from latdiff.training import (
     BatchOrder,
     accelerator,
@@ -93,7 +94,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     state.unlink(missing_ok=True)
     unseen = FluencyJudge(folder).perplexity(corpus.valid)
     print(f"perplexity of {len(corpus.valid):,} unseen texts: {unseen['tokens']:.2f} a token, mean of the texts' own "
-          f"{unseen['texts']:.2f}; {steps - start} steps in {minutes:.1f} minutes -> {folder}")  # fmt: skip
+          f"{unseen['texts']:.2f}; {steps - start} steps in {minutes:.1f} minutes -> {folder}")
 
 
 def load_tokenizer(recipe: Recipe):
@@ -123,7 +124,7 @@ def model_config(recipe: Recipe, tokenizer, classes: list[str]) -> GPT2Config:
         n_layer=settings.layers, n_head=settings.heads, bos_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
         classes=classes if settings.told_nothing < 1 else [],
-    )  # fmt: skip
+    )
 
 
 def next_token_loss(model, ids: Tensor, mask: Tensor, given: list[int]) -> Tensor:

@@ -13,21 +13,15 @@ import random
 import time
 from pathlib import Path
 
-import pretrain_backbone
 import torch
 import torch.nn.functional as F
+from latdiff.recipes import pretrain_backbone
 from torch import nn
 
-from latdiff.autoencoder import LatentAutoencoder
-from latdiff.backbone import decoder_logits, encode_features, load_backbone, refuse_unreadable
-from latdiff.cards import reconstruction_table, update_metrics
-from latdiff.codec import TextCodec
-from latdiff.config import Recipe, plain_errors, recipe_from_command_line
-from latdiff.data import Corpus, DataError, load_corpus
-from latdiff.evaluation import reconstruction
-from latdiff.pipeline import load_codec
-from latdiff.precision import fast_autocast
-from latdiff.tokens import (
+from latdiff.codecs.t5 import TextCodec
+from latdiff.config import Recipe, recipe_from_command_line
+from latdiff.data.corpus import Corpus, DataError, load_corpus
+from latdiff.data.tokens import (
     IGNORED,
     corrupt_spans,
     labels_of,
@@ -38,6 +32,13 @@ from latdiff.tokens import (
     span_marks,
     tokenize,
 )
+from latdiff.errors import plain_errors
+from latdiff.evaluation.report import reconstruction_table, update_metrics
+from latdiff.evaluation.rows import reconstruction
+from latdiff.models.autoencoder import LatentAutoencoder
+from latdiff.models.backbone import decoder_logits, encode_features, load_backbone, refuse_unreadable
+from latdiff.pipelines.latent import load_codec
+from latdiff.precision import fast_autocast
 from latdiff.training import (
     BatchOrder,
     accelerator,
@@ -103,7 +104,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     autoencoder = build(recipe, text_model)
     print(f"autoencoder with {sum(p.numel() for p in autoencoder.parameters()):,} weights -> {folder}")
     objective = ReconstructionLoss(text_model.to(accelerate.device), autoencoder, settings.latent_noise,
-                                   settings.latent_dropout)  # fmt: skip
+                                   settings.latent_dropout)
     steps, optimisers = settings.steps, optimizers(autoencoder, settings.learning_rate)
     objective, *optimisers = accelerate.prepare(objective, *optimisers)
     codec = TextCodec(tokenizer, text_model, autoencoder)
@@ -217,7 +218,7 @@ def build(recipe: Recipe, text_model) -> LatentAutoencoder:
         feature_dim=text_model.get_input_embeddings().embedding_dim, num_latents=settings.num_latents,
         latent_dim=settings.latent_dim, width=settings.width, depth=settings.depth, heads=settings.heads,
         max_tokens=settings.max_tokens, normalisation=settings.normalisation, assumed_noise=settings.assumed_noise,
-    )  # fmt: skip
+    )
 
 
 def show(bar, codec: TextCodec, texts: list[str]) -> None:

@@ -13,21 +13,22 @@ import time
 from collections.abc import Callable
 
 import torch
-import train_autoencoder
 from diffusers import DDPMScheduler
 from diffusers.training_utils import EMAModel
+from latdiff.recipes import train_autoencoder
 
-from latdiff.cards import update_metrics, write_card
-from latdiff.codec import TextCodec
-from latdiff.conditions import Labels, Source
-from latdiff.config import Recipe, plain_errors, recipe_from_command_line
-from latdiff.data import Corpus, load_corpus
-from latdiff.denoiser import LatentDenoiser
-from latdiff.diffusion import GaussianDiffusion
-from latdiff.pipeline import LatentTextDiffusionPipeline, load_codec, make_scheduler
+from latdiff.codecs.t5 import TextCodec
+from latdiff.config import Recipe, recipe_from_command_line
+from latdiff.data.corpus import Corpus, load_corpus
+from latdiff.data.tokens import short_enough, tokenize
+from latdiff.diffusion.gaussian import GaussianDiffusion
+from latdiff.errors import plain_errors
+from latdiff.evaluation.report import update_metrics, write_card
+from latdiff.models.conditions import Labels, Source
+from latdiff.models.denoiser import LatentDenoiser
+from latdiff.pipelines.latent import LatentTextDiffusionPipeline, load_codec, make_scheduler
 from latdiff.precision import fast_autocast
 from latdiff.schedule import betas
-from latdiff.tokens import short_enough, tokenize
 from latdiff.training import (
     LATENTS,
     BatchOrder,
@@ -55,7 +56,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     refuse_changes(recipe, ("seed", "data", "backbone", "autoencoder", "train_autoencoder", *begun))
     if (folder / "model_index.json").exists():
         print(f"{folder} already holds a finished pipeline; delete {folder / 'denoiser'} and "
-              f"{folder / 'model_index.json'} to train another denoiser, or set name=")  # fmt: skip
+              f"{folder / 'model_index.json'} to train another denoiser, or set name=")
         return
     accelerate = accelerator(recipe, "denoiser")
     codec = load_codec(folder).to(accelerate.device)
@@ -75,7 +76,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     scheduler = DDPMScheduler(trained_betas=betas(recipe.diffusion.schedule))
     how = recipe.diffusion
     diffusion = GaussianDiffusion(denoiser, scheduler.alphas_cumprod, how.self_conditioning, settings.told_nothing,
-                                  how.times, how.logit_mean, how.logit_std)  # fmt: skip
+                                  how.times, how.logit_mean, how.logit_std)
     start = load_state(state, {"denoiser": denoiser}, optimisers, ema)
     order = BatchOrder(len(latents), settings.batch_size, recipe.seed)
 
@@ -147,7 +148,7 @@ def conditioned(
     limit = codec.autoencoder.config.max_tokens
     kept = [i for i, source in enumerate(sources) if len(source) <= limit]
     print(f"{len(kept):,} texts with a source of at most {limit} tokens; "
-          f"left out: {len(sources) - len(kept):,}")  # fmt: skip
+          f"left out: {len(sources) - len(kept):,}")
     return latents[kept], lambda rows: codec.features([sources[kept[i]] for i in rows])
 
 
@@ -164,7 +165,7 @@ def build(recipe: Recipe, codec: TextCodec, digest: str, corpus: Corpus) -> Late
         *codec.latent_shape, width=recipe.denoiser.width, depth=recipe.denoiser.depth, heads=recipe.denoiser.heads,
         prediction=recipe.diffusion.prediction, codec_digest=digest, classes=corpus.classes or None,
         source_dim=codec.text_model.get_input_embeddings().embedding_dim if recipe.data.reads_source else 0,
-    )  # fmt: skip
+    )
 
 
 def pipeline(recipe: Recipe, codec: TextCodec, denoiser: LatentDenoiser) -> LatentTextDiffusionPipeline:
@@ -172,7 +173,7 @@ def pipeline(recipe: Recipe, codec: TextCodec, denoiser: LatentDenoiser) -> Late
         tokenizer=codec.tokenizer, text_model=codec.text_model, autoencoder=codec.autoencoder, denoiser=denoiser,
         scheduler=make_scheduler(recipe.sampling.scheduler, betas(recipe.diffusion.schedule)),
         num_inference_steps=recipe.sampling.steps, decoding=recipe.sampling.decoding,
-    )  # fmt: skip
+    )
 
 
 def show(bar, recipe: Recipe, codec: TextCodec, denoiser: LatentDenoiser, ema: EMAModel, cond: list | None) -> None:

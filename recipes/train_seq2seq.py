@@ -16,14 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from latdiff.backbone import decoder_logits, encode_features, load_backbone
-from latdiff.cards import write_json
-from latdiff.codec import decoding
-from latdiff.config import Recipe, UserError, plain_errors, recipe_from_command_line
-from latdiff.data import load_corpus
-from latdiff.metrics import require_packages
-from latdiff.scoring import Pairs
-from latdiff.tokens import IGNORED, labels_of, pad, tokenize
+from latdiff.codecs.t5 import decoding
+from latdiff.config import Recipe, recipe_from_command_line
+from latdiff.data.corpus import load_corpus
+from latdiff.data.tokens import IGNORED, labels_of, pad, tokenize
+from latdiff.errors import UserError, plain_errors
+from latdiff.evaluation.metrics import require_packages
+from latdiff.evaluation.report import write_json
+from latdiff.evaluation.scoring import Pairs
+from latdiff.models.backbone import decoder_logits, encode_features, load_backbone
 from latdiff.training import (
     BatchOrder,
     accelerator,
@@ -95,7 +96,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     figures = unseen.figures(write(model, tokenizer, unseen.sources, most[0], recipe.sampling.decoding))
     write_json(folder / "metrics.json", {"training_minutes": round(minutes, 2), "by_source": [figures]})
     print(f"BLEU {figures['bleu']:.1f}, SARI {figures['sari']:.1f}, {figures['n']:,} unseen sources; "
-          f"{steps - start} steps in {minutes:.1f} minutes -> {folder}")  # fmt: skip
+          f"{steps - start} steps in {minutes:.1f} minutes -> {folder}")
 
 
 def pair_loss(model, source: Tensor, source_mask: Tensor, ids: Tensor, mask: Tensor) -> Tensor:

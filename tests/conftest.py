@@ -15,8 +15,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models here are too small to share out
 
-RECIPES = Path(__file__).parents[1] / "recipes"
-sys.path.insert(0, str(RECIPES))
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))  # for `benchmarks`
 
 
 @pytest.fixture(scope="session")
@@ -26,10 +26,7 @@ def tiny(tmp_path_factory):
     `root` is the working directory they ran in, `recipe` the recipe file, `checkpoint` the folder, `ar` the
     language model's.
     """
-    import pretrain_backbone
-    import train_ar
-    import train_autoencoder
-    import train_denoiser
+    from latdiff.recipes import pretrain_backbone, train_ar, train_autoencoder, train_denoiser
     from runs import TINY
 
     from latdiff.config import load_recipe
@@ -58,7 +55,7 @@ def talkative(pipe):
 @pytest.fixture
 def pipe(tiny):
     """The checkpoint's pipeline, freshly loaded."""
-    from latdiff.pipeline import load_pipeline
+    from latdiff.pipelines.latent import load_pipeline
 
     loaded = load_pipeline(tiny.checkpoint)
     loaded.set_progress_bar_config(disable=True)
@@ -68,7 +65,7 @@ def pipe(tiny):
 @pytest.fixture
 def codec(tiny):
     """The checkpoint's codec, freshly loaded."""
-    from latdiff.pipeline import load_codec
+    from latdiff.pipelines.latent import load_codec
 
     return load_codec(tiny.checkpoint)
 
@@ -104,7 +101,7 @@ def checkpoint(tiny, tmp_path_factory):
     folder = shutil.copytree(tiny.checkpoint, tmp_path_factory.mktemp("cli") / "tiny")
     for name in ("sentiment", "tense"):
         cli.main(["fit-head", str(folder), "--quiet", "--data", "storyworld", "--label-column", name,
-                  "--name", name, "--limit", "80"])  # fmt: skip
+                  "--name", name, "--limit", "80"])
     return folder
 
 

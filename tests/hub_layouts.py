@@ -59,7 +59,7 @@ def bart(folder):
     config = BartConfig(
         vocab_size=pieces.get_vocab_size(), d_model=16, encoder_layers=2, decoder_layers=2, encoder_ffn_dim=32,
         decoder_ffn_dim=32, encoder_attention_heads=2, decoder_attention_heads=2, max_position_embeddings=POSITIONS,
-    )  # fmt: skip
+    )
     decoding = {"num_beams": 4, "no_repeat_ngram_size": 3, "early_stopping": True, "forced_bos_token_id": 0}
     _save(folder, BartModel(config), decoding | {"forced_eos_token_id": 2, "architectures": ["BartModel"]})
 
@@ -73,7 +73,7 @@ def _t5_vocabulary(folder, settings, pieces=()):
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(TEXTS), model_writer=written, vocab_size=300, model_type="unigram",
         pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2, num_threads=1,
-    )  # fmt: skip
+    )
     model = ModelProto.FromString(written.getvalue())
     for piece in pieces:
         model.pieces.add(piece=piece, score=0.0, type=ModelProto.SentencePiece.USER_DEFINED)
@@ -86,7 +86,7 @@ def _t5(folder, model, config, settings):
     """With more embeddings than the tokenizer has tokens, as all of them have."""
     built = model(config(
         vocab_size=428, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, decoder_start_token_id=0, **settings,
-    ))  # fmt: skip
+    ))
     _save(folder, built, settings | {"n_positions": 512})
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from latdiff.autoencoder import LatentAutoencoder
-from latdiff.tokens import pad
+from latdiff.data.tokens import pad
+from latdiff.models.autoencoder import LatentAutoencoder
 
 L, D, H = 3, 4, 10
 

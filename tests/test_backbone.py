@@ -9,7 +9,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSeq2SeqLM, GPT2Config, GPT2LMHeadModel
 
-from latdiff.backbone import (
+from latdiff.config import DECODING
+from latdiff.data.tokens import labels_of, pad, tokenize, train_vocabulary
+from latdiff.models.backbone import (
     BackboneError,
     decoder_logits,
     encode_features,
@@ -17,8 +19,6 @@ from latdiff.backbone import (
     load_backbone,
     refuse_unreadable,
 )
-from latdiff.config import DECODING
-from latdiff.tokens import labels_of, pad, tokenize, train_vocabulary
 
 TEXTS = hub_layouts.TEXTS[:4]
 

@@ -5,7 +5,14 @@ import math
 
 import pytest
 
-from latdiff.cards import averaged, reconstruction_table, row_line, summary, sweep_tables, update_metrics
+from latdiff.evaluation.report import (
+    averaged,
+    reconstruction_table,
+    row_line,
+    summary,
+    sweep_tables,
+    update_metrics,
+)
 
 
 def test_the_table_names_every_figure():
@@ -55,9 +62,9 @@ def test_seeds_become_means_and_the_same_tree_of_standard_deviations():
     whole = averaged(documents())
     (row,), (sd,) = whole["unconditional"], whole["sd"]["unconditional"]
     assert row == {"n": 4, "sampler": "ancestral", "distinct": 0.75, "memorised": 0, "seconds": 3, "samples": ["a"],
-                   "errors": {"frame": 0.25}, "word_histogram": [0, 2.5, 1.5]}  # fmt: skip
+                   "errors": {"frame": 0.25}, "word_histogram": [0, 2.5, 1.5]}
     assert sd == {"distinct": pytest.approx(math.sqrt(0.125)), "memorised": 0, "seconds": pytest.approx(math.sqrt(2)),
-                  "errors": {"frame": pytest.approx(math.sqrt(0.125))}}  # fmt: skip
+                  "errors": {"frame": pytest.approx(math.sqrt(0.125))}}
     assert whole["guided"] == []
 
 

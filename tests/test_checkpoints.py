@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from latdiff import LatentTextDiffusionPipeline
-from latdiff.pipeline import CheckpointError, load_codec, load_pipeline
+from latdiff.pipelines.latent import CheckpointError, load_codec, load_pipeline
 
 
 def seeded():

@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from latdiff import LatentTextDiffusionPipeline, cli, load_head, storyworld
-from latdiff.denoiser import LatentDenoiser
+from latdiff.models.denoiser import LatentDenoiser
 
 # sample
 
@@ -34,7 +34,7 @@ def test_sample_is_the_pipelines_own(latdiff, pipe):
 
 def test_sample_as_json(latdiff, checkpoint):
     printed = latdiff("sample", "--num-samples", 2, "--seed", 5, "--json", "--guide", "sentiment=positive:2.5",
-                      "--guide", "tense=past")  # fmt: skip
+                      "--guide", "tense=past")
     rows = [json.loads(line) for line in printed.splitlines()]
     assert [row["index"] for row in rows] == [0, 1]
     for row in rows:
@@ -118,7 +118,7 @@ def test_two_columns():
 
 
 def test_scheduler_and_steps_change_what_is_written(latdiff, pipe):
-    from latdiff.pipeline import make_scheduler
+    from latdiff.pipelines.latent import make_scheduler
 
     pipe.scheduler = make_scheduler("unipc", pipe.scheduler.config.trained_betas)
     expected = pipe(num_samples=2, num_inference_steps=6, generator=torch.Generator().manual_seed(0)).texts
@@ -136,7 +136,7 @@ def test_sampling_leaves_the_checkpoint_as_it_was(latdiff, checkpoint, fingerpri
 def test_guides_take_a_mode_several_labels_and_labels_to_avoid(latdiff, reviews, checkpoint, rows_of):
     latdiff("fit-head", "--data", reviews(rows_of(["calm", "dull", "wild"])), "--name", "mood")
     printed = latdiff("sample", "--num-samples", 1, "--json", "--mode", "denoiser", "--guide", "mood=calm+wild:2",
-                      "--avoid", "tense=past")  # fmt: skip
+                      "--avoid", "tense=past")
     steered = json.loads(printed)["guides"]
     assert (steered["mood"]["target"], steered["mood"]["scale"]) == ("calm+wild", 2)
     assert steered["tense"]["target"] == "present"
@@ -146,7 +146,7 @@ def test_guides_take_a_mode_several_labels_and_labels_to_avoid(latdiff, reviews,
 
 def test_a_head_of_numbers_steers_to_a_number(latdiff, checkpoint):
     printed = latdiff("fit-head", "--data", "storyworld", "--label-column", "length", "--name", "sentences",
-                      "--number", "--limit", 60)  # fmt: skip
+                      "--number", "--limit", 60)
     assert "cross-validated R2" in printed
     row = json.loads(latdiff("sample", "--num-samples", 1, "--json", "--guide", "sentences=4.5"))
     assert row["guides"]["sentences"]["target"] == "4.5"
@@ -156,7 +156,7 @@ def test_a_head_of_numbers_steers_to_a_number(latdiff, checkpoint):
 
 def test_a_noise_aware_head_is_read_at_z(latdiff, checkpoint):
     printed = latdiff("fit-head", "--data", "storyworld", "--label-column", "tense", "--name", "time", "--noise-aware",
-                      "--limit", 60, "--regularisation", "cv", "--features", "both")  # fmt: skip
+                      "--limit", 60, "--regularisation", "cv", "--features", "both")
     assert "accuracy by noise level sigma, at z_t:  0.00: " in printed
     assert any(f", C {C}," in printed for C in ("0.001", "0.01", "0.1", "1", "10"))
     flags = ("sample", "--num-samples", 1, "--json", "--guide", "time=past")
@@ -268,7 +268,7 @@ def test_a_mode_that_the_head_cannot_be_read_in(refused):
 @pytest.mark.parametrize(
     "guide", ["sentiment", "sentiment=", "=positive", "sentiment=positive:", "sentiment=positive:x", "",
               "sentiment=positive:nan", "sentiment=positive:inf"],
-)  # fmt: skip
+)
 def test_a_malformed_guide(refused, guide):
     said = refused("sample", "--guide", guide)
     assert repr(guide) in said

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from latdiff.codec import TextError
-from latdiff.config import UserError
-from latdiff.tokens import tokenize
+from latdiff.codecs.t5 import TextError
+from latdiff.data.tokens import tokenize
+from latdiff.errors import UserError
 
 L, D = 3, 4
 
@@ -40,7 +40,7 @@ def test_a_texts_latents_do_not_depend_on_its_batch(codec, texts, batch_size):
 
 def test_latents_of_the_training_set_are_white(codec, tiny):
     from latdiff.config import load_recipe
-    from latdiff.data import load_corpus
+    from latdiff.data.corpus import load_corpus
     from latdiff.training import load_latents
 
     recipe = load_recipe(str(tiny.recipe))
@@ -257,7 +257,7 @@ def test_nothing_cannot_be_split(codec, text):
 
 
 def test_the_digest_is_the_same_for_the_same_files(codec, tiny):
-    from latdiff.pipeline import load_codec
+    from latdiff.pipelines.latent import load_codec
 
     assert load_codec(tiny.checkpoint).digest() == codec.digest()
     assert len(codec.digest()) == 16

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from latdiff.conditions import Labels, Source
-from latdiff.denoiser import LatentDenoiser
+from latdiff.models.conditions import Labels, Source
+from latdiff.models.denoiser import LatentDenoiser
 
 L, D, H = 3, 4, 6
 SNR = torch.tensor([-1.0, 2.0, 0.5])

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from latdiff import config
-from latdiff.config import Recipe, RecipeError, UserError, load_recipe, plain_errors, recipe_from_command_line
+from latdiff.config import Recipe, RecipeError, load_recipe, recipe_from_command_line
+from latdiff.errors import UserError, plain_errors
 
 SHIPPED = sorted((Path(__file__).parents[1] / "recipes" / "configs").glob("*.yaml"))
 

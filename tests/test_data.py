@@ -1,4 +1,4 @@
-"""Splits, labels, conditions, and every error of latdiff.data, on files that the tests write."""
+"""Splits, labels, conditions, and every error of latdiff.data.corpus, on files that the tests write."""
 
 import cProfile
 import hashlib
@@ -9,7 +9,7 @@ from written import TEXTS, corpus, jsonl, texts_jsonl
 
 from latdiff import storyworld
 from latdiff.config import DataConfig
-from latdiff.data import DataError, load_corpus, load_labelled, load_texts
+from latdiff.data.corpus import DataError, load_corpus, load_labelled, load_texts
 
 # Splits, cleaning, determinism
 
@@ -224,7 +224,7 @@ def test_a_class_stays_with_its_text(tmp_path):
     found = corpus(tmp_path, condition="label", condition_column="kind", valid_size=4)
     assert found.classes == ["even", "odd"]
     pairs = [*zip(found.train, found.train_conditions, strict=True),
-             *zip(found.valid, found.valid_conditions, strict=True)]  # fmt: skip
+             *zip(found.valid, found.valid_conditions, strict=True)]
     assert len(pairs) == 40
     assert all((int(text.split()[-1]) % 2 == 1) == (kind == "odd") for text, kind in pairs)
     plain = corpus(tmp_path, valid_size=4)
@@ -274,7 +274,7 @@ def test_the_first_sentence_as_a_source(tmp_path):
     found = corpus(tmp_path, condition="prefix")
     assert sorted(zip(found.train_conditions, found.train, strict=True)) == [
         ("At 5.30 p.", "We left! Then we slept."), ("Is it so?", "It is. Yes!"),
-    ]  # fmt: skip
+    ]
     assert found.dropped["of less than two sentences"] == 1
 
 
@@ -333,7 +333,7 @@ def test_an_extra_source_that_cannot_be_read_is_named(tmp_path):
 
 def references(path, sources=10, each=4):
     rows = [{"source": f"A very long source {s}.", "short": [f"Short {s}, way {n}." for n in range(each)]}
-            for s in range(sources)]  # fmt: skip
+            for s in range(sources)]
     return jsonl(path, rows)
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from latdiff.denoiser import LatentDenoiser
+from latdiff.models.denoiser import LatentDenoiser
 
 L, D = 3, 4
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from latdiff.denoiser import LatentDenoiser
-from latdiff.diffusion import GaussianDiffusion, drawn
+from latdiff.diffusion.gaussian import GaussianDiffusion, drawn
+from latdiff.models.denoiser import LatentDenoiser
 from latdiff.schedule import add_noise, betas
 
 ALPHA2 = DDPMScheduler(trained_betas=betas("cosine")).alphas_cumprod
@@ -34,7 +34,7 @@ class Knowing(torch.nn.Module):
         self.calls.append(SimpleNamespace(
             z=z, log_snr=log_snr, cond=cond, x_prev=None if x_prev is None else x_prev.clone(),
             gradient=torch.is_grad_enabled(),
-        ))  # fmt: skip
+        ))
         x0 = self.x0 if len(z) == len(self.x0) else self.x0[: len(z)]
         if self.config.prediction == "x0":
             return x0

@@ -8,12 +8,12 @@ import torch
 
 from latdiff import cards, evaluation, storyworld
 from latdiff.config import DataConfig, Recipe, load_recipe
-from latdiff.data import Corpus, load_corpus
-from latdiff.diffusion import GaussianDiffusion
-from latdiff.evaluation import Evaluation, denoising, reconstruction, token_accuracy
-from latdiff.heads import AttributeHead
-from latdiff.scoring import Scorer
-from latdiff.tokens import tokenize
+from latdiff.data.corpus import Corpus, load_corpus
+from latdiff.data.tokens import tokenize
+from latdiff.diffusion.gaussian import GaussianDiffusion
+from latdiff.evaluation.rows import Evaluation, denoising, reconstruction, token_accuracy
+from latdiff.evaluation.scoring import Scorer
+from latdiff.heads.linear import AttributeHead
 
 TEXTS = [story.text for story in storyworld.sample(6, 11)]
 
@@ -27,7 +27,7 @@ def test_a_codec_that_gives_texts_back_is_perfect(codec, monkeypatch):
 
     def lookup(given, **options):
         return [TEXTS[i] if d < 1e-3 else "?" for d, i in zip(*torch.cdist(
-            given.flatten(1), latents.flatten(1)).min(1), strict=True)]  # fmt: skip
+            given.flatten(1), latents.flatten(1)).min(1), strict=True)]
 
     monkeypatch.setattr(codec, "decode", lookup)
     measured = reconstruction(codec, TEXTS)
@@ -187,7 +187,7 @@ def test_the_oracle_judges_what_was_steered(pipe):
     rows = measured.guided(head("sentiment", ("negative", "positive"), pipe), scale=2.0)
     assert [(row["attribute"], row["target"], row["scale"], row["n"]) for row in rows] == [
         ("sentiment", "negative", 2.0, 4), ("sentiment", "positive", 2.0, 4),
-    ]  # fmt: skip
+    ]
     assert [row["success"] for row in rows] == [0, 1]
     assert all(row["validity"] == 1 and row["judge"] == "oracle" for row in rows)
     assert all({"mean", "floor"} <= set(row["slot_tv"]) for row in rows)
@@ -223,7 +223,7 @@ def test_a_composition_succeeds_only_with_all_its_targets(pipe):
     success = {tuple(row["targets"].values()): row["success"] for row in rows}
     assert success == {
         ("negative", "past"): 0, ("negative", "present"): 0, ("positive", "past"): 1, ("positive", "present"): 0,
-    }  # fmt: skip
+    }
     assert [row["n"] for row in rows] == [2] * 4
     assert all(len(call[1]) == 2 for call in fixed.calls)
 
@@ -295,7 +295,7 @@ def test_every_class_that_a_model_is_told_has_a_row(pipe):
     rows = Evaluation(obedient, Scorer(Recipe(data=data), corpus), num_samples=8, seed=3).by_class(2.0)
     assert [(row["target"], row["success"], row["n"], row["judge"]) for row in rows] == [
         ("negative", 1, 4, "oracle"), ("positive", 1, 4, "oracle"),
-    ]  # fmt: skip
+    ]
     assert obedient.calls == [{"guidance_scale": 2.0}] * 2
     said = cards.summary({"by_class": rows})
     assert said == "told its sentiment, guidance scale 2: right 1.000 (worst 1.000), valid 1.000, 8 samples"

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from latdiff import storyworld
-from latdiff.config import UserError
-from latdiff.generators import BestOf, LanguageModelGenerator, PipelineGenerator, TextsGenerator
-from latdiff.heads import AttributeHead
-from latdiff.judges import FluencyJudge, JudgeError, class_prefix
-from latdiff.pipeline import CheckpointError
+from latdiff.errors import UserError
+from latdiff.evaluation.generators import BestOf, LanguageModelGenerator, PipelineGenerator, TextsGenerator
+from latdiff.evaluation.judges import FluencyJudge, JudgeError, class_prefix
+from latdiff.heads.linear import AttributeHead
+from latdiff.pipelines.latent import CheckpointError
 
 WRITTEN = [f"text {number}" for number in range(12)]
 

@@ -7,7 +7,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from latdiff.config import MODES
-from latdiff.guidance import (
+from latdiff.diffusion.guidance import (
     MAX_RAMP,
     ClassifierFree,
     GuidanceError,
@@ -17,7 +17,7 @@ from latdiff.guidance import (
     titles,
     warn_of_strain,
 )
-from latdiff.heads import AttributeHead, CallableHead, NumberHead
+from latdiff.heads.linear import AttributeHead, CallableHead, NumberHead
 from latdiff.schedule import alpha2_at, betas, log_snr
 
 L, D = 2, 3
@@ -230,7 +230,7 @@ def exact_denoiser(alpha2):
 def sampled(denoise, n, steps):
     """n latents by DDPM."""
     scheduler = DDPMScheduler(trained_betas=betas("cosine"), prediction_type="sample", clip_sample=False,
-                              timestep_spacing="trailing")  # fmt: skip
+                              timestep_spacing="trailing")
     scheduler.set_timesteps(steps)
     z, generator = noise(n, L, D, seed=1), torch.Generator().manual_seed(2)
     for t in scheduler.timesteps:
@@ -300,7 +300,7 @@ def mixture():
     signed = torch.stack([-mean, mean])
     weight = levels.sqrt().view(-1, 1, 1, 1) * signed
     noisy = AttributeHead("side", ["left", "right"], weight, torch.zeros(len(weight), 2), "abc",
-                          log_snrs=log_snr(levels))  # fmt: skip
+                          log_snrs=log_snr(levels))
     return mean, alphas_cumprod, denoise, noisy, AttributeHead("side", ["left", "right"], signed, torch.zeros(2), "abc")
 
 

@@ -12,9 +12,9 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier, SGDClassifier
 from sklearn.svm import SVC, LinearSVC
 
-from latdiff.fitting import calibration_error
-from latdiff.guidance import Guide, warn_of_contradictions
-from latdiff.heads import USUAL_PUSH, AttributeHead, CallableHead, HeadError, NumberHead, load_head
+from latdiff.diffusion.guidance import Guide, warn_of_contradictions
+from latdiff.heads.fitting import calibration_error
+from latdiff.heads.linear import USUAL_PUSH, AttributeHead, CallableHead, HeadError, NumberHead, load_head
 from latdiff.schedule import add_noise, alpha2_at, log_snr
 
 L, D = 2, 3
@@ -127,7 +127,7 @@ def test_cross_validation_takes_the_strongest_regularisation_that_is_as_good():
     "kind",
     [LinearDiscriminantAnalysis, LinearSVC, SGDClassifier, LogisticRegression, RidgeClassifier,
      partial(LinearSVC, fit_intercept=False)],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("letters", ["ab", "abc"])
 def test_any_linear_classifier_of_scikit_learn_becomes_a_head(kind, letters):
     texts, labels = labelled(letters)
@@ -168,7 +168,7 @@ def test_weights_between_two_noise_levels_are_interpolated_in_log_snr(x0):
     weight = torch.randn(3, 2, L, D, generator=torch.Generator().manual_seed(0))
     head = AttributeHead("mood", ["a", "b"], weight, torch.zeros(3, 2), "abc", log_snrs=torch.tensor([-4.0, 0.0, 2.0]))
     for at, expected in ((-4.0, weight[0]), (-1.0, 0.25 * weight[0] + 0.75 * weight[1]),
-                         (1.0, (weight[1] + weight[2]) / 2), (2.0, weight[2]), (7.0, weight[2])):  # fmt: skip
+                         (1.0, (weight[1] + weight[2]) / 2), (2.0, weight[2]), (7.0, weight[2])):
         found = head.logits(x0, torch.full((5,), at))
         torch.testing.assert_close(found, torch.einsum("bld,cld->bc", x0, expected), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(head.logits(x0), torch.einsum("bld,cld->bc", x0, weight[2]))
@@ -216,7 +216,7 @@ def test_a_saved_head_is_the_same(tmp_path, x0):
     assert torch.equal(again.log_prob(x0), head.log_prob(x0))
     assert (again.name, again.labels, again.accuracy_, again.codec_digest) == (
         head.name, head.labels, head.accuracy_, head.codec_digest,
-    )  # fmt: skip
+    )
     assert sorted(file.name for file in (tmp_path / "heads" / "mood").iterdir()) == [
         "config.json",
         "model.safetensors",
@@ -259,7 +259,7 @@ def test_every_kind_of_head_comes_back_from_its_file(kind, tmp_path, x0):
     assert torch.equal(again.log_prob_of(target, x0, noise), head.log_prob_of(target, x0, noise))
     assert (again.name, again.report, again.radius, again.codec_digest) == (
         head.name, head.report, head.radius, head.codec_digest,
-    )  # fmt: skip
+    )
 
 
 # Guides
@@ -309,7 +309,7 @@ def test_contradictions():
         [number.toward(3), other.toward("label0"), number.toward(4)],
         [head.toward("label0", 5.0), head.toward("label0", -5.0)], [number.toward(3, 1.0), number.toward(3, -1.0)],
         [any_function.guide(1.0), any_function.guide(-1.0)],
-    ):  # fmt: skip
+    ):
         with pytest.warns(UserWarning, match="pull against each other"):
             warn_of_contradictions(guides)
 
@@ -324,7 +324,7 @@ def test_guides_that_get_along(recwarn):
         [NumberHead("mood", torch.zeros(L, D), torch.tensor(0.0), "abc", sd=1.0).toward(3), head.toward("label0")],
         [random_head(2).toward("label1"), random_head(4).toward("label3")],
         [CallableHead(lambda x: x.sum((1, 2))).guide(1.0), CallableHead(lambda x: x.mean((1, 2))).guide(-1.0)],
-    ):  # fmt: skip
+    ):
         warn_of_contradictions(guides)
     assert not recwarn.list
 

@@ -8,8 +8,15 @@ import torch
 from transformers import AutoTokenizer, BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
 
 from latdiff import storyworld
-from latdiff.heads import AttributeHead
-from latdiff.judges import CrowdJudge, FluencyJudge, JudgeError, LabelJudge, SeenTexts, SimilarityJudge
+from latdiff.evaluation.judges import (
+    CrowdJudge,
+    FluencyJudge,
+    JudgeError,
+    LabelJudge,
+    SeenTexts,
+    SimilarityJudge,
+)
+from latdiff.heads.linear import AttributeHead
 
 GOOD = ["a lovely plate of food", "lovely staff", "what a lovely place!", "the food is lovely", "so lovely", "lovely!"]
 BAD = ["an awful plate of food", "awful staff", "what an awful place!", "the food is awful", "so awful", "awful!"]
@@ -48,7 +55,7 @@ def test_too_few_labels_are_refused(labels):
 
 
 def head_that_saw(pipe, texts):
-    from latdiff.fitting import fingerprints
+    from latdiff.heads.fitting import fingerprints
 
     weight = torch.zeros(2, *pipe.codec.latent_shape)
     return AttributeHead("taste", ["bad", "good"], weight, torch.zeros(2), "abc", fitted_on=fingerprints(texts))
@@ -85,7 +92,7 @@ def language_model(tiny):
         tokenizer = AutoTokenizer.from_pretrained(tiny.checkpoint / "tokenizer")
         torch.manual_seed(0)
         config = GPT2Config(vocab_size=len(tokenizer), n_positions=40, n_embd=8, n_layer=1, n_head=1, bos_token_id=0,
-                            eos_token_id=1, **settings)  # fmt: skip
+                            eos_token_id=1, **settings)
         model = GPT2LMHeadModel(config).eval()
         tokenizer.save_pretrained(folder)
         model.save_pretrained(folder)
@@ -158,7 +165,7 @@ def test_texts_of_the_corpus_are_likelier_than_noise_to_a_model_trained_on_it(ti
 def encoder(folder, tokenizer):
     torch.manual_seed(0)
     config = BertConfig(vocab_size=len(tokenizer), hidden_size=8, num_hidden_layers=1, num_attention_heads=1,
-                        intermediate_size=8, max_position_embeddings=40)  # fmt: skip
+                        intermediate_size=8, max_position_embeddings=40)
     BertModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

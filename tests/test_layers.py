@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from latdiff.layers import Attention, Block, FeedForward, LogSnrEmbedding, Norm, attend
+from latdiff.models.layers import Attention, Block, FeedForward, LogSnrEmbedding, Norm, attend
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 
-from latdiff.config import UserError
+from latdiff.errors import UserError
 from latdiff.mbr import most_agreed
 
 CROWD = ["a dog ran across the wet grass", "the dog ran across the grass", "the dog ran over the grass"]

@@ -6,14 +6,14 @@ import shutil
 import pytest
 
 from latdiff import storyworld
-from latdiff.generators import LanguageModelGenerator
+from latdiff.evaluation.generators import LanguageModelGenerator
 
 
 def test_evaluate_writes_every_figure(latdiff, checkpoint, tmp_path, fingerprint):
     before = fingerprint(checkpoint)
     file = tmp_path / "figures" / "metrics.json"
     printed = latdiff("evaluate", "--json", file, "--num-samples", 4, "--scale", 2, "--seed", 1, "--seeds", 2,
-                      "--samplers", "ddim:2", "renoise:3")  # fmt: skip
+                      "--samplers", "ddim:2", "renoise:3")
     document = json.loads(file.read_text(encoding="utf-8"))
     assert {"checkpoint", "machine", "unseen", "reconstruction", "unconditional", "guided", "composed"} <= set(document)
     assert document["seeds"] == [1, 2]
@@ -39,7 +39,7 @@ def test_evaluate_writes_every_figure(latdiff, checkpoint, tmp_path, fingerprint
     assert targets == [
         ("sentiment", "negative", 2, 2), ("sentiment", "positive", 2, 2), ("tense", "past", 2, 2),
         ("tense", "present", 2, 2),
-    ]  # fmt: skip
+    ]
     assert all({"success", "validity", "slot_tv"} <= set(row) for row in document["guided"])
     assert len(document["composed"]) == 4
     for row in document["composed"]:
@@ -73,7 +73,7 @@ def test_a_judge_of_ones_own_and_fluency(latdiff, checkpoint, reviews, tmp_path,
     rows = [row | {"mood": "merry" if i % 2 else "grim"} for i, row in enumerate(rows_of(["a", "b"], each=30))]
     latdiff("fit-head", "--data", reviews(rows[:30]), "--label-column", "mood", "--name", "mood", folder=copy)
     flags = ("--num-samples", 4, "--seeds", 1, "--samplers", "ddim:1", "--sweep-scale", 1, "--fluency", tiny.ar,
-             "--mauve", tiny.ar)  # fmt: skip
+             "--mauve", tiny.ar)
     printed = latdiff("evaluate", "--json", file, *flags, "--judge", f"mood={reviews(rows)}:mood", folder=copy)
     document = json.loads(file.read_text(encoding="utf-8"))
     scorers = document["scorers"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from latdiff import metrics
+from latdiff.evaluation import metrics
 
 
 def test_exact_match_counts_equal_pairs():
@@ -90,7 +90,7 @@ def test_bleu_takes_as_many_references_as_a_text_has():
 def test_sari_of_the_example_that_its_authors_give():
     source = "About 95 species are currently accepted."
     references = ["About 95 species are currently known.", "About 95 species are now accepted.",
-                  "95 species are now accepted."]  # fmt: skip
+                  "95 species are now accepted."]
     # as Hugging Face's `evaluate` documents it
     assert metrics.sari(["About 95 you now get in."], [source], [references]) == pytest.approx(26.953601953601954)
     # by hand, one reference: nothing is to be added, so that a copy keeps what it should and deletes nothing
@@ -109,6 +109,6 @@ def test_sari_is_a_mean_over_sentences():
     "value, text, stands",
     [("pub", "A Pub, near", True), ("pub", "a public place", False), ("£20-25", "costs £20-25.", True),
      ("no", "not so", False), ("Café Rouge", "by café rouge", True)],
-)  # fmt: skip
+)
 def test_a_value_stands_in_a_text_as_words(value, text, stands):
     assert metrics.holds(text, value) == stands

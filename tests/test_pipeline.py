@@ -5,10 +5,11 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 
 from latdiff import AttributeHead, CallableHead
-from latdiff.codec import TextCodec, TextError
-from latdiff.config import SCHEDULERS, UserError
-from latdiff.denoiser import LatentDenoiser
-from latdiff.pipeline import CheckpointError, load_pipeline, make_scheduler
+from latdiff.codecs.t5 import TextCodec, TextError
+from latdiff.config import SCHEDULERS
+from latdiff.errors import UserError
+from latdiff.models.denoiser import LatentDenoiser
+from latdiff.pipelines.latent import CheckpointError, load_pipeline, make_scheduler
 
 L, D = 3, 4
 
@@ -69,7 +70,7 @@ def test_keeping_all_is_how_it_always_was(talkative):
     ({"keep": 0.5, "candidates": 2}, "does not go with candidates;"),
     ({"keep": 0.5, "latents": torch.zeros(2, L, D)}, "does not go with latents;"),
     ({"keep": 0.5, "cond": ["calm", "wild"]}, "does not go with a cond for each sample;"),
-])  # fmt: skip
+])
 def test_what_cannot_be_kept(pipe, settings, said):
     with pytest.raises(UserError, match=said):
         pipe(callback_on_step_end=pytest.fail, **settings)
@@ -457,7 +458,7 @@ def test_conditions_that_cannot_be_told(told, tiny):
         ({"cond": one, "candidates": 2, "utility": "blue", "callback_on_step_end": pytest.fail}, "did you mean bleu"),
         ({"cond": one, "guidance_scale": float("nan")}, "must be a finite number"),
         ({"guidance_scale": 2.0}, "there is no cond to guide towards"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(UserError, match=said):
             pipe(**settings)
     with pytest.raises(CheckpointError, match="trained without conditions"):

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from latdiff.config import UserError
-from latdiff.plots import plot_control, plot_denoising, plot_lengths, plot_reconstruction
+from latdiff.errors import UserError
+from latdiff.evaluation.plots import plot_control, plot_denoising, plot_lengths, plot_reconstruction
 
 ROWS = [
     {"attribute": "tone", "mode": mode, "scale": scale, "success": 0.5 + scale / 20, "distinct": 1.0}

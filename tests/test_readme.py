@@ -8,7 +8,7 @@ from pathlib import Path
 
 from latdiff import cli, storyworld
 from latdiff.config import load_recipe
-from latdiff.denoiser import LatentDenoiser
+from latdiff.models.denoiser import LatentDenoiser
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -44,7 +44,7 @@ def test_the_snippets_of_the_guidance_page_run_as_written(tiny, tmp_path, monkey
     assert names["generation"].labels == ["elder", "peer"]
     assert list(names["out"].scores) == [
         "attribute=elder", "attribute=elder+peer", "attribute=elder #2", "words=40", "centred=high",
-    ]  # fmt: skip
+    ]
     assert len(names["edited"].texts) == 3 and len(names["between"]) == 5
     for command in re.findall(r"^latdiff (.*)$", page, re.MULTILINE):
         cli.main([*shlex.split(command), "--quiet"])

@@ -1,4 +1,4 @@
-"""The README's shares and perplexities stand in files of docs/results, to the digits that it gives."""
+"""The README's shares and perplexities stand in files of docs/lab/results, to the digits that it gives."""
 
 import json
 import re
@@ -37,7 +37,7 @@ def steered(name, section, attribute=None):
 
 def edited():
     (row,) = (row for row in document("guidance")["editing"]
-              if (row["mode"], row["scale"], row["strength"]) == ("x0", 18, 0.65))  # fmt: skip
+              if (row["mode"], row["scale"], row["strength"]) == ("x0", 18, 0.65))
     return row["success"], row["validity"], row["kept"]
 
 
@@ -99,7 +99,7 @@ CLAIMS = {
         document("rocstories")["unconditional"][0]["mauve"], document("rocstories")["unseen"]["mauve"]
     ],
     r"steering towards a sentiment is right .*? of the time": lambda: mean(document("yelp")["guided"], "success"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("claim", CLAIMS)

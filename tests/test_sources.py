@@ -7,8 +7,8 @@ import datasets
 import pytest
 from written import TEXTS, corpus, encoded, jsonl, separated, texts_jsonl
 
-from latdiff.config import UserError
-from latdiff.data import DataError, load_labelled
+from latdiff.data.corpus import DataError, load_labelled
+from latdiff.errors import UserError
 
 # Formats
 
@@ -274,7 +274,7 @@ def endless(words, asked_for):
 @pytest.mark.parametrize("most", [{"train": 70}, {"train": 50, "validation": 20}], ids=["alone", "with valid"])
 def test_with_a_train_size_no_more_of_a_hub_data_set_is_read_than_needed(monkeypatch, most):
     """A set without an end: reading on would never return."""
-    monkeypatch.setattr("latdiff.sources.SHUFFLE_BUFFER", 20)
+    monkeypatch.setattr("latdiff.data.sources.SHUFFLE_BUFFER", 20)
     rows, sizes = {}, {"train_size": 50, "valid_size": 20}
     asked = hub(monkeypatch, datasets.IterableDatasetDict({name: endless(name, rows) for name in most}))
     read = corpus("owner/name", **sizes)

@@ -526,7 +526,7 @@ def test_compare_sees_slots_that_do_not_go_together() -> None:
 
 def test_compare_sees_attributes_that_depend_on_each_other() -> None:
     texts = [s.text for tense, mood in (("past", "positive"), ("present", "negative"))
-             for s in sample(500, SEED, tense=tense, sentiment=mood)]  # fmt: skip
+             for s in sample(500, SEED, tense=tense, sentiment=mood)]
     apart = compare([story.text for story in sample(1000, SEED)]).independence
     assert compare(texts).independence["mean"] > apart["mean"] + 0.02
 

@@ -7,8 +7,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, T5Tokenizer
 
-from latdiff.config import UserError
-from latdiff.tokens import (
+from latdiff.data.tokens import (
     IGNORED,
     NUM_SENTINELS,
     corrupt_spans,
@@ -21,6 +20,7 @@ from latdiff.tokens import (
     tokenize,
     train_vocabulary,
 )
+from latdiff.errors import UserError
 
 TEXTS = [
     f"{name} walked to the {place} and felt {mood}."

@@ -9,7 +9,8 @@ from diffusers.training_utils import EMAModel
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
-from latdiff.config import Recipe, UserError, load_recipe
+from latdiff.config import Recipe, load_recipe
+from latdiff.errors import UserError
 from latdiff.training import (
     BatchOrder,
     ResumeError,

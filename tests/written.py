@@ -1,11 +1,11 @@
-"""Files of texts that tests write themselves, and what latdiff.data makes of them."""
+"""Files of texts that tests write themselves, and what latdiff.data.corpus makes of them."""
 
 import csv
 import io
 import json
 
 from latdiff.config import DataConfig
-from latdiff.data import load_corpus
+from latdiff.data.corpus import load_corpus
 
 TEXTS = [f"Text number {number}." for number in range(40)]
 

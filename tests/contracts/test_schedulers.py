@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from latdiff.config import SCHEDULERS
-from latdiff.pipeline import CheckpointError, LatentTextDiffusionPipeline, make_scheduler
+from latdiff.pipelines.latent import CheckpointError, LatentTextDiffusionPipeline, make_scheduler
 from latdiff.schedule import betas
 
 MEAN, STD, N = 0.6, 0.5, 20_000
@@ -92,7 +92,7 @@ def test_a_sampler_gives_what_its_formula_foresees(name, steps, schedule):
 # How near the data each comes in 50 steps. Samplers of the first order shrink towards the mean in few steps;
 # full re-noising stays narrow, for each step starts from an average once more.
 WITHIN = {"ddpm": 0.04, "ddim": 0.02, "dpm++": 0.015, "sde-dpm++": 0.03, "unipc": 0.015, "tcd": 0.06,
-          "renoise": 0.18}  # fmt: skip
+          "renoise": 0.18}
 
 
 def test_every_scheduler_has_its_tolerance():

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-import train_denoiser
+from latdiff.recipes import train_denoiser
 
 from latdiff import storyworld
 from latdiff.config import load_recipe
-from latdiff.pipeline import load_pipeline
+from latdiff.pipelines.latent import load_pipeline
 
 CONFIGS = sorted((Path(__file__).parents[2] / "recipes" / "configs").glob("*.yaml"))
 SMALL = (
@@ -20,7 +20,7 @@ SMALL = (
     "train_autoencoder.steps=2", "train_autoencoder.batch_size=8", "denoiser.width=24", "denoiser.depth=1",
     "train_denoiser.steps=2", "train_denoiser.batch_size=8", "sampling.steps=2", "autoencoder.heads=2",
     "denoiser.heads=2",
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

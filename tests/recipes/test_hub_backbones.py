@@ -3,18 +3,18 @@
 import hub_layouts
 import pytest
 import torch
-import train_autoencoder
-import train_denoiser
+from latdiff.recipes import train_autoencoder, train_denoiser
 from runs import TINY
 from transformers import AutoModelForSeq2SeqLM
 
-from latdiff.backbone import BackboneError
-from latdiff.config import UserError, load_recipe
-from latdiff.pipeline import load_codec, load_pipeline
-from latdiff.tokens import labels_of, pad, tokenize
+from latdiff.config import load_recipe
+from latdiff.data.tokens import labels_of, pad, tokenize
+from latdiff.errors import UserError
+from latdiff.models.backbone import BackboneError
+from latdiff.pipelines.latent import load_codec, load_pipeline
 
 SETTINGS = ["backbone.path=hub", "data.train_size=30", "data.max_tokens=128", "autoencoder.max_tokens=128",
-            "train_autoencoder.steps=3", "train_denoiser.steps=3"]  # fmt: skip
+            "train_autoencoder.steps=3", "train_denoiser.steps=3"]
 
 
 def recipe(*settings):

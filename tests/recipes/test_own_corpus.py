@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import train_autoencoder
-import train_denoiser
+from latdiff.recipes import train_autoencoder, train_denoiser
 
 from latdiff import storyworld
-from latdiff.backbone import BackboneError
-from latdiff.config import UserError
-from latdiff.data import DataError
-from latdiff.pipeline import load_codec, load_pipeline
+from latdiff.data.corpus import DataError
+from latdiff.errors import UserError
+from latdiff.models.backbone import BackboneError
+from latdiff.pipelines.latent import load_codec, load_pipeline
 from latdiff.training import load_latents
 
 
@@ -34,7 +33,7 @@ def corpus(workplace):
 def test_texts_of_ones_own_from_scratch(recipe, corpus, capsys):
     """The denoiser's recipe builds what is missing, backbone included; long texts are counted and left out."""
     mine = recipe(*corpus, "backbone.path=checkpoints/mine-t5", "pretrain_backbone.vocab_size=300",
-                  "data.max_tokens=200", "autoencoder.max_tokens=200", "train_autoencoder.sample_every=2")  # fmt: skip
+                  "data.max_tokens=200", "autoencoder.max_tokens=200", "train_autoencoder.sample_every=2")
     train_denoiser.main(mine)  # not quiet: it looks at unseen texts, of which one is too long
     said = capsys.readouterr().out
     assert "40 texts of at most 200 tokens; left out: 1 too long, 1 blank, 2 repeated, 0 also unseen" in said
@@ -52,7 +51,7 @@ def test_extra_texts_train_backbone_and_autoencoder_and_not_the_denoiser(recipe,
     rows = (json.dumps({"body": f"Zyx number {i} zaps."}) + "\n" for i in range(30))
     Path("more.jsonl").write_text("".join(rows), encoding="utf-8")
     mine = recipe(*corpus, 'data.extra_sources=["more.jsonl"]', "backbone.path=checkpoints/mine-t5",
-                  "pretrain_backbone.vocab_size=300", "data.max_tokens=200", "autoencoder.max_tokens=200")  # fmt: skip
+                  "pretrain_backbone.vocab_size=300", "data.max_tokens=200", "autoencoder.max_tokens=200")
     train_denoiser.main(mine, quiet=True)
     assert "30 extra texts that are short enough" in capsys.readouterr().out
     codec = load_codec(mine.folder)
@@ -70,7 +69,7 @@ def test_another_checkpoints_autoencoder_is_taken_as_it_is(tiny, recipe, capsys)
     Path("mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     settings = ("name=mine", "data.source=mine.jsonl", "data.text_column=words", "data.condition=label",
                 "data.condition_column=kind", "autoencoder.path=checkpoints/tiny", "autoencoder.num_latents=99",
-                "backbone.path=checkpoints/not-there", "autoencoder.max_tokens=4")  # fmt: skip
+                "backbone.path=checkpoints/not-there", "autoencoder.max_tokens=4")
     mine = recipe(*settings)
     train_denoiser.main(mine, quiet=True)
     assert "the backbone and the autoencoder of checkpoints/tiny -> checkpoints/mine" in capsys.readouterr().out

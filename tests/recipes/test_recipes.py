@@ -8,19 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pretrain_backbone
 import pytest
 import torch
-import train_ar
-import train_autoencoder
-import train_denoiser
+from latdiff.recipes import pretrain_backbone, train_ar, train_autoencoder, train_denoiser
 from runs import Interrupted, assert_equal, undo_denoiser, weights
 from safetensors.torch import load_file
 
 from latdiff import storyworld
-from latdiff.backbone import BackboneError
 from latdiff.config import load_recipe
-from latdiff.pipeline import load_codec, load_pipeline
+from latdiff.models.backbone import BackboneError
+from latdiff.pipelines.latent import load_codec, load_pipeline
 from latdiff.training import ResumeError
 
 ROOT = Path(__file__).parents[2]
@@ -218,7 +215,7 @@ def test_what_a_finished_run_leaves(tiny):
 def test_the_frozen_backbone_stays_frozen(tiny):
     assert_equal(load_codec(tiny.checkpoint).text_model.state_dict(), {
         name: value.float() for name, value in expected_backbone(tiny).items()
-    })  # fmt: skip
+    })
 
 
 def expected_backbone(tiny):
@@ -247,7 +244,7 @@ def command(stage, *arguments):
     return subprocess.run(
         [sys.executable, str(ROOT / "recipes" / f"{stage}.py"), *arguments],
         capture_output=True, text=True, env=environment, check=False,
-    )  # fmt: skip
+    )
 
 
 def test_the_command_trains_and_says_where(workplace, recipe):

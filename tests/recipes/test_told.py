@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import train_autoencoder
-import train_denoiser
+from latdiff.recipes import train_autoencoder, train_denoiser
 from runs import Interrupted, assert_equal, weights
 
 from latdiff import cli, storyworld
-from latdiff.data import DataError
-from latdiff.denoiser import LatentDenoiser
-from latdiff.pipeline import load_codec, load_pipeline
+from latdiff.data.corpus import DataError
+from latdiff.models.denoiser import LatentDenoiser
+from latdiff.pipelines.latent import load_codec, load_pipeline
 from latdiff.training import ResumeError, load_latents, save_latents
 
 CONDITIONS = {
@@ -71,7 +70,7 @@ def test_sources_that_are_all_too_long_are_told_before_training(recipe, tmp_path
 
 def test_sources_that_are_too_long_are_left_out(recipe, capsys, tmp_path):
     rows = [{"text": story.text, "label": f"{i} so " * (300 if i % 2 else 1)}
-            for i, story in enumerate(storyworld.sample(60, 3))]  # fmt: skip
+            for i, story in enumerate(storyworld.sample(60, 3))]
     file = tmp_path / "pairs.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     asked = recipe("name=pairs", f"data.source={file}", "data.condition=text", "data.train_size=50")

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-import train_ar
+from latdiff.recipes import train_ar
 from runs import Interrupted, assert_equal, weights
 
 from latdiff import cli
-from latdiff.backbone import BackboneError
-from latdiff.config import UserError
-from latdiff.generators import LanguageModelGenerator
-from latdiff.judges import FluencyJudge
+from latdiff.errors import UserError
+from latdiff.evaluation.generators import LanguageModelGenerator
+from latdiff.evaluation.judges import FluencyJudge
+from latdiff.models.backbone import BackboneError
 from latdiff.training import ResumeError
 
 
@@ -61,7 +61,7 @@ def test_a_language_model_is_told_classes_and_is_measured_by_class(recipe):
     rows = json.loads(Path("m.json").read_text(encoding="utf-8"))["by_class"]
     assert [(row["attribute"], row["target"], row["judge"]) for row in rows] == [
         ("tense", "past", "oracle"), ("tense", "present", "oracle"),
-    ]  # fmt: skip
+    ]
     flags = ["--json", "m.json", "--num-samples", "2", "--seeds", "1"]
     with pytest.raises(SystemExit, match="was told the classes past, present"):
         cli.main(["evaluate", "checkpoints/told-ar", "--recipe", "checkpoints/tiny/recipe.yaml", *flags])

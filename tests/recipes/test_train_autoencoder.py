@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-import train_autoencoder
-import train_denoiser
+from latdiff.recipes import train_autoencoder, train_denoiser
 
-from latdiff.backbone import load_backbone
-from latdiff.pipeline import load_codec, load_pipeline
-from latdiff.tokens import labels_of, pad, tokenize
+from latdiff.data.tokens import labels_of, pad, tokenize
+from latdiff.models.backbone import load_backbone
+from latdiff.pipelines.latent import load_codec, load_pipeline
 
 
 class Recorder(torch.nn.Module):

@@ -5,10 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-import train_seq2seq
+from latdiff.recipes import train_seq2seq
 from safetensors.torch import load_file
 
-from latdiff.config import UserError, load_recipe
+from latdiff.config import load_recipe
+from latdiff.errors import UserError
 
 
 @pytest.fixture
@@ -16,7 +17,7 @@ def recipe(tiny, tmp_path, monkeypatch):
     folder = shutil.copytree(tiny.root, tmp_path / "work")
     monkeypatch.chdir(folder)
     rows = [{"text": f"Short {n}.", "also": [f"Short {n}.", f"Way {n}."], "source": f"It is long {n}."}
-            for n in range(40)]  # fmt: skip
+            for n in range(40)]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     settings = ("data.source=pairs.jsonl", "data.condition=text", "data.condition_column=source", "data.valid_size=6")
     return lambda *more: load_recipe("tiny.yaml", [*settings, "train_seq2seq.steps=4", *more])

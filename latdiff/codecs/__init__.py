@@ -1,0 +1,1 @@
+"""Text to latents and back."""

@@ -1,0 +1,1 @@
+"""Texts: where they come from, which to train on, and how they become ids."""

@@ -1,0 +1,296 @@
+"""Which texts to train on and which are unseen, with their labels or conditions: of storyworld, or of somebody's rows.
+
+    corpus = load_corpus(DataConfig(source="path/to/folder"), seed=0)
+    texts, labels = load_labelled("reviews.jsonl", label_column="sentiment")
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from latdiff import storyworld
+from latdiff.config import MIN_PER_CLASS, DataConfig
+from latdiff.data.sources import MISSING, DataError, Sample, Table, columns, open_source, reach
+from latdiff.data.tokens import letters_of, sentences
+
+STORIES = 60_000
+LABELLED_STORIES = 400
+LACKING = {"none": "blank", "label": "without a text or a label", "text": "without a text or a source",
+           "prefix": "of less than two sentences"}
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Texts to train on, unseen texts to measure on, and how many rows were left out and why.
+
+    With a condition, a class or a source text for each of the texts, and the classes. `extra` texts are for the
+    backbone and the autoencoder, which learn to read and write, and not for the denoiser, which learns the corpus.
+    """
+
+    train: list[str]
+    valid: list[str]
+    dropped: dict[str, int] = field(default_factory=dict)
+    train_conditions: list[str] = field(default_factory=list)
+    valid_conditions: list[str] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Pairs of a text and its condition, '' where there is none, and how many rows were left out and why."""
+
+    train: list[tuple[str, str]]
+    valid: list[tuple[str, str]]
+    dropped: dict[str, int]
+
+
+def load_corpus(data: DataConfig, seed: int, extra: bool = False) -> Corpus:
+    """Read and clean the training and the unseen texts, in an order that depends on `seed` alone.
+
+    White space becomes single spaces. Left out and counted are blank texts, texts without the condition that
+    `data.condition` asks for, and training texts with the same letters and digits as another one or as an unseen
+    one, or with an unseen one's source text. Without unseen texts of its own, a source gives at most a tenth of
+    itself, or what `train_size` leaves. With `train_size`, no more rows of a hub data set are read than that and the
+    unseen texts need, so it may be larger than memory. Extra texts, read only if asked for, are whole sources' training
+    texts, without repeats of each other, of training texts, of unseen ones or of their source texts. Raises DataError.
+    """
+    splits = _story_splits(data, seed) if data.source == "storyworld" else _own_splits(data, seed)
+    train, valid = splits.train[: data.train_size or None], splits.valid[: data.valid_size]
+    for split, name, beside in ((train, "training", " beside the unseen ones"), (valid, "unseen", "")):
+        if not split:
+            counts = ", ".join(f"{count:,} {why}" for why, count in splits.dropped.items())
+            raise DataError(f"{data.source}: no {name} text is left{beside} (left out: {counts}); give more texts")
+    more = _extra(data, train, valid) if extra else []
+    if data.condition == "none":
+        return Corpus([text for text, _ in train], [text for text, _ in valid], splits.dropped, extra=more)
+    classes = []
+    if data.condition == "label":
+        classes = _classes(data, Counter(told for _, told in train), {told for _, told in valid})
+        valid = [row for row in valid if row[1] in classes]
+        if not valid:
+            known = ", ".join(classes)
+            raise DataError(f"{data.source}: no unseen text has one of the training texts' classes, {known}")
+    (texts, conditions), (unseen, unseen_conditions) = (zip(*rows, strict=True) for rows in (train, valid))
+    return Corpus(list(texts), list(unseen), splits.dropped, list(conditions), list(unseen_conditions), classes, more)
+
+
+def load_labelled(
+    source: str,
+    text_column: str = "text",
+    label_column: str = "label",
+    limit: int | None = None,
+    seed: int = 0,
+    classes: bool = True,
+) -> tuple[list[str], list[str]]:
+    """Read texts and their labels: a file, a folder's or a hub data set's train split, or `storyworld`.
+
+    Rows without a text or without that label are skipped. `limit` takes a random subset that `seed`
+    fixes; storyworld writes 400 stories by default, none from the seed that wrote the corpus.
+    Raises DataError, with `classes` also for fewer than two classes or a class of fewer than five texts.
+    """
+    if source == "storyworld":
+        table = _story_table(limit or LABELLED_STORIES, f"{seed}/labelled")
+    else:
+        table = open_source(source, ("train",))["train"]
+    pairs = [(text, label) for _, text, label in _told(table, _texts(table, text_column), label_column)]
+    if limit and limit < len(pairs):
+        pairs = random.Random(f"{seed}/labelled").sample(pairs, limit)
+    if classes:
+        _check_classes(table.place, label_column, Counter(label for _, label in pairs))
+    if not pairs:
+        raise DataError(f"{table.place}: no row has both a text and a {label_column!r}")
+    texts, labels = zip(*pairs, strict=True)
+    return list(texts), list(labels)
+
+
+def load_texts(source: str, text_column: str = "text") -> list[str]:
+    """Read texts in their order: a file, or a folder's or a hub data set's train split; blank ones are left out."""
+    table = open_source(source, ("train",))["train"]
+    return [text for text in _texts(table, text_column) if text]
+
+
+def _story_splits(data: DataConfig, seed: int) -> Splits:
+    sizes = {"train": data.train_size or STORIES, "valid": data.valid_size}
+    rows = {split: _rows(_story_table(size, f"{seed}/{split}"), data) for split, size in sizes.items()}
+    # repeats stay as the grammar drew them, and its spelling has no variants to look through
+    train, valid = (_shuffled(filter(any, rows[split]), f"{seed}/{split} order") for split in rows)
+    unseen = {text for text, _ in valid}
+    kept = [row for row in train if row[0] not in unseen]
+    blank = sum(not any(row) for split in rows.values() for row in split)
+    return Splits(kept, valid, {LACKING[data.condition]: blank, "also unseen": len(train) - len(kept)})
+
+
+def _own_splits(data: DataConfig, seed: int) -> Splits:
+    sample = Sample(data.train_size, data.valid_size, _stream(f"{seed}/hub rows")) if data.train_size else None
+    split = open_source(data.source, tuple(map(str, data.splits)), sample)
+    read = [_rows(table, data) for table in split.values()]
+    given, *unseen_ones = ([row for row in rows if row[0]] for rows in read)
+    distinct = _distinct(given)
+    train = _by_source(_shuffled(distinct.items(), f"{seed}/train order"), data)
+    if unseen_ones:
+        lettered = [(letters_of(row[0]), row) for row in unseen_ones[0]]
+        valid = _by_source(_shuffled(lettered, f"{seed}/valid order"), data)
+    else:
+        held_out = _held_out(len(train), data)
+        train, valid = train[held_out:], train[:held_out]
+    unseen = {letters for letters, _ in valid}
+    sources = {letters_of(told) for _, (_, told) in valid} if data.condition == "text" else ()
+    kept = [row for letters, row in train if letters not in unseen and letters_of(row[1]) not in sources]
+    dropped = {
+        LACKING[data.condition]: sum(not text for rows in read for text, _ in rows),
+        "repeated": len(given) - len(distinct), "also unseen": len(train) - len(kept),
+    }
+    return Splits(kept, [row for _, row in valid], dropped)
+
+
+def _extra(data: DataConfig, train: list[tuple[str, str]], valid: list[tuple[str, str]]) -> list[str]:
+    """The extra sources' texts, each once and none that is known already."""
+    known = {letters_of(text) for rows in (train, valid) for text, _ in rows}
+    known |= {letters_of(told) for _, told in valid if data.condition == "text"}
+    texts = [text for source in data.extra_sources for text in load_texts(str(source), data.text_column)]
+    return [text for letters, (text, _) in _distinct([(text, "") for text in texts]).items() if letters not in known]
+
+
+def _rows(table: Table, data: DataConfig) -> list[tuple[str, str]]:
+    """Text and condition of every row; ('', '') where either is missing."""
+    table = _one_a_row(table, data.text_column)
+    texts = _texts(table, data.text_column)
+    if data.condition == "none":
+        return [(text, "") for text in texts]
+    if data.condition == "prefix":  # the first sentence is told, the rest is the text
+        parts = [sentences(text) for text in texts]
+        return [("".join(part[1:]), part[0].strip()) if len(part) > 1 else ("", "") for part in parts]
+    told = {number: condition for number, _, condition in _told(table, texts, data.condition_column)}
+    return [(text, told[number]) if number in told else ("", "")
+            for (number, _), text in zip(table.rows, texts, strict=True)]
+
+
+def _classes(data: DataConfig, counts: Counter, unseen: set[str]) -> list[str]:
+    """The recipe's classes, or those of the training texts. Raises DataError where they cannot be learnt."""
+    _check_classes(data.source, data.condition_column, counts)
+    if not data.classes:
+        return sorted(counts)
+    listed = [str(label) for label in data.classes]
+    other = sorted({*counts, *unseen} - set(listed))
+    if other:
+        raise DataError(
+            f"{data.source}: column {data.condition_column!r} holds {', '.join(map(repr, other[:5]))}, which "
+            f"data.classes does not list ({', '.join(listed)}); list them, or leave data.classes out"
+        )
+    return listed
+
+
+def _held_out(count: int, data: DataConfig) -> int:
+    """How many of the training split's texts become unseen ones, where the source has none."""
+    spare = count - data.train_size if data.train_size else 0  # would not be trained on anyway
+    return min(data.valid_size, max(1, count // 10, spare))
+
+
+def _by_source(lettered: list[tuple[str, tuple[str, str]]], data: DataConfig) -> list[tuple[str, tuple[str, str]]]:
+    """Rows with their letters, those of one source text together, so that a cut divides one of them at most."""
+    if data.condition != "text":
+        return lettered
+    together: dict[str, list] = {}
+    for letters, row in lettered:
+        together.setdefault(letters_of(row[1]), []).append((letters, row))
+    return [one for rows in together.values() for one in rows]
+
+
+def _distinct(rows: list[tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    """The first of all rows whose texts count as the same, by the letters that they share."""
+    first = {}
+    for row in rows:
+        first.setdefault(letters_of(row[0]), row)
+    return first
+
+
+def _stream(name: str) -> int:
+    # a named stream, so that no seed a user may type for one purpose meets another purpose's
+    return random.Random(name).getrandbits(32)
+
+
+def _story_table(count: int, stream: str) -> Table:
+    stories = storyworld.sample(count, _stream(stream))
+    rows = [{"text": story.text, **story.attributes, "slots": story.slots} for story in stories]
+    return Table("storyworld", "story", list(enumerate(rows, 1)))
+
+
+def _shuffled(items: Iterable, stream: str) -> list:
+    items = list(items)
+    random.Random(stream).shuffle(items)
+    return items
+
+
+# From rows to texts and labels
+
+
+def _one_a_row(table: Table, column: str) -> Table:
+    """A row for every text of a column that holds lists of texts, as ASSET's simplifications of one sentence."""
+    rows = []
+    for number, row in table.rows:
+        held = reach(row, column)
+        rows += [(number, row | {column: text}) for text in held] if isinstance(held, list) else [(number, row)]
+    return Table(table.place, table.unit, rows)
+
+
+def _texts(table: Table, column: str) -> list[str]:
+    """One text a row with single spaces, '' for a blank one.
+
+    Raises DataError for a table without rows, where the column is missing, and if every text is blank.
+    """
+    if not table.rows:
+        raise DataError(f"{table.place}: is empty; it should hold one text a row")
+    texts = []
+    for number, row in table.rows:
+        text = reach(row, column)
+        if text is MISSING:
+            raise DataError(
+                f"{table.at(number)}: no column {column!r}{columns([row], column)}; "
+                "set text_column to the one that holds the texts"
+            )
+        if text is not None and not isinstance(text, str):
+            raise DataError(f"{table.at(number)}: {column} is {str(text)[:40]}, must be a text")
+        texts.append(" ".join((text or "").split()))
+    if not any(texts):
+        there = columns((row for _, row in table.rows), "")
+        raise DataError(
+            f"{table.place}: no usable row, column {column!r} is blank in all {len(texts)}{there}; "
+            "give texts, or set text_column to the one that holds them"
+        )
+    return texts
+
+
+def _told(table: Table, texts: list[str], column: str) -> Iterator[tuple[int, str, str]]:
+    """Number, text and what a column says of it, of the rows that have both; raises DataError as `_texts` does."""
+    known = False
+    for (number, row), text in zip(table.rows, texts, strict=True):
+        told = reach(row, column)
+        if isinstance(told, (dict, list)):
+            raise DataError(
+                f"{table.at(number)}: {column} holds several values, must be a single one{columns([row], column)}"
+            )
+        known |= told is not MISSING
+        told = "" if told in (MISSING, None) else " ".join(str(told).split())
+        if text and told:
+            yield number, text, told
+    if not known:
+        there = columns((row for _, row in table.rows), column)
+        raise DataError(f"{table.place}: no row has a column {column!r}{there}")
+
+
+def _check_classes(place: str, column: str, counts: Counter) -> None:
+    shown = ", ".join(f"{label} {count}" for label, count in counts.most_common())
+    if len(counts) < 2:
+        found = f"only the class {next(iter(counts))!r}" if counts else "no label at all"
+        raise DataError(f"{place}: {column} holds {found}; texts of at least two classes are needed")
+    if min(counts.values()) < MIN_PER_CLASS:
+        raise DataError(
+            f"{place}: {column} needs at least {MIN_PER_CLASS} texts of each class, but holds {shown}; "
+            "add texts, raise the limit, or take the small classes out"
+        )
+
+

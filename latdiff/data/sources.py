@@ -1,0 +1,276 @@
+"""Where rows come from: a file, a folder or a data set of the hub, told in one sentence where they cannot.
+
+A source is looked for in this order: an existing file or folder, a hub id `owner/name`, with an optional `:config` and
+`@revision`. So nothing asks the hub for what is on the disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import gzip
+import io
+import json
+import re
+import textwrap
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from latdiff.errors import UserError, nearest
+
+VALID = ("valid", "validation", "dev")  # one split goes by any of these names
+HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::([^:/@]+))?(?:@(.+))?")
+SHUFFLE_BUFFER = 10_000  # rows of a hub data set held at once, where it is not read whole
+MISSING = object()
+
+
+class DataError(UserError):
+    """Data that cannot be used; the message is one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """How many rows to draw from a hub data set that may be larger than memory, and the seed that draws them."""
+
+    train: int
+    valid: int
+    seed: int
+
+    def draw(self, stream, unseen: bool, alone: bool) -> list[dict]:
+        """Rows of one streamed split: of the unseen texts, or the training one, which alone gives the unseen too."""
+        rows = self.valid if unseen else self.train + (self.valid if alone else 0)
+        return list(stream.shuffle(seed=self.seed, buffer_size=SHUFFLE_BUFFER).take(rows))
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of one split with their numbers; `place` and `unit` let a message point at one."""
+
+    place: str
+    unit: str
+    rows: list[tuple[int, dict]]
+
+    def at(self, number: int) -> str:
+        return f"{self.place}, {self.unit} {number}"
+
+
+# Where a source is and which of its splits there are
+
+
+def open_source(source: str, wanted: tuple[str, ...], sample: Sample | None = None) -> dict[str, Table]:
+    """The wanted splits that the source has; the first always. Only of a hub data set, a sample is enough."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return {split: _read(file) for split, file in _files(path, wanted).items()}
+    if path.exists():
+        return {wanted[0]: _read(path)}
+    if HUB_ID.fullmatch(source) and not _format(path):
+        return _from_hub(source, wanted, sample)
+    raise DataError(
+        f"no data {source!r}: it is neither storyworld, nor a hub id such as owner/name or owner/name:config, "
+        f"nor a file or folder{_nearest_path(path)}"
+    )
+
+
+def _nearest_path(path: Path) -> str:
+    missing = next(part for part in (*reversed(path.parents), path) if not part.exists())
+    found = [entry.name for entry in missing.parent.iterdir()] if missing.parent.is_dir() else []
+    return f" ({missing.parent} has no {missing.name}{nearest(missing.name, [*found, 'storyworld'])})"
+
+
+def _names(split: str) -> tuple[str, ...]:
+    return VALID if split in VALID else (split,)
+
+
+def _files(folder: Path, wanted: tuple[str, ...]) -> dict[str, Path]:
+    there, found = sorted(folder.iterdir()), {}
+    for split in wanted:
+        files = [file for file in there if _format(file) and file.name.split(".")[0] in _names(split)]
+        if len(files) > 1:
+            both = ", ".join(file.name for file in files)
+            raise DataError(f"{folder}: which is the {split} split, {both}? Leave only one of them there")
+        if files:
+            found[split] = files[0]
+    if wanted[0] not in found:
+        names = ", ".join(file.name for file in there) or "nothing"
+        there_is = f"there is {names}; {_known_formats()}"
+        raise DataError(f"{folder}: has no {wanted[0]} file such as {wanted[0]}.jsonl ({there_is})")
+    return found
+
+
+def _from_hub(source: str, wanted: tuple[str, ...], sample: Sample | None) -> dict[str, Table]:
+    import datasets  # slow to import, and needed for nothing else
+
+    name, config, revision = HUB_ID.fullmatch(source).groups()
+    with _hub_problems(source):
+        loaded = datasets.load_dataset(name, config, revision=revision, streaming=sample is not None)
+    there = {split: next((name for name in _names(split) if name in loaded), None) for split in wanted}
+    there = {split: name for split, name in there.items() if name}
+    if wanted[0] not in there:
+        raise DataError(f"{source}: has no split {wanted[0]} (there is {', '.join(loaded)})")
+    unit, tables = "shuffled row" if sample else "row", {}
+    for split, name in there.items():
+        with _hub_problems(source):  # a stream asks the hub only as it is read
+            rows = loaded[name].to_list() if not sample else sample.draw(
+                loaded[name], unseen=split != wanted[0], alone=len(there) == 1)
+        rows = _with_class_names(rows, loaded[name].features or {})
+        tables[split] = Table(f"{source}, split {name}", unit, list(enumerate(rows, 1)))
+    return tables
+
+
+def _with_class_names(rows: list[dict], features: dict) -> list[dict]:
+    """Columns that the hub stores as numbers of classes get the names of the classes; -1 says that there is none."""
+    names = {column: kind.names for column, kind in features.items() if getattr(kind, "names", None)}
+    for row in rows:
+        for column, known in names.items():
+            number = row[column]
+            row[column] = known[number] if number is not None and number >= 0 else None
+    return rows
+
+
+@contextlib.contextmanager
+def _hub_problems(source: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # the hub's clients raise many kinds, and the way out is the same for nearly all
+        raise DataError(_way_out(source, error)) from None
+
+
+def _way_out(source: str, error: Exception) -> str:
+    configs = re.search(r"available[^[]*\[('.+')\]", str(error), re.IGNORECASE)
+    if isinstance(error, ValueError) and configs:
+        names = re.findall(r"'(.+?)'", configs[1])
+        name, _, revision = HUB_ID.fullmatch(source).groups()
+        example = f"{name}:{names[0]}" + (f"@{revision}" if revision else "")
+        shown = textwrap.shorten(", ".join(names), 200, placeholder=" ...")
+        return f"{source}: name the configuration (there is {shown}), as in {example}"
+    unreachable = isinstance(error, ConnectionError)
+    first_line = str(error).partition("\n")[0]
+    reason = "the hub cannot be reached" if unreachable else f"{type(error).__name__}: {first_line}"
+    return (
+        f"{source} is no file or folder here, so it was asked of the hub, but {reason}; put a folder "
+        "with train.jsonl and valid.jsonl in its place, for a recipe with "
+        'ARGS="data.source=path/to/folder data.text_column=text"'
+    )
+
+
+# From a file to numbered rows
+
+
+def _read(path: Path) -> Table:
+    """Read one file by its ending; raises DataError with the file's name and the line at fault."""
+    reader = READERS.get(_format(path))
+    if not reader:
+        raise DataError(f"{path}: the format is not known ({_known_formats()})")
+    try:
+        rows = list(reader(path))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+    return Table(str(path), "row" if _format(path) == ".parquet" else "line", rows)
+
+
+def _format(path: Path) -> str:
+    """`.jsonl` for a.jsonl and a.jsonl.gz; '' for what no reader knows."""
+    name = path.name.lower()
+    ending = Path(name.removesuffix(".gz")).suffix
+    return "" if ending not in READERS or name.endswith(".parquet.gz") else ending
+
+
+def _known_formats() -> str:
+    return f"known: {', '.join(READERS)}, each but parquet also with .gz"
+
+
+def _content(path: Path) -> str:
+    content = path.read_bytes()
+    try:
+        content = gzip.decompress(content) if path.suffix.lower() == ".gz" else content
+        return content.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}, line {line}: is not UTF-8; save the file as UTF-8") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: is not a whole gzip file: {error}") from None
+
+
+def _read_txt(path: Path) -> Iterator[tuple[int, dict]]:
+    text = _content(path).rstrip("\n")
+    return ((number, {"text": line}) for number, line in enumerate(text.split("\n") if text else (), 1))
+
+
+def _read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
+    # not splitlines(): a JSON string may hold U+2028 and its like as they are
+    for number, line in enumerate(_content(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            problem = f"is not JSON: {error.msg} at column {error.colno}"
+            raise DataError(f"{path}, line {number}: {problem}") from None
+        if not isinstance(row, dict):
+            problem = f'must be an object such as {{"text": "..."}}, is {line[:40]}'
+            raise DataError(f"{path}, line {number}: {problem}")
+        yield number, row
+
+
+def _read_separated(path: Path, separator: str) -> Iterator[tuple[int, dict]]:
+    # strict: a stray quote is an error here and not a text that swallows the lines after it
+    reader = csv.reader(io.StringIO(_content(path), newline=""), delimiter=separator, strict=True)
+    hint = "put a field that holds a separator, quote or line break in double quotes, its own quotes doubled"
+    try:
+        columns = next(reader, [])
+        for fields in filter(None, reader):
+            if len(fields) != len(columns):
+                raise csv.Error(f"has {len(fields)} fields, the first line has {len(columns)}")
+            yield reader.line_num, dict(zip(columns, fields, strict=True))
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: {error}; {hint}") from None
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[int, dict]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return enumerate(pyarrow.parquet.read_table(path).to_pylist(), 1)
+    except pyarrow.ArrowInvalid as error:
+        raise DataError(f"{path}: is not a readable parquet file: {error}") from None
+
+
+READERS: dict[str, Callable[[Path], Iterable[tuple[int, dict]]]] = {
+    ".jsonl": _read_jsonl,
+    ".csv": lambda path: _read_separated(path, ","),
+    ".tsv": lambda path: _read_separated(path, "\t"),
+    ".txt": _read_txt,
+    ".parquet": _read_parquet,
+}
+
+
+# Columns
+
+
+def reach(row: dict, column: str):
+    """row["a.b"], or else row["a"]["b"], or else MISSING."""
+    if column in row:
+        return row[column]
+    for key in column.split("."):
+        if not isinstance(row, dict) or key not in row:
+            return MISSING
+        row = row[key]
+    return row
+
+
+def columns(rows: Iterable[dict], wanted: str) -> str:
+    """' (there is a, b.c; did you mean b.c?)' for messages about a column that is not there."""
+    names = {name: None for row in rows for name in _flat(row)}  # a dict keeps the order
+    return f" (there is {', '.join(names) or 'none'}{nearest(wanted, names)})"
+
+
+def _flat(row: dict, prefix: str = "") -> Iterator[str]:
+    for key, value in row.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"

@@ -1,0 +1,158 @@
+"""Text and ids: a sentencepiece vocabulary of one's own, padded batches, span corruption."""
+
+from __future__ import annotations
+
+import collections
+import io
+import itertools
+import math
+import random
+import re
+import unicodedata
+from pathlib import Path
+
+import sentencepiece
+import torch
+from torch import Tensor
+
+from latdiff.errors import UserError
+
+NUM_SENTINELS = 64
+# a mark with its closing quotes and brackets and the space behind it, or an empty line
+SENTENCE_END = re.compile(r"""[.!?…؟।]+["'”’»)\]]*\s+|[。！？]+[」』”’）]*\s*|\n\s*\n\s*""")
+IGNORED = -100  # the label that transformers' losses pass over
+
+
+def train_vocabulary(texts: list[str], folder: Path, vocab_size: int):
+    """Train a vocabulary laid out as T5's, save it as a tokenizer folder, return the tokenizer.
+
+    sentencepiece finds the pieces by byte-pair merging and each gets its log-frequency as unigram
+    score. sentencepiece's own unigram training splits common words on small corpora: stories came to
+    73 pieces where these come to 53.
+    """
+    from transformers import T5Tokenizer
+
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts), model_writer=model, vocab_size=vocab_size, model_type="bpe",
+            character_coverage=1.0, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2, num_threads=1,
+        )
+    except RuntimeError as error:  # "Vocabulary size too high (N). Please set it to a value <= M."
+        largest = re.search(r"value <= (\d+)", str(error))
+        if largest is None or int(largest[1]) >= vocab_size:
+            raise
+        return train_vocabulary(texts, folder, int(largest[1]))
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    counts = collections.Counter(piece for row in pieces.encode(texts) for piece in row)
+    total = sum(counts.values())
+    # transformers 5 ignores `vocab_file` here and would build an empty vocabulary: hand the pieces over.
+    special = {pieces.pad_id(), pieces.eos_id(), pieces.unk_id()}
+    vocab = [(pieces.id_to_piece(i), 0.0 if i in special else math.log((counts[i] + 0.1) / total))
+             for i in range(len(pieces))]
+    tokenizer = T5Tokenizer(vocab=vocab, extra_ids=NUM_SENTINELS)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def tokenize(tokenizer, texts: list[str]) -> list[list[int]]:
+    """Ids of every text, end-of-text included, nothing cut."""
+    return tokenizer(texts, truncation=False).input_ids
+
+
+def short_enough(ids: list[list[int]], max_tokens: int) -> list[list[int]]:
+    """Those of the texts that have at most so many tokens, in their order."""
+    return [row for row in ids if len(row) <= max_tokens]
+
+
+def limit_for(ids: list[list[int]], percent: int) -> int:
+    """The least max_tokens at which `percent` in a hundred of these texts, or more, are short enough."""
+    return sorted(map(len, ids))[math.ceil(percent * len(ids) / 100) - 1]
+
+
+def length_report(ids: list[list[int]]) -> str:
+    """One line on the limits that texts of these lengths ask for, to be read before training."""
+    most, whole = limit_for(ids, 99), limit_for(ids, 100)
+    return f"data.max_tokens={most} would keep 99% of the training texts, {whole} all of them"
+
+
+def pad(ids: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Right-padded ids [B, T] and their mask [B, T], True on real tokens."""
+    longest = max(map(len, ids))
+    padded = torch.tensor([row + [pad_id] * (longest - len(row)) for row in ids])
+    mask = torch.tensor([[True] * len(row) + [False] * (longest - len(row)) for row in ids])
+    return padded, mask
+
+
+def labels_of(ids: Tensor, mask: Tensor) -> Tensor:
+    """Decoder labels [B, T]: the ids, with padding ignored by the loss."""
+    return ids.masked_fill(~mask, IGNORED)
+
+
+def span_marks(tokenizer) -> list[int]:
+    """Ids that stand for hidden spans, in their order: sentinels as T5's where there are any, else one mask token.
+
+    Raises UserError for a tokenizer that has neither.
+    """
+    # encoded, not looked up: mT5's vocabulary has them as pieces with a space in front
+    pieces = tokenizer([f"<extra_id_{i}>" for i in range(NUM_SENTINELS)], add_special_tokens=False).input_ids
+    whole = itertools.takewhile(lambda ids: len(ids) == 1 and ids[0] != tokenizer.unk_token_id, pieces)
+    sentinels = [ids[0] for ids in whole]
+    if not sentinels and tokenizer.mask_token_id is None:
+        raise UserError(
+            "mask_rates above 0 hide spans of a text, but the backbone's tokenizer has no token to put in their place, "
+            "neither <extra_id_0> nor a mask token; set train_autoencoder.mask_rates=[0]"
+        )
+    return sentinels or [tokenizer.mask_token_id] * NUM_SENTINELS
+
+
+def lead_in(tokenizer) -> int:
+    """How many tokens the tokenizer puts in front of every text: none in T5, <s> in BART."""
+    return len(tokenize(tokenizer, [""])[0]) - 1  # the other one is end-of-text
+
+
+def corrupt_spans(ids: list[int], rate: float, marks: list[int], rng: random.Random, lead: int = 0) -> list[int]:
+    """Replace spans of 1 to 4 tokens, about `rate` of the text, by one of the marks each (T5, section 3.1.4).
+
+    The first `lead` tokens and the end-of-text token stay. The decoder's target is the whole text, as in BART:
+    it is how the decoder will be used once latents take the place of the text.
+    """
+    body, end = ids[lead:-1], ids[-1]
+    budget = round(rate * len(body))
+    masked = [False] * len(body)
+    while budget > 0 and body:
+        length = min(rng.randint(1, 4), budget)
+        start = rng.randrange(len(body))
+        masked[start : start + length] = [True] * len(masked[start : start + length])
+        budget -= length
+    corrupted, spans = ids[:lead], 0
+    for position, token in enumerate(body):
+        if not masked[position]:
+            corrupted.append(token)
+        elif (position == 0 or not masked[position - 1]) and spans < len(marks):
+            corrupted.append(marks[spans])
+            spans += 1
+    return [*corrupted, end]
+
+
+def sentences(text: str) -> list[str]:
+    """What the text is made of, none blank; white space stays at the end of each."""
+    ends = [0, *(found.end() for found in SENTENCE_END.finditer(text)), len(text)]
+    return [text[a:b] for a, b in itertools.pairwise(ends) if text[a:b].strip()]
+
+
+class _Letters(dict):
+    """For str.translate: keeps letters, the marks that belong to them and digits; fills as characters come up."""
+
+    def __missing__(self, code: int) -> int | None:
+        self[code] = code if unicodedata.category(chr(code))[0] in "LMN" else None
+        return self[code]
+
+
+LETTERS = _Letters()
+
+
+def letters_of(text: str) -> str:
+    """The lower-cased letters and digits, by which texts count as the same; of a text without any, all of it."""
+    letters = unicodedata.normalize("NFC", text.lower()).translate(LETTERS)
+    return letters if any(map(str.isalnum, letters)) else text

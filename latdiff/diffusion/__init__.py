@@ -1,0 +1,1 @@
+"""The noising process, sampling, and how a guide steers it."""

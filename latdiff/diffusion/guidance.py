@@ -1,0 +1,260 @@
+"""How a head steers: where its gradient is taken, how far it may push, how several of them add up.
+
+Contract: `guide(denoise, alpha2) -> denoise`, so that guides stack and a lambda can test one. `steer` is
+the same for several guides of heads at once. All four modes move the denoiser's estimate,
+x0 <- x0 + scale * push, and differ in the push (sigma/alpha is the noise-to-signal ratio of z_t):
+
+    x0           min(sigma/alpha, 3) * grad of log p(y | x0) by x0. No gradient through the denoiser. The ramp
+                 makes a push large where the estimate is still a guess, and gives the data the last word.
+    denoiser     sigma^2/alpha * grad of log p(y | x0(z_t)) by z_t, through the denoiser, as in diffusion
+                 posterior sampling (Chung et al. 2023).
+    monte-carlo  the same of log mean_i p(y | x0(z_t) + sigma eps_i), after loss-guided diffusion (Song et al.
+                 2023). DGLM (Lovelace et al. 2024) draws with the wider spread sigma/alpha, and its code averages
+                 exp of the loss, not p. sigma is the spread of x0 given z_t for standard Gaussian latents.
+    noisy        sigma^2/alpha * grad of log p_t(y | z_t) by z_t, for a head fitted on noised latents, as
+                 STAR-LDM does. No gradient through the denoiser; with an exact head, exact at scale 1.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from latdiff.config import MODES
+from latdiff.errors import UserError
+from latdiff.schedule import log_snr
+
+Denoise = Callable[..., Tensor]  # denoise(z [B, L, D], t [B], cond=None, x_prev=None) -> x0 [B, L, D]
+THROUGH = ("denoiser", "monte-carlo")  # the modes that differentiate through the denoiser
+MAX_RAMP = 3.0  # of sigma/alpha in mode x0
+USUAL_RADIUS = 1.3  # root mean square that whitened latents of real texts hardly reach
+MAX_RATIO = 30.0  # of sigma/alpha elsewhere: where there is no signal, the gradient is numerical noise
+
+
+class GuidanceError(UserError):
+    """A guide that cannot be made or has gone wrong, in one sentence."""
+
+
+class Head(Protocol):
+    """What a guide needs of a head; `latdiff.heads.linear` has three kinds."""
+
+    name: str
+    codec_digest: str | None  # None: any codec's latents will do
+    radius: float | None  # the largest root mean square of latents that it knows; None: not known
+
+    def log_prob_of(self, target: Any, x: Tensor, log_snr: Tensor | None = None) -> Tensor:
+        """log p(target | x) [B], differentiable in x [B, L, D]: clean latents, or z_t with its log-SNR [B]."""
+
+    def describe(self, target: Any) -> str:
+        """The target in a few words, such as "positive"."""
+
+    def excludes(self, one: Guide, two: Guide) -> bool:
+        """Whether two guides of this head cannot both succeed."""
+
+
+@dataclass(frozen=True)
+class Guide:
+    """Steers a denoise function towards one target of a head. Made by `head.toward(...)`.
+
+    Args:
+        scale: how far; what is usual depends on the mode.
+        mode: one of MODES, see above.
+        interval: the noise levels sigma, from 0 to 1, at which it acts.
+        normalise: divide the gradient by its root mean square over a text's L x D, so that a head that is sure
+            pushes as hard as one that is not; a push is then scale * ramp standard deviations long.
+        clamp: the largest root mean square of one push, in latent standard deviations.
+        draws: of mode monte-carlo; they are seeded by the timestep, so a seed still gives the same texts.
+
+    Raises GuidanceError for settings out of their range.
+    """
+
+    head: Head
+    target: Any
+    scale: float
+    mode: str = "x0"
+    interval: tuple[float, float] = (0.0, 1.0)
+    normalise: bool = False
+    clamp: float | None = None
+    draws: int = 16
+
+    def __post_init__(self):
+        wrong = []
+        if self.mode not in MODES:
+            wrong.append(f"mode is {self.mode!r}, must be one of {', '.join(MODES)}")
+        if not math.isfinite(self.scale):
+            wrong.append(f"scale is {self.scale}, must be a finite number")
+        if not 0 <= self.interval[0] < self.interval[1] <= 1:
+            wrong.append(f"interval is {self.interval}, must be (low, high) with 0 <= low < high <= 1")
+        if self.clamp is not None and not self.clamp > 0:
+            wrong.append(f"clamp is {self.clamp}, must be above 0")
+        if self.draws < 1:
+            wrong.append(f"draws is {self.draws}, must be 1 or more")
+        if wrong:
+            raise GuidanceError(f"guide of head {self.head.name!r}: {'; '.join(wrong)}")
+
+    @property
+    def title(self) -> str:
+        """Such as "sentiment=positive"."""
+        return f"{self.head.name}={self.head.describe(self.target)}"
+
+    def __call__(self, denoise: Denoise, alpha2: Tensor) -> Denoise:
+        """Wrap `denoise`; alpha2 [timesteps] is the signal variance of every timestep."""
+        return steer(denoise, alpha2, [self])
+
+    def log_prob(self, x: Tensor, log_snr: Tensor | None = None) -> Tensor:
+        """log p(target | x) [B] of latents [B, L, D], with their log-SNR [B] where they are noised."""
+        return self.head.log_prob_of(self.target, x, log_snr)
+
+    def push(self, x0: Tensor, z: Tensor, signal: Tensor, eps: Tensor | None) -> Tensor:
+        """The scaled push on x0 [B, L, D]; signal is alpha^2 [B], eps the draws [draws, B, L, D] or None."""
+        alpha, sigma = signal.sqrt().view(-1, 1, 1), (1 - signal).sqrt().view(-1, 1, 1)
+        if self.mode == "x0":
+            at, ramp = x0.detach().requires_grad_(), (sigma / alpha.clamp(min=1e-9)).clamp(max=MAX_RAMP)
+            log_prob = self.log_prob(at)
+        else:
+            at, ramp = z, sigma * (sigma / alpha.clamp(min=1e-9)).clamp(max=MAX_RATIO)
+            log_prob = self._log_prob_from_z(x0, z, signal, sigma, eps)
+        (gradient,) = torch.autograd.grad(log_prob.sum(), at, retain_graph=self.mode in THROUGH)
+        if self.normalise:
+            gradient = gradient / _rms(gradient).clamp(min=1e-12)
+        pushed = self.scale * ramp * gradient
+        if self.clamp is not None:
+            pushed = pushed * (self.clamp / _rms(pushed).clamp(min=1e-12)).clamp(max=1)
+        acts = (sigma >= self.interval[0]) & (sigma <= self.interval[1])
+        return torch.where(acts, pushed, 0.0)
+
+    def _log_prob_from_z(self, x0: Tensor, z: Tensor, signal: Tensor, sigma: Tensor, eps: Tensor | None) -> Tensor:
+        if self.mode == "noisy":
+            return self.log_prob(z, log_snr(signal))
+        if self.mode == "denoiser":
+            return self.log_prob(x0)
+        drawn = (x0 + sigma * eps).flatten(0, 1)
+        return self.log_prob(drawn).view(self.draws, -1).logsumexp(0) - math.log(self.draws)
+
+
+def steer(denoise: Denoise, alpha2: Tensor, guides: Sequence[Guide]) -> Denoise:
+    """Wrap `denoise` in several guides at once.
+
+    All gradients are taken at the same estimate and added: a product of experts, in any order. The
+    denoiser is called once, and run backwards only when a guide's mode asks for it. The wrapped function
+    raises GuidanceError, with the head's name, for a gradient that is not finite.
+    """
+
+    def guided(z: Tensor, t: Tensor, cond=None, x_prev: Tensor | None = None) -> Tensor:
+        signal = alpha2.to(z.device)[t]
+        outer = torch.is_grad_enabled() and z.requires_grad  # a wrapper farther out differentiates through this one
+        with torch.inference_mode(False), torch.enable_grad():
+            z, x_prev = _ordinary(z), x_prev if x_prev is None else _ordinary(x_prev)
+            z = z if outer else z.detach().requires_grad_()
+            with torch.set_grad_enabled(outer or any(guide.mode in THROUGH for guide in guides)):
+                x0 = denoise(z, t, cond, x_prev)
+            pushes = [guide.push(x0, z, signal, _draws(guide, z, t)) for guide in guides]
+        for guide, pushed in zip(guides, pushes, strict=True):
+            if not pushed.isfinite().all():
+                raise GuidanceError(
+                    f"the gradient of head {guide.head.name!r} towards {guide.head.describe(guide.target)} is not "
+                    f"finite at timestep {int(t[0])} (mode {guide.mode}, scale {guide.scale:g}); "
+                    "lower the scale, or look at the head's weights"
+                )
+        return (x0 if outer else x0.detach()) + sum(pushes)
+
+    return guided
+
+
+@dataclass(frozen=True)
+class ClassifierFree:
+    """Classifier-free guidance (Ho & Salimans 2022): x0 <- x0(nothing) + scale * (x0(cond) - x0(nothing)).
+
+    Another wrapper around a denoise function, for a denoiser that was trained with conditions; it calls the denoiser
+    twice. Linear, so that it is the same on x0 as on v. scale 1 is the conditional model itself.
+    """
+
+    scale: float
+
+    def __post_init__(self):
+        if not math.isfinite(self.scale):
+            raise GuidanceError(f"the scale of classifier-free guidance is {self.scale}, must be a finite number")
+
+    def __call__(self, denoise: Denoise, alpha2: Tensor) -> Denoise:
+        def guided(z: Tensor, t: Tensor, cond=None, x_prev: Tensor | None = None) -> Tensor:
+            told = denoise(z, t, cond, x_prev)
+            if cond is None or self.scale == 1:
+                return told
+            return torch.lerp(denoise(z, t, None, x_prev), told, self.scale)
+
+        return guided
+
+
+def stack(denoise: Denoise, alpha2: Tensor, guides: Sequence[Callable]) -> Denoise:
+    """Wrap `denoise` in guides of any kind, the first innermost; neighbouring Guides steer as one."""
+    together: list[Guide] = []
+    for guide in [*guides, None]:
+        if isinstance(guide, Guide):
+            together.append(guide)
+            continue
+        if together:
+            denoise, together = steer(denoise, alpha2, together), []
+        if guide is not None:
+            denoise = guide(denoise, alpha2)
+    return denoise
+
+
+def warn_of_strain(x0: Tensor, guides: Sequence[Guide]) -> None:
+    """Warn, once a call, when steered latents [B, L, D] lie farther out than anything that their head has seen.
+
+    Half of the texts have to. The limit is the farthest of the head's own texts; latents are whitened, so that a
+    head that does not know it takes USUAL_RADIUS.
+    """
+    if not guides:
+        return
+    limit = max(guide.head.radius or USUAL_RADIUS for guide in guides)
+    reached = _rms(x0).median().item()
+    if reached > limit:
+        # The excess over 1, the radius of the data, grows about linearly with the scale.
+        shrink = min(0.9, max(0.1, (limit - 1) / (reached - 1)))
+        scales = ", ".join(f"{guide.title}:{guide.scale * shrink:.2g}" for guide in guides)
+        warnings.warn(
+            f"half of the steered latents lie off the data, {reached:.2f} standard deviations out or more, where the "
+            f"farthest text lies at {limit:.2f}; their texts will suffer. Try {scales}",
+            stacklevel=3,
+        )
+
+
+def warn_of_contradictions(guides: Sequence[Guide]) -> None:
+    """Warn, once a call, when two guides ask one head for targets that exclude each other."""
+    for i, one in enumerate(guides):
+        for two in guides[:i]:
+            if one.head.name == two.head.name and one.head.excludes(one, two):
+                warnings.warn(f"{two.title} and {one.title} pull against each other; the stronger wins", stacklevel=3)
+
+
+def titles(guides: Sequence[Guide]) -> list[str]:
+    """A title for each of the guides, none twice."""
+    found: list[str] = []
+    for guide in guides:
+        same = sum(title.split(" #")[0] == guide.title for title in found)
+        found.append(f"{guide.title} #{same + 1}" if same else guide.title)
+    return found
+
+
+def _ordinary(x: Tensor) -> Tensor:
+    # autograd cannot save what torch.inference_mode made
+    return x.clone() if x.is_inference() else x
+
+
+def _draws(guide: Guide, z: Tensor, t: Tensor) -> Tensor | None:
+    if guide.mode != "monte-carlo":
+        return None
+    generator = torch.Generator().manual_seed(int(t[0]))
+    return torch.randn(guide.draws, *z.shape, generator=generator).to(z)
+
+
+def _rms(x: Tensor) -> Tensor:
+    """Root mean square over L and D: [B, L, D] -> [B, 1, 1]."""
+    return x.square().mean((1, 2), keepdim=True).sqrt()

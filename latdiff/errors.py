@@ -1,0 +1,31 @@
+"""Mistakes of a user's, said in a sentence: what was set, what was found, what is allowed, what to do next."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake in what was given, said in sentences; commands print it instead of a traceback."""
+
+
+@contextlib.contextmanager
+def plain_errors():
+    """Print a UserError as `error: ...` and exit with status 1, without a traceback."""
+    try:
+        yield
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, on one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """'; did you mean X?' or '', for messages about a word that is not known."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""

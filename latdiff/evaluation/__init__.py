@@ -1,0 +1,1 @@
+"""Every figure of texts and checkpoints: metrics, judges, rows, the report."""

@@ -1,0 +1,228 @@
+"""What `latdiff evaluate` does: who is measured, on which corpus, by which judges, and what is written down.
+
+A pipeline or a rival is opened, measured at every seed by `evaluation`, averaged, and laid down as one JSON document
+with pictures beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from latdiff.config import DECODING, Recipe, load_recipe, sampler_words
+from latdiff.data.corpus import load_corpus, load_labelled
+from latdiff.errors import UserError
+from latdiff.evaluation.generators import LanguageModelGenerator, TextsGenerator
+from latdiff.evaluation.judges import CrowdJudge, FluencyJudge, LabelJudge, SeenTexts, SimilarityJudge
+from latdiff.evaluation.metrics import require_packages
+from latdiff.evaluation.plots import (
+    plot_control,
+    plot_denoising,
+    plot_lengths,
+    plot_reconstruction,
+    require_matplotlib,
+)
+from latdiff.evaluation.report import (
+    averaged,
+    machine,
+    older_figures,
+    picture,
+    summary,
+    training_figures,
+    write_card,
+    write_json,
+    writer,
+)
+from latdiff.evaluation.rows import Evaluation, by_class, denoising, reconstruction, reranked, unsteered
+from latdiff.evaluation.scoring import Scorer
+from latdiff.heads.linear import AttributeHead, label_heads
+from latdiff.pipelines.latent import check_guides, load_codec, load_for_commands
+
+OF_PIPELINES = ("samplers", "scale", "sweep_scale", "guidance_scale", "decode", "keep")
+OF_RIVALS = ("recipe", "top_p", "rerank", "text_column")
+Measure = tuple[Callable[[int], dict], dict]  # seed -> figures, and what is the same for all seeds
+
+
+def run(options: argparse.Namespace) -> None:
+    """`latdiff evaluate`: measure, write the document, draw it, print its summary."""
+    place = Path(options.checkpoint)
+    is_rival = place.is_file() or (place / "config.json").exists()  # of a pipeline it is model_index.json
+    _check(options, is_rival)
+    older_figures(options.json)  # refuses to replace a file of another kind
+    began = time.monotonic()
+    measure, document = (_measure_rival if is_rival else _measure_pipeline)(options, place)
+    seeds = list(range(options.seed, options.seed + options.seeds))
+    measured = averaged([measure(seed) for seed in seeds])
+    trained = training_figures(place) if place.is_dir() else {}
+    document = trained | {"checkpoint": place.name, "seeds": seeds, "machine": machine()} | document | measured
+    document["evaluation_minutes"] = round((time.monotonic() - began) / 60, 2)
+    write_json(options.json, document)
+    _draw(document, options.json)
+    if not is_rival and options.json.resolve() == (place / "metrics.json").resolve():
+        write_card(place)
+    print(summary(document), f"-> {options.json}", sep="\n")
+
+
+def _check(options: argparse.Namespace, is_rival: bool) -> None:
+    """Everything that can be wrong with the words, before anything loads."""
+    of_others, kind = (OF_PIPELINES, "a rival") if is_rival else (OF_RIVALS, "a pipeline")
+    idle = [flag for flag in of_others if getattr(options, flag) is not None]
+    if idle:
+        said = " and ".join(f"--{flag.replace('_', '-')}" for flag in idle)
+        raise UserError(f"{options.checkpoint} is {kind}, for which {said} means nothing; leave it out")
+    scales = {"--sweep-scale": options.sweep_scale or [], "--guidance-scale": options.guidance_scale or [],
+              "--scale": [options.scale or 0.0]}
+    for flag, values in scales.items():
+        if not all(map(math.isfinite, values)):
+            raise UserError(f"{flag} has {', '.join(map(str, values))}, must be finite numbers")
+    if options.decode not in (None, *DECODING):
+        raise UserError(f"--decode is {options.decode!r}, must be one of {', '.join(DECODING)}")
+    for flag, value in (("--num-samples", options.num_samples), ("--seeds", options.seeds)):
+        if value < 1:
+            raise UserError(f"{flag} is {value}, must be 1 or more")
+    for text in options.samplers or []:
+        sampler_words(text)
+    if options.rerank:
+        _rerank_words(options.rerank)
+    for flag, share in (("--top-p", options.top_p), ("--keep", options.keep)):
+        if share is not None and not 0 < share <= 1:
+            raise UserError(f"{flag} is {share}, must be above 0 and at most 1")
+    require_matplotlib()
+    require_packages()
+
+
+def _measure_pipeline(options: argparse.Namespace, folder: Path) -> Measure:
+    """How our own pipeline is measured, against the corpus that it was trained on."""
+    pipe, recipe = load_for_commands(folder, options.quiet), load_recipe(str(folder / "recipe.yaml"))
+    if options.decode:
+        pipe.register_to_config(decoding=options.decode)
+    heads, keep = label_heads(folder), 1.0 if options.keep is None else options.keep
+    samplers = options.samplers or [f"{recipe.sampling.scheduler}:{pipe.config.num_inference_steps}", "renoise:25"]
+    samplers = [sampler_words(text) for text in samplers]
+    scorer = _scorer(options, recipe, heads)
+    if recipe.data.reads_source and not any(pipe.codec.fits(scorer.corpus.valid_conditions)):
+        raise UserError(f"{recipe.data.source}: every unseen source is longer than the autoencoder reads")
+
+    def measure(seed: int) -> dict:
+        evaluation = Evaluation(pipe, scorer, options.num_samples, seed, keep)
+        return evaluation.everything(heads, samplers, options.scale, options.sweep_scale,
+                                     options.guidance_scale or (1.0, 2.0))
+
+    unseen = scorer.corpus.valid[: options.num_samples]
+    back = reconstruction(pipe.codec, unseen, options.seed, pipe.config.decoding, bleu=True)
+    of_training = (training_figures(folder).get("reconstruction") or {}) | back
+    return measure, _of_all_seeds(scorer, options) | {
+        "decoding": pipe.config.decoding, "keep": keep, "reconstruction": of_training,
+        "denoising": denoising(pipe, unseen, options.seed),
+    }
+
+
+def _measure_rival(options: argparse.Namespace, place: Path) -> Measure:
+    """How anything else that writes texts is, against the recipe's corpus that lies beside it or is named."""
+    own = place / "recipe.yaml"
+    if not (options.recipe or own.exists()):
+        raise UserError(f"{place} has no recipe.yaml beside it, which says what its texts should be like; name one: "
+                        "--recipe storyworld, or the path of a checkpoint's recipe.yaml")
+    recipe = load_recipe(options.recipe or str(own))
+    rival = _file(options, place) if place.is_file() else _language_model(options, place)
+    folder, k = _rerank_words(options.rerank) if options.rerank else (None, 0)
+    codec, heads = (load_codec(folder), label_heads(folder)) if folder else (None, [])
+    if folder and not heads:
+        raise UserError(f"--rerank: {folder} has no heads of labels; fit one with `latdiff fit-head`")
+    if codec is not None:
+        codec.to("cuda" if torch.cuda.is_available() else "cpu")
+        for head in heads:
+            check_guides(codec, [head.toward(head.labels[0])])
+    scorer = _scorer(options, recipe, heads)
+    if rival.classes and sorted(rival.classes) != sorted(scorer.corpus.classes):
+        classes = ", ".join(scorer.corpus.classes) or "none"
+        raise UserError(f"{place} was told the classes {', '.join(rival.classes)}, but those of the corpus that it is "
+                        f"held against are: {classes}; name the recipe that it was trained with")
+
+    def measure(seed: int) -> dict:
+        told = rival, scorer, options.num_samples, seed
+        found: dict = {"unconditional": [unsteered(*told)]}
+        if rival.classes:
+            found["by_class"] = by_class(*told)
+        if heads:
+            sets = [*([head] for head in heads), *map(list, itertools.combinations(heads, 2))]
+            found["reranked"] = reranked(*told, codec, sets, k)
+        return found
+
+    return measure, _of_all_seeds(scorer, options)
+
+
+def _file(options: argparse.Namespace, place: Path) -> TextsGenerator:
+    """Raises UserError where it holds too few texts for all seeds."""
+    if options.rerank or options.top_p:
+        raise UserError(f"{place} is a file of texts, for which --rerank and --top-p mean nothing; leave them out")
+    generator = TextsGenerator(str(place), options.text_column or "text")
+    generator.generate(None, options.num_samples, options.seed + options.seeds - 1)
+    return generator
+
+
+def _language_model(options: argparse.Namespace, place: Path) -> LanguageModelGenerator:
+    if options.text_column:
+        raise UserError(f"{place} is a language model, for which --text-column means nothing; leave it out")
+    return LanguageModelGenerator(place, options.top_p or 1.0)
+
+
+def _rerank_words(text: str) -> tuple[Path, int]:
+    """'checkpoints/storyworld:8' -> its path and 8. Raises UserError for anything else."""
+    folder, _, k = text.rpartition(":")
+    if not folder or not k.isdigit() or int(k) < 2:
+        raise UserError(f"--rerank is {text!r}, must be CHECKPOINT:K, K 2 or more, e.g. checkpoints/storyworld:8")
+    return Path(folder), int(k)
+
+
+def _scorer(options: argparse.Namespace, recipe: Recipe, heads: list[AttributeHead]) -> Scorer:
+    if options.bert_score and not recipe.data.reads_source:
+        raise UserError(f"--bert-score compares what is written for source texts, but data.condition of the recipe is "
+                        f"{recipe.data.condition!r}; leave it out")
+    corpus = load_corpus(recipe.data, recipe.seed)
+    told = [SeenTexts(recipe.data.condition_column, corpus.classes, corpus.train)] if corpus.classes else []
+    judges = dict(_judges(options.judge, [*told, *heads]))
+    fluency = FluencyJudge(options.fluency) if options.fluency else None
+    if fluency and getattr(fluency.model.config, "classes", []):
+        raise UserError(f"--fluency {options.fluency}: this language model was told classes, and hardly knows texts "
+                        "without; train a judge with train_ar.told_nothing=1 and another name")
+    crowds = CrowdJudge(options.mauve) if options.mauve else None
+    similarity = SimilarityJudge(options.bert_score) if options.bert_score else None
+    return Scorer(recipe, corpus, judges, fluency, crowds, similarity)
+
+
+def _of_all_seeds(scorer: Scorer, options: argparse.Namespace) -> dict:
+    return {"scorers": scorer.scorers(), "unseen": scorer.unseen(options.num_samples)}
+
+
+def _draw(document: dict, path: Path) -> None:
+    """The document's pictures, beside it and with its name in front."""
+    rows = {"unseen texts": document["unseen"]} | {writer(row): row for row in document["unconditional"]}
+    plot_lengths({name: row["word_histogram"] for name, row in rows.items()}, picture(path, "lengths"))
+    if "reconstruction" in document:
+        plot_reconstruction(document["reconstruction"], picture(path, "reconstruction"))
+    if "denoising" in document:
+        plot_denoising(document["denoising"], picture(path, "denoising"))
+    for name, of_head in itertools.groupby(document.get("sweep", []), key=lambda row: row["attribute"]):
+        plot_control(list(of_head), picture(path, f"control-{name}"))
+
+
+def _judges(wanted: list[str], heads: list) -> Iterator[tuple]:
+    """Name and judge of heads, or of the classes that the model is told, fitted on texts that they have not seen."""
+    for words in wanted:
+        name, equals, rest = words.partition("=")
+        # a colon only splits off a column where the whole is no file
+        source, _, column = (rest, "", "") if Path(rest).exists() else rest.partition(":")
+        if not (name and equals and source):
+            raise UserError(f"--judge is {words!r}, must be HEAD=DATA or HEAD=DATA:COLUMN, e.g. tone=other.jsonl:stars")
+        known = [head for head in heads if head.name == name]
+        if not known:
+            there = ", ".join(head.name for head in heads) or "none"
+            raise UserError(f"--judge names {name!r}; heads and classes of labels there: {there}")
+        yield name, LabelJudge.apart_from(known, *load_labelled(source, label_column=column or "label"))

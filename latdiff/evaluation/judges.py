@@ -1,0 +1,249 @@
+"""Who judges real text, where there is no oracle? A classifier of another kind than heads, and language models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
+from sklearn.pipeline import make_pipeline
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+
+from latdiff.config import MIN_PER_CLASS
+from latdiff.data.tokens import letters_of, pad, tokenize
+from latdiff.errors import UserError, first_line
+from latdiff.heads.linear import AttributeHead
+
+LONGEST = 512  # tokens of a text that are scored or written, where the model could read more
+
+
+class JudgeError(UserError):
+    """A judge that cannot be had, in one sentence."""
+
+
+class LabelJudge:
+    """Words and pairs of words, weighted by TF-IDF, and a logistic regression: it never sees a latent.
+
+    Attributes:
+        labels: its classes.
+        accuracy_: on a fifth of its texts, held out; no success rate means more than this.
+        texts_: how many texts it was fitted on.
+    """
+
+    def __init__(self, texts: list[str], labels: list[str], seed: int = 0):
+        """Raises JudgeError for unequal lengths, a single label, or one of fewer than MIN_PER_CLASS texts."""
+        labels = [str(label) for label in labels]
+        counts = {label: labels.count(label) for label in sorted(set(labels))}
+        if len(texts) != len(labels) or len(counts) < 2 or min(counts.values()) < MIN_PER_CLASS:
+            raise JudgeError(
+                f"a judge needs one label a text, two labels and {MIN_PER_CLASS} texts of each, found {len(texts)} "
+                f"texts with labels {counts}"
+            )
+        # words of one letter and pieces such as 't count: "i don't" is not "i do"
+        words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"[\w']+|[!?]")
+        self._model = make_pipeline(words, LogisticRegression(C=10.0, max_iter=1000))
+        self.texts_, self.labels = len(texts), list(counts)
+        train, test, its, truth = train_test_split(texts, labels, test_size=0.2, random_state=seed, stratify=labels)
+        self.accuracy_ = float(self._model.fit(train, its).score(test, truth))
+        self._model.fit(texts, labels)
+
+    @classmethod
+    def apart_from(cls, known: Sequence, texts: list[str], labels: list[str]) -> LabelJudge:
+        """A judge fitted on the texts that none of `known` (heads.AttributeHead or SeenTexts) has seen.
+
+        Its labels have to be those of the first. Raises JudgeError where no text with some label is left, and for a
+        head that does not know its texts.
+        """
+        for one in known:
+            if isinstance(one, AttributeHead) and not len(one.fitted_on):
+                raise JudgeError(
+                    f"head {one.name!r} has no record of the texts that it was fitted on, so that no judge can keep "
+                    "off them; fit it again with `latdiff fit-head`"
+                )
+        seen = [any(of_text) for of_text in zip(*(one.saw(texts) for one in known), strict=True)]
+        pairs = [(text, label) for text, label, old in zip(texts, labels, seen, strict=True) if not old]
+        lost = sorted(set(known[0].labels) - {str(label) for _, label in pairs})
+        if lost:
+            raise JudgeError(
+                f"{known[0].name!r} and its judge need texts of their own: among the {len(pairs):,} that it has not "
+                f"seen, none has the label {', '.join(lost)}"
+            )
+        return cls([text for text, _ in pairs], [label for _, label in pairs])
+
+    def predict(self, texts: list[str]) -> list[str]:
+        """The likeliest label of every text."""
+        return self._model.predict(texts).tolist()
+
+    def describe(self) -> str:
+        """What stands beside a success rate."""
+        return f"TF-IDF and logistic regression on {self.texts_:,} other texts, right on {self.accuracy_:.3f} held out"
+
+
+class SeenTexts:
+    """Texts that a judge has to keep off, such as those that a conditional denoiser learnt its classes from."""
+
+    def __init__(self, name: str, labels: list[str], texts: list[str]):
+        self.name, self.labels, self._seen = name, labels, set(map(letters_of, texts))
+
+    def saw(self, texts: list[str]) -> list[bool]:
+        """Whether each of the texts is among them, by its letters and digits."""
+        return [letters_of(text) in self._seen for text in texts]
+
+
+class FluencyJudge:
+    """A causal language model, from a folder (recipes/train_ar.py writes one) or the hub."""
+
+    def __init__(self, path: str | Path):
+        """Raises JudgeError where there is no causal language model."""
+        self.path = str(path)
+        self.tokenizer, self.model, self.start = causal_language_model(self.path)
+
+    @torch.no_grad()
+    def losses(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Summed negative log-likelihood in nats [N] of every text, and the tokens [N] it is the sum of.
+
+        A text is read after the model's beginning-of-text, its own end-of-text included if the tokenizer writes
+        one. Tokens beyond what the model can read are not scored.
+        """
+        longest = min(LONGEST, getattr(self.model.config, "max_position_embeddings", LONGEST)) - 1
+        ids = tokenize(self.tokenizer, texts)
+        # some tokenizers write the beginning themselves
+        ids = [(row[1:] if row[:1] == [self.start] else row)[:longest] for row in ids]
+        nats, counts = [], torch.tensor([len(row) for row in ids])
+        for begin in range(0, len(ids), 64):
+            rows, mask = (x.to(self.model.device) for x in pad(ids[begin : begin + 64], self.start))
+            inputs = torch.cat([rows.new_full((len(rows), 1), self.start), rows[:, :-1]], dim=1)
+            logits = self.model(inputs, attention_mask=torch.ones_like(inputs), use_cache=False).logits.float()
+            nats.append((F.cross_entropy(logits.mT, rows, reduction="none") * mask).sum(1).cpu())
+        return torch.cat(nats), counts
+
+    def perplexity(self, texts: list[str]) -> dict[str, float]:
+        """Both usual averages: `tokens`, exp of the mean over all tokens; `texts`, the mean of the texts' own.
+
+        Texts without a token are left out; NaN if there is no other.
+        """
+        nats, counts = self.losses([text for text in texts if text] or [""])
+        nats, counts = nats[counts > 0], counts[counts > 0]
+        return {
+            "tokens": math.exp(nats.sum() / counts.sum()) if len(counts) else math.nan,
+            "texts": (nats / counts).exp().mean().item(),
+        }
+
+
+class CrowdJudge:
+    """How alike two crowds of texts are: MAUVE (Pillutla et al. 2021) of a language model's or an encoder's states.
+
+    The number depends on the model, and on how many texts there are: state both.
+    """
+
+    def __init__(self, path: str | Path):
+        """Raises JudgeError where there is no model, or no mauve-text."""
+        try:
+            import mauve  # noqa: F401
+        except ImportError:
+            raise JudgeError('MAUVE needs mauve-text; install it with pip install "latdiff[eval]"') from None
+        self.path = str(path)
+        self.tokenizer, self.model = _pretrained(AutoModel, self.path)
+        self.looks_both_ways = self._looks_both_ways()
+        self._references: tuple[list[str], torch.Tensor] | None = None  # the last ones: crowd after crowd meets them
+
+    @torch.no_grad()
+    def states(self, texts: list[str]) -> torch.Tensor:
+        """Features [N, H]: the last token's state, or the mean over tokens where the model looks both ways."""
+        longest = min(LONGEST, getattr(self.model.config, "max_position_embeddings", LONGEST))
+        ids = [row[:longest] or [0] for row in tokenize(self.tokenizer, texts)]
+        found = []
+        for begin in range(0, len(ids), 64):
+            rows, mask = (x.to(self.model.device) for x in pad(ids[begin : begin + 64], 0))
+            hidden = self.model(input_ids=rows, attention_mask=mask.long()).last_hidden_state
+            last, mean = hidden[torch.arange(len(rows)), mask.sum(1) - 1], (hidden * mask[..., None]).sum(1)
+            found.append(mean / mask.sum(1, keepdim=True) if self.looks_both_ways else last)
+        return torch.cat(found).cpu()
+
+    def mauve(self, texts: list[str], references: list[str]) -> float:
+        """MAUVE, 0 to 1, between as many texts as references, the first of each."""
+        import mauve
+
+        n = min(len(texts), len(references))
+        if self._references is None or self._references[0] != references[:n]:
+            self._references = references[:n], self.states(references[:n])
+        features = self._references[1].numpy(), self.states(texts[:n]).numpy()
+        return float(mauve.compute_mauve(*features, verbose=False, seed=0).mauve)
+
+    @torch.no_grad()
+    def _looks_both_ways(self) -> bool:
+        """Whether a token's state depends on later tokens: asked of the model, for configurations do not say."""
+        ids = torch.tensor([[3, 4, 5], [3, 4, 6]], device=self.model.device)
+        try:
+            states = self.model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[:, 0]
+        except Exception as error:  # an encoder-decoder asks for more than a text, and each in words of its own
+            raise JudgeError(
+                f"the model {self.path!r} cannot read a text by itself ({first_line(error)}); take a causal language "
+                "model or a text encoder"
+            ) from error
+        return not torch.allclose(*states, atol=1e-5)
+
+
+class SimilarityJudge:
+    """How near a text is to its references in meaning: BERTScore's F1 (Zhang et al. 2020), by a text encoder's states.
+
+    The number depends on the encoder and the layer: state both. For encoders that bert-score does not know by name, a
+    folder's among them, the layer is the last.
+    """
+
+    def __init__(self, path: str | Path):
+        """Raises JudgeError where there is no encoder that bert-score can take apart, or no bert-score."""
+        try:
+            from bert_score import BERTScorer, model2layers
+        except ImportError:
+            raise JudgeError('BERTScore needs bert-score; install it with pip install "latdiff[eval]"') from None
+        self.path = str(path)
+        local = Path(self.path).is_dir()
+        try:
+            config = AutoConfig.from_pretrained(self.path, local_files_only=local)
+            self.layer = model2layers.get(self.path, config.num_hidden_layers)
+            self._scorer = BERTScorer(self.path, self.layer, use_fast_tokenizer=True)
+            # which bert-score cuts texts at, and a tokenizer of a folder may leave open
+            tokenizer, most = self._scorer._tokenizer, getattr(config, "max_position_embeddings", LONGEST)
+            tokenizer.model_max_length = min(tokenizer.model_max_length, most, LONGEST)
+        except Exception as error:  # transformers, hub and bert-score each raise kinds of their own
+            raise JudgeError(
+                f"BERTScore cannot read with {self.path!r}: {first_line(error)}; take a text encoder such as "
+                "FacebookAI/roberta-large, from the hub or a folder"
+            ) from error
+
+    def f1(self, texts: list[str], references: list[list[str]]) -> float:
+        """Mean over the texts of the F1 with the best of each one's references."""
+        return float(self._scorer.score(texts, references)[2].mean())
+
+
+def causal_language_model(path: str) -> tuple:
+    """Tokenizer, model and the id that a text begins after. Raises JudgeError where there is none."""
+    tokenizer, model = _pretrained(AutoModelForCausalLM, path)
+    start = model.config.bos_token_id if model.config.bos_token_id is not None else model.config.eos_token_id
+    if not isinstance(start, int):
+        raise JudgeError(f"the language model {path!r} has no beginning-of-text token; take another")
+    return tokenizer, model, start
+
+
+def class_prefix(tokenizer, told: str, start: int) -> list[int]:
+    """How a language model is told a class: its pieces and a second beginning-of-text, after which the text begins."""
+    return [*(piece for piece in tokenize(tokenizer, [told])[0] if piece != tokenizer.eos_token_id), start]
+
+
+def _pretrained(auto, path: str) -> tuple:
+    """Tokenizer and model of a transformers class, from a folder or the hub, ready to read."""
+    local = Path(path).is_dir()
+    if not local and path.count("/") != 1:
+        raise JudgeError(f"no language model {path!r}: a folder or a hub id, e.g. openai-community/gpt2")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=local)
+        model = auto.from_pretrained(path, local_files_only=local, dtype=torch.float32)
+    except Exception as error:  # transformers, hub and safetensors each raise kinds of their own
+        raise JudgeError(f"the language model {path!r} cannot be loaded: {first_line(error)}") from error
+    return tokenizer, model.to("cuda" if torch.cuda.is_available() else "cpu").eval()

@@ -1,0 +1,107 @@
+"""The Perceiver compressor and the reconstructor around a frozen encoder-decoder.
+
+features [B, T, H] -> compress -> latents [B, L, D] -> reconstruct -> features [B, L, H]
+
+After LD4LG (Lovelace et al. 2023, section 4.1), with one change that everything later leans on: the
+latents are whitened per dimension *while* the autoencoder trains (batch normalisation without scale
+and shift), so that latent noise is in units of each dimension's own standard deviation and no
+dimension can shrink to hide from it. The other way to keep them from growing out of the noise is
+theirs for BART: every latent is scaled to the norm √D ("l2").
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from latdiff.config import NORMALISATIONS
+from latdiff.models.layers import Attention, Block, FeedForward, Norm
+
+
+class PerceiverBlock(nn.Module):
+    """Latents read the features and one another, then think (Perceiver resampler, Alayrac et al. 2022)."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.context_norm, self.cross_norm = Norm(width), Norm(width)
+        self.cross = Attention(width, heads)
+        self.feed_forward_norm, self.feed_forward = Norm(width), FeedForward(width)
+        self.block = Block(width, heads)
+
+    def forward(self, latents: Tensor, features: Tensor, mask: Tensor) -> Tensor:
+        """latents [B, L, W], features [B, T, W], mask [B, T] -> latents [B, L, W]."""
+        latents = latents + self.cross(self.cross_norm(latents), self.context_norm(features), mask)
+        latents = latents + self.feed_forward(self.feed_forward_norm(latents))
+        return self.block(latents)
+
+
+class LatentAutoencoder(ModelMixin, ConfigMixin):
+    """Compressor to L latents of width D, whitening, and reconstructor to L features of width H.
+
+    Args:
+        feature_dim: H, the backbone's width.
+        num_latents: L.  latent_dim: D.
+        width, depth, heads: of both transformers; heads must divide width.
+        max_tokens: positions the compressor knows; a longer input is an error of the caller.
+        normalisation: "whitening" or "l2", what `whiten` does.
+        assumed_noise: sd that the reconstructor is told where nobody says one; 0: it is built to be told none.
+
+    Raises ValueError for another normalisation.
+    """
+
+    __module__ = "latdiff"  # what a saved pipeline names: no file
+
+    @register_to_config
+    def __init__(
+        self, feature_dim: int, num_latents: int = 16, latent_dim: int = 32, width: int = 128, depth: int = 2,
+        heads: int = 4, max_tokens: int = 128, normalisation: str = "whitening", assumed_noise: float = 0.0,
+    ):
+        super().__init__()
+        if normalisation not in NORMALISATIONS:
+            raise ValueError(f"normalisation is {normalisation!r}, must be one of {', '.join(NORMALISATIONS)}")
+        self.features_in = nn.Linear(feature_dim, width)
+        self.token_positions = nn.Parameter(torch.randn(max_tokens, width) * 0.02)
+        self.queries = nn.Parameter(torch.randn(num_latents, width) * 0.5)
+        self.compressor = nn.ModuleList(PerceiverBlock(width, heads) for _ in range(depth))
+        self.latents_out = nn.Sequential(Norm(width), nn.Linear(width, latent_dim, bias=False))
+        self.whitening = nn.BatchNorm1d(num_latents * latent_dim, affine=False, momentum=0.02)
+        self.latents_in = nn.Linear(latent_dim, width)
+        self.latent_positions = nn.Parameter(torch.randn(num_latents, width) * 0.5)
+        self.noise_in = nn.Linear(1, width, bias=False) if assumed_noise else None
+        self.reconstructor = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.features_out = nn.Sequential(Norm(width), nn.Linear(width, feature_dim))
+
+    def compress(self, features: Tensor, mask: Tensor) -> Tensor:
+        """features [B, T, H], mask [B, T] (True on real tokens) -> latents [B, L, D], not yet whitened."""
+        context = self.features_in(features) + self.token_positions[: features.shape[1]]
+        latents = self.queries.expand(len(features), -1, -1)
+        for block in self.compressor:
+            latents = block(latents, context, mask)
+        return self.latents_out(latents).float()
+
+    def whiten(self, latents: Tensor) -> Tensor:
+        """[B, L, D] -> [B, L, D]: batch statistics in training, those of all its texts after it; or norms of √D."""
+        if self.config.normalisation == "l2":
+            return F.normalize(latents, dim=-1) * self.config.latent_dim**0.5
+        return self.whitening(latents.flatten(1)).view_as(latents)
+
+    def reconstruct(self, latents: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Whitened latents [B, L, D] -> features [B, L, H] for the frozen decoder to read.
+
+        noise: sd [B, 1, 1] of what was added to them, for a reconstructor that is told it.
+        """
+        x = self.latents_in(latents) + self.latent_positions
+        if self.noise_in is not None:
+            x = x + self.noise_in(x.new_full((1, 1, 1), self.config.assumed_noise) if noise is None else noise)
+        for block in self.reconstructor:
+            x = block(x)
+        return self.features_out(x)
+
+    @torch.no_grad()
+    def set_whitening(self, mean: Tensor, variance: Tensor) -> None:
+        """Fix the statistics, each [L, D]: taken over all texts that it was trained on."""
+        self.whitening.running_mean.copy_(mean.flatten())
+        self.whitening.running_var.copy_(variance.flatten())

@@ -1,0 +1,97 @@
+"""The frozen encoder-decoder's two halves: text ids to features, features to text ids.
+
+Any transformers encoder-decoder serves (T5, mT5, BART): the model is asked, never its name.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+from latdiff.config import DECODING
+from latdiff.errors import UserError, first_line
+
+
+class BackboneError(UserError):
+    """A backbone that cannot be used, in one sentence."""
+
+
+def load_backbone(path: str, tokenizer: str | None = None) -> tuple[object, PreTrainedModel]:
+    """Tokenizer (from a folder of its own, if given) and frozen model in float32, from a folder or a hub id.
+
+    Raises BackboneError when there is neither, when files are missing or cut short, and when the
+    model is no encoder-decoder.
+    """
+    local = Path(path).is_dir()
+    if not local and (path.count("/") != 1 or path.startswith((".", "checkpoints/"))):
+        raise BackboneError(
+            f"backbone.path is {path!r}: no such folder. Train one with `make pretrain-backbone`, "
+            "or name a hub id such as google/flan-t5-base."
+        )
+    try:
+        config = AutoConfig.from_pretrained(path, local_files_only=local)
+        if not config.is_encoder_decoder:
+            raise BackboneError(
+                f"backbone.path is {path!r}, a {config.model_type} without encoder and decoder; "
+                "take a T5, mT5 or BART, e.g. google/flan-t5-base."
+            )
+        read = AutoTokenizer.from_pretrained(tokenizer or path, local_files_only=local)
+        model, loading = AutoModelForSeq2SeqLM.from_pretrained(
+            path, local_files_only=local, dtype=torch.float32, output_loading_info=True
+        )
+        if loading["missing_keys"]:  # transformers only warns, and leaves them random
+            lost = sorted(loading["missing_keys"])
+            raise BackboneError(
+                f"backbone.path is {path!r}, whose file lacks {len(lost)} weights, the first is {lost[0]}"
+            )
+    except BackboneError:
+        raise
+    except Exception as error:  # transformers, hub and safetensors each raise kinds of their own
+        place = "read from this folder" if local else "fetched from the hub (offline? give a local folder)"
+        raise BackboneError(f"backbone.path is {path!r}, which could not be {place}: {first_line(error)}") from error
+    return read, fast_attention(model).requires_grad_(False).eval()
+
+
+def refuse_unreadable(model: PreTrainedModel, max_tokens: int) -> None:
+    """Raises BackboneError for more tokens than a model with learned positions, such as BART, has positions for."""
+    positions = getattr(model.config, "max_position_embeddings", None)  # relative ones, as T5's, have no end
+    if positions is not None and max_tokens > positions:
+        raise BackboneError(
+            f"autoencoder.max_tokens is {max_tokens}, but the backbone, a {model.config.model_type}, has no more than "
+            f"{positions} positions; set autoencoder.max_tokens={positions} or less, data.max_tokens likewise"
+        )
+
+
+def fast_attention(model: PreTrainedModel) -> PreTrainedModel:
+    """Plain attention on a CPU, where SDPA's backward is slow for short texts; torch's SDPA on a GPU."""
+    model.set_attn_implementation("sdpa" if torch.cuda.is_available() else "eager")
+    return model
+
+
+def encode_features(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Tensor:
+    """Encoder features [B, T, H] of ids [B, T] with mask [B, T]."""
+    return model.get_encoder()(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+
+
+def decoder_logits(model: PreTrainedModel, features: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Teacher-forced logits [B, T, V] for labels [B, T], the decoder reading features [B, L, H] where mask [B, L]."""
+    mask = features.new_ones(features.shape[:2], dtype=torch.long) if mask is None else mask.long()
+    outputs = BaseModelOutput(last_hidden_state=features)
+    inputs = model.prepare_decoder_input_ids_from_labels(labels)  # not `labels=`: that computes the loss once more
+    return model(encoder_outputs=outputs, attention_mask=mask, decoder_input_ids=inputs, use_cache=False).logits
+
+
+def generate_ids(model: PreTrainedModel, features: Tensor, max_new_tokens: int, **options) -> Tensor:
+    """Ids [B, T'] that the decoder writes from features [B, L, H], its start token first.
+
+    Greedily, whatever the model's configuration says of beams and penalties; options of transformers' `generate` change
+    that. Token ids that it forces stay forced.
+    """
+    mask = features.new_ones(features.shape[:2], dtype=torch.long)
+    outputs = BaseModelOutput(last_hidden_state=features)
+    options = DECODING["greedy"] | options
+    return model.generate(encoder_outputs=outputs, attention_mask=mask, max_new_tokens=max_new_tokens, **options)

@@ -1,0 +1,1 @@
+"""diffusers pipelines: what a user samples from."""

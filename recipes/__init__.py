@@ -1,0 +1,1 @@
+"""The training loops, in the open, one page each, and their recipes under configs/."""
