@@ -7,16 +7,17 @@ import importlib
 __version__ = "0.1.0"
 
 _HOMES = {
-    "AttributeHead": "heads.linear",
-    "CallableHead": "heads.linear",
+    "AttributeHead": "heads.attribute",
+    "CallableHead": "heads.callable",
     "GaussianDiffusion": "diffusion.gaussian",
     "Guide": "diffusion.guidance",
     "LatentAutoencoder": "models.autoencoder",
     "LatentDenoiser": "models.denoiser",
     "LatentTextDiffusionPipeline": "pipelines.latent",
-    "NumberHead": "heads.linear",
+    "NumberHead": "heads.number",
     "TextCodec": "codecs.t5",
-    "load_head": "heads.linear",
+    "fit_head": "heads.fitting",
+    "load_head": "heads.files",
     "load_recipe": "config",
 }
 __all__ = sorted(_HOMES)

@@ -189,8 +189,9 @@ def test_fit_head_writes_a_head_and_says_how_good_it_is(latdiff, checkpoint, rev
     printed = latdiff("fit-head", "--data", reviews(rows_of(labels)), "--name", "mood")
     try:
         head = load_head(checkpoint / "heads" / "mood")
-        assert head.labels == sorted(labels)
-        for part in ("mood", "18 texts", "calm, dull, wild", f"{head.accuracy_:.3f}", str(checkpoint)):
+        assert head.classes_.tolist() == sorted(labels)
+        accuracy = f"{head.report['accuracy']:.3f} (the most frequent label: 0.333)"
+        for part in ("mood", "18 texts", "calm, dull, wild", accuracy, str(checkpoint)):
             assert part in printed
         assert len(latdiff("sample", "--num-samples", 1, "--guide", "mood=wild").splitlines()) == 1
     finally:
@@ -202,7 +203,7 @@ def test_columns_have_names_of_their_own(latdiff, checkpoint, reviews, rows_of):
     latdiff(
         "fit-head", "--data", data, "--name", "tone", "--text-column", "body", "--label-column", "meta.tone"
     )
-    assert load_head(checkpoint / "heads" / "tone").labels == ["down", "up"]
+    assert load_head(checkpoint / "heads" / "tone").classes_.tolist() == ["down", "up"]
     shutil.rmtree(checkpoint / "heads" / "tone")
 
 
