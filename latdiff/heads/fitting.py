@@ -14,7 +14,7 @@ from torch import Tensor
 
 from latdiff.config import MIN_PER_CLASS
 from latdiff.heads.attribute import AttributeHead
-from latdiff.heads.inputs import HeadError, fingerprints
+from latdiff.heads.inputs import HeadError, fingerprints, values_of
 from latdiff.heads.number import NumberHead
 from latdiff.heads.regression import NOISE_TIMES, folds
 from latdiff.schedule import add_noise, alpha2_at, log_snr
@@ -74,9 +74,11 @@ def fit_head(codec, texts, labels, head=None, *, name=None, estimate=None, **set
     """
     head = AttributeHead() if head is None else clone(head)
     head.set_params(**settings, **({} if name is None else {"name": name}))
-    texts, labels = list(texts), head.checked(labels, MIN_PER_CLASS)
+    texts, labels = list(texts), values_of(head.name, labels)
     if len(texts) != len(labels):
-        raise HeadError(f"head {head.name!r}: {len(texts)} texts but {len(labels)} labels; give one label a text")
+        one = "number" if isinstance(head, NumberHead) else "label"
+        raise HeadError(f"head {head.name!r}: {len(texts)} texts but {len(labels)} {one}s; give one {one} a text")
+    labels = head.checked(labels, MIN_PER_CLASS)
     encoded = codec.encode(texts)
     latents = encoded.cpu()
     head.fit(latents, labels)

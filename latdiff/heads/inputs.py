@@ -33,7 +33,7 @@ def labels_of(name: str, labels: Iterable[Any] | None, per_class: int = 1) -> np
         HeadError: for a missing label (None, NaN, pandas' NA), one that is no scalar, labels of several types,
             fewer than two classes, or a class of too few texts.
     """
-    values = _values_of(name, labels)
+    values = values_of(name, labels)
     missing = [index for index, value in enumerate(values) if _is_missing(value)]
     if missing:
         raise HeadError(
@@ -57,7 +57,7 @@ def labels_of(name: str, labels: Iterable[Any] | None, per_class: int = 1) -> np
 def numbers_of(name: str, values: Iterable[Any] | None) -> np.ndarray:
     """Numbers [N] in float64. Raises HeadError for one that is missing, not finite or no number."""
     numbers = []
-    for index, value in enumerate(_values_of(name, values)):
+    for index, value in enumerate(values_of(name, values)):
         try:
             numbers.append(float(value))
         except (TypeError, ValueError) as error:
@@ -65,6 +65,15 @@ def numbers_of(name: str, values: Iterable[Any] | None) -> np.ndarray:
         if not math.isfinite(numbers[-1]):
             raise HeadError(f"head {name!r}: every value must be finite, the one at index {index} is {numbers[-1]}")
     return np.array(numbers)
+
+
+def values_of(name: str, values: Iterable[Any] | None) -> list:
+    """Python's own scalars, out of numpy, torch, pandas or a list that mixes them."""
+    if values is None:
+        raise HeadError(f"head {name!r}: fitting requires y to be passed, but the target y is None")
+    values = np.asarray(values) if hasattr(values, "__array__") and not hasattr(values, "tolist") else values
+    listed = values.tolist() if hasattr(values, "tolist") else list(values)
+    return [value.item() if getattr(value, "ndim", None) == 0 else value for value in listed]
 
 
 def check_features(name: str, features: str) -> None:
@@ -77,15 +86,6 @@ def fingerprints(texts: list[str]) -> Tensor:
     """64 bits [N] that tell texts apart by their letters and digits."""
     digests = (hashlib.blake2b(letters_of(text).encode(), digest_size=8).digest() for text in texts)
     return torch.tensor([int.from_bytes(digest, signed=True) for digest in digests], dtype=torch.int64)
-
-
-def _values_of(name: str, values: Iterable[Any] | None) -> list:
-    """Python's own scalars, out of numpy, torch, pandas or a list that mixes them."""
-    if values is None:
-        raise HeadError(f"head {name!r}: fitting requires y to be passed, but the target y is None")
-    values = np.asarray(values) if hasattr(values, "__array__") and not hasattr(values, "tolist") else values
-    listed = values.tolist() if hasattr(values, "tolist") else list(values)
-    return [value.item() if getattr(value, "ndim", None) == 0 else value for value in listed]
 
 
 def _is_missing(value: Any) -> bool:
