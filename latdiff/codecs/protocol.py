@@ -6,7 +6,7 @@ import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Iterable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ class Decoded(NamedTuple):
     cut: list[bool]
 
 
+@runtime_checkable
 class Codec(Protocol):
     """Text to latents [B, L, D] and back; a new one inherits `decode` and `round_trip`.
 

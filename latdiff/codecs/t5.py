@@ -152,7 +152,7 @@ class TextCodec(Codec):
         settings, end = decoding(preset, **options), self.tokenizer.eos_token_id
         texts: list[str] = []
         cut: list[bool] = []
-        for chunk in latents.to(self.device).split(batch_size):
+        for chunk in latents.to(self.device).split(batch_size) if len(latents) else ():
             features = self.autoencoder.reconstruct(chunk.float())
             ids = generate_ids(self.text_model, features, self.max_tokens, **settings)
             texts += self.tokenizer.batch_decode(ids, skip_special_tokens=True)
