@@ -26,7 +26,7 @@ from latdiff.evaluation.report import machine, row_line, write_json
 from latdiff.heads.attribute import AttributeHead
 from latdiff.heads.files import load_head
 from latdiff.heads.inputs import HeadError
-from latdiff.pipelines.latent import load_for_commands
+from latdiff.pipelines.files import load_for_commands
 
 MODES = ("x0", "denoiser")
 STRENGTHS = (0.35, 0.5, 0.65, 0.8)

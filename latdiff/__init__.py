@@ -18,7 +18,12 @@ _HOMES = {
     "TextCodec": "codecs.t5",
     "fit_head": "heads.fitting",
     "load_head": "heads.files",
+    "Codec": "codecs.protocol",
+    "load_codec": "codecs.files",
+    "load_pipeline": "pipelines.files",
     "load_recipe": "config",
+    "make_scheduler": "diffusion.sampling",
+    "sample": "diffusion.sampling",
 }
 __all__ = sorted(_HOMES)
 

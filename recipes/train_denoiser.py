@@ -17,17 +17,19 @@ from diffusers import DDPMScheduler
 from diffusers.training_utils import EMAModel
 from latdiff.recipes import train_autoencoder
 
+from latdiff.codecs.files import load_codec
 from latdiff.codecs.t5 import TextCodec
 from latdiff.config import Recipe, recipe_from_command_line
 from latdiff.data.corpus import Corpus, load_corpus
 from latdiff.data.tokens import short_enough, tokenize
 from latdiff.diffusion.gaussian import GaussianDiffusion
+from latdiff.diffusion.sampling import make_scheduler
 from latdiff.errors import plain_errors
 from latdiff.evaluation.report import update_metrics, write_card
 from latdiff.models.conditions import Labels, Source
 from latdiff.models.denoiser import LatentDenoiser
-from latdiff.pipelines.latent import LatentTextDiffusionPipeline, load_codec, make_scheduler
-from latdiff.precision import fast_autocast
+from latdiff.pipelines.latent import LatentTextDiffusionPipeline
+from latdiff.precision import autocast
 from latdiff.schedule import betas
 from latdiff.training import (
     LATENTS,
@@ -60,7 +62,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
         return
     accelerate = accelerator(recipe, "denoiser")
     codec = load_codec(folder).to(accelerate.device)
-    digest = codec.digest()
+    digest = codec.digest
     corpus = load_corpus(recipe.data, recipe.seed)
     latents = cached_latents(recipe, codec, digest, corpus)
     latents, told = conditioned(recipe, codec, corpus, latents)
@@ -105,7 +107,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     ema.copy_to(denoiser.parameters())
     pipe = pipeline(recipe, codec, denoiser)
     cond = examples(corpus, codec, 20)
-    texts = pipe(num_samples=20, cond=cond, generator=torch.Generator().manual_seed(recipe.seed)).texts
+    texts = pipe(cond, None if cond else 20, generator=torch.Generator().manual_seed(recipe.seed)).texts
     texts = texts if cond is None else [f"{c} -> {text}" for c, text in zip(cond, texts, strict=True)]
     (folder / "samples.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
     pipe.save_pretrained(folder)
@@ -121,8 +123,8 @@ def cached_latents(recipe: Recipe, codec: TextCodec, digest: str, corpus: Corpus
     if latents is None:
         ids = short_enough(tokenize(codec.tokenizer, corpus.train), recipe.data.max_tokens)
         print(f"encoding {len(ids):,} texts once, for all steps to come")
-        with fast_autocast(codec.autoencoder.device.type):
-            latents = codec.autoencoder.whiten(codec.compress(ids)).cpu()
+        with autocast(codec.autoencoder.device.type):
+            latents = codec.autoencoder.normalise(codec.compress(ids)).cpu()
         save_latents(recipe.folder, latents, digest)
     return latents
 
@@ -170,7 +172,7 @@ def build(recipe: Recipe, codec: TextCodec, digest: str, corpus: Corpus) -> Late
 
 def pipeline(recipe: Recipe, codec: TextCodec, denoiser: LatentDenoiser) -> LatentTextDiffusionPipeline:
     return LatentTextDiffusionPipeline(
-        tokenizer=codec.tokenizer, text_model=codec.text_model, autoencoder=codec.autoencoder, denoiser=denoiser,
+        codec=codec, denoiser=denoiser,
         scheduler=make_scheduler(recipe.sampling.scheduler, betas(recipe.diffusion.schedule)),
         num_inference_steps=recipe.sampling.steps, decoding=recipe.sampling.decoding,
     )
@@ -182,7 +184,7 @@ def show(bar, recipe: Recipe, codec: TextCodec, denoiser: LatentDenoiser, ema: E
     ema.copy_to(denoiser.parameters())
     pipe = pipeline(recipe, codec, denoiser)
     pipe.set_progress_bar_config(disable=True)
-    texts = pipe(num_samples=3, cond=cond, generator=torch.Generator().manual_seed(recipe.seed)).texts
+    texts = pipe(cond, None if cond else 3, generator=torch.Generator().manual_seed(recipe.seed)).texts
     for told, text in zip(cond or [""] * 3, texts, strict=True):
         bar.write(f"  {told or 'sample'}  {text}")
     ema.restore(denoiser.parameters())

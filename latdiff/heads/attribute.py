@@ -32,7 +32,7 @@ from latdiff.heads.regression import (
 )
 
 if TYPE_CHECKING:
-    from latdiff.codecs.t5 import TextCodec
+    from latdiff.codecs.protocol import Codec
 
 
 class AttributeHead(ClassifierMixin, LinearHead):
@@ -140,7 +140,7 @@ class AttributeHead(ClassifierMixin, LinearHead):
 
     @classmethod
     def from_sklearn(
-        cls, codec: TextCodec, classifier, name: str = "attribute", features: str = "flat"
+        cls, codec: Codec, classifier, name: str = "attribute", features: str = "flat"
     ) -> AttributeHead:
         """A head from a fitted linear scikit-learn classifier of latents, `codec.encode(texts).flatten(1)`.
 
@@ -176,7 +176,7 @@ class AttributeHead(ClassifierMixin, LinearHead):
         head = None
         if len(weight) == len(classes):
             weight = as_weights_of_latents(weight[None], (L, D), features)
-            head = cls.from_weights(classes, weight, bias[None], codec_digest=codec.digest(), name=name,
+            head = cls.from_weights(classes, weight, bias[None], codec_digest=codec.digest, name=name,
                                     features=features)
         if head is None or not np.array_equal(head.predict(probe), classifier.predict(features_of(probe, features))):
             raise HeadError(

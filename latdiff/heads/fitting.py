@@ -20,7 +20,7 @@ from latdiff.heads.regression import NOISE_TIMES, folds
 from latdiff.schedule import add_noise, alpha2_at, log_snr
 
 if TYPE_CHECKING:
-    from latdiff.codecs.t5 import TextCodec
+    from latdiff.codecs.protocol import Codec
 
 Estimate = Callable[[Tensor, float], Tensor]  # z [B, L, D] and its signal variance -> x0 [B, L, D]
 H = TypeVar("H", AttributeHead, NumberHead)
@@ -28,12 +28,12 @@ H = TypeVar("H", AttributeHead, NumberHead)
 
 @overload
 def fit_head(
-    codec: TextCodec, texts: Iterable[str], labels: Iterable[Any], head: None = None, *, name: str | None = None,
+    codec: Codec, texts: Iterable[str], labels: Iterable[Any], head: None = None, *, name: str | None = None,
     estimate: Estimate | None = None, **settings: Any,
 ) -> AttributeHead: ...
 @overload
 def fit_head(
-    codec: TextCodec, texts: Iterable[str], labels: Iterable[Any], head: H, *, name: str | None = None,
+    codec: Codec, texts: Iterable[str], labels: Iterable[Any], head: H, *, name: str | None = None,
     estimate: Estimate | None = None, **settings: Any,
 ) -> H: ...
 def fit_head(codec, texts, labels, head=None, *, name=None, estimate=None, **settings):
@@ -43,7 +43,7 @@ def fit_head(codec, texts, labels, head=None, *, name=None, estimate=None, **set
     another one refuses it, and can be saved.
 
     Args:
-        codec: with `encode(texts) -> latents [N, L, D]` and a digest.
+        codec: whose latents the head is to read.
         texts: N texts.
         labels: N labels, or numbers for a NumberHead.
         head: what to fit, which itself stays as it is; an AttributeHead by default.
@@ -82,7 +82,7 @@ def fit_head(codec, texts, labels, head=None, *, name=None, estimate=None, **set
     encoded = codec.encode(texts)
     latents = encoded.cpu()
     head.fit(latents, labels)
-    head.codec_digest, head.fitted_on = codec.digest(), fingerprints(texts)
+    head.codec_digest, head.fitted_on = codec.digest, fingerprints(texts)
     head.report = {"texts": len(texts)}
     if isinstance(head, NumberHead):
         head.report |= {"alpha": head.alpha, "r2": float(1 - head.sd**2 / labels.var())}

@@ -53,7 +53,7 @@ class LinearHead(BaseEstimator):
         x, weight, bias = x.to(dtype).flatten(1), self.weight.to(dtype).flatten(2), self.bias.to(dtype)
         if log_snr is None or self.log_snrs is None:
             return F.linear(x, weight[-1], bias[-1])  # clean latents are read at the cleanest level
-        log_snr, levels = log_snr.to(dtype), self.log_snrs.to(dtype)
+        log_snr, levels = log_snr.to(x), self.log_snrs.to(dtype)
         every = F.linear(x, weight.flatten(0, 1)).unflatten(1, bias.shape)
         # Farther out than the noisiest level optimal weights fall like the signal, alpha.
         fall = (log_snr.minimum(levels[0]).sigmoid() / levels[0].sigmoid()).sqrt().view(-1, 1, 1)

@@ -11,10 +11,8 @@ from latdiff.heads.callable import CallableHead
 from latdiff.heads.files import load_head
 from latdiff.heads.fitting import fit_head
 from latdiff.heads.number import NumberHead
-from latdiff.schedule import alpha2_at
 
 L, D = 2, 3
-ALPHA2 = alpha2_at("cosine", torch.linspace(0.001, 0.999, 100))
 TEXTS = [f"{letter}{number}" for number in range(20) for letter in "abc"]
 LABELS = [text[0] for text in TEXTS]
 
@@ -22,15 +20,12 @@ LABELS = [text[0] for text in TEXTS]
 class Codec:
     """Latents that show their text's first letter along the first dimension."""
 
-    latent_shape = (L, D)
+    latent_shape, digest = (L, D), "abc"
 
     def encode(self, texts):
         latents = torch.randn(len(texts), L, D, generator=torch.Generator().manual_seed(0))
         latents[:, 0, 0] += torch.tensor([2.0 * (ord(text[0]) - ord("b")) for text in texts])
         return latents
-
-    def digest(self):
-        return "abc"
 
 
 class Near:
@@ -145,12 +140,12 @@ def test_half_precision_gets_its_gradient(guide, x):
 def test_its_guides_make_the_target_likelier(mode, kind, head, x):
     if mode == "noisy" and getattr(head, "log_snrs", None) is None:
         pytest.skip("reads clean latents alone")
-    guide, t = HEADS[kind][1](head, mode=mode), torch.full((5,), 40)
+    guide, alpha2 = HEADS[kind][1](head, mode=mode), torch.full((5,), 0.6)
     small = Guide(head, guide.target, 0.01 * guide.scale, mode)
     with torch.inference_mode():
-        moved = steer(lambda z, t, cond=None, x_prev=None: z, ALPHA2, [small])(x, t)
+        moved = steer(lambda z, alpha2, cond=None, x_prev=None: z, [small])(x, alpha2)
     assert moved.isfinite().all()
-    noise = torch.logit(ALPHA2[t]) if mode == "noisy" else None
+    noise = torch.logit(alpha2) if mode == "noisy" else None
     gained = log_prob(small, moved.clone(), noise) - log_prob(small, x.clone(), noise)
     if mode == "monte-carlo":  # which climbs what its draws make of the target, on the way to it
         gained = gained.mean()
