@@ -37,6 +37,8 @@ class LinearHead(BaseEstimator):
     """
 
     kind = ""
+    name: str
+    random_state: int
     log_snrs: Tensor | None = None
     radius: float | None = None
     codec_digest: str | None = None
