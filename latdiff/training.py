@@ -19,6 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from latdiff.config import Recipe, load_recipe
 from latdiff.errors import UserError, first_line
+from latdiff.muon import Float32Muon
 from latdiff.precision import has_fast_bfloat16
 
 LATENTS = Path("train/latents.safetensors")
@@ -60,10 +61,10 @@ def optimizers(model: nn.Module, learning_rate: float, weight_decay: float = 0.0
         if isinstance(m, (nn.Linear, Conv1D)) and m.weight.requires_grad and id(m.weight) not in embeddings
     }
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in matrices]
+    fast = has_fast_bfloat16("cuda" if torch.cuda.is_available() else "cpu")
+    muon = torch.optim.Muon if fast else Float32Muon
     return [
-        torch.optim.Muon(
-            matrices.values(), lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
-        ),
+        muon(matrices.values(), lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(rest, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0),
     ]
 
