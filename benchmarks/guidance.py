@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 
 from latdiff import storyworld
-from latdiff.config import MODES, load_recipe
+from latdiff.config import load_recipe
 from latdiff.data.corpus import load_corpus, load_labelled
+from latdiff.diffusion.modes import MODES
 from latdiff.errors import plain_errors
 from latdiff.evaluation.metrics import mean_of
 from latdiff.evaluation.report import machine, row_line, write_json

@@ -11,17 +11,11 @@ import textwrap
 import time
 from pathlib import Path
 
-from latdiff.config import (
-    DECODING,
-    DEFAULT_ALPHA,
-    DEFAULT_C,
-    DEFAULT_STRENGTH,
-    FEATURES,
-    MODES,
-    SCHEDULERS,
-    load_recipe,
-)
+from latdiff.config import DECODING, SCHEDULERS, load_recipe
+from latdiff.diffusion.modes import MODES
 from latdiff.errors import UserError, plain_errors
+from latdiff.heads.defaults import DEFAULT_ALPHA, DEFAULT_C, FEATURES
+from latdiff.pipelines.defaults import DEFAULT_STRENGTH
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -109,7 +103,7 @@ def _add_evaluate(commands) -> None:
                          "told; may be repeated (default column: label)")
     command.add_argument("--fluency", metavar="MODEL", help="a causal language model, folder or hub id, whose "
                          "perplexity of the texts is measured; recipes/train_ar.py trains one, where there are classes "
-                         "with train_ar.told_nothing=1")
+                         "with train_ar.condition_dropout=1")
     command.add_argument("--mauve", metavar="MODEL", help="a language model or text encoder, folder or hub id, by "
                          "whose states MAUVE compares samples with unseen texts")
     command.add_argument("--bert-score", metavar="MODEL", help="a text encoder, folder or hub id, by whose states "

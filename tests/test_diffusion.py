@@ -187,7 +187,7 @@ class Told:
 def test_the_condition_is_left_out_as_often_as_asked(prediction):
     x0, told = torch.randn(4000, 3, 4, generator=seeded(3)), Told()
     knowing = Knowing(x0, prediction)
-    GaussianDiffusion(knowing, ALPHA2, self_conditioning=0, told_nothing=0.2).loss(x0, seeded(), told)
+    GaussianDiffusion(knowing, ALPHA2, self_conditioning=0, condition_dropout=0.2).loss(x0, seeded(), told)
     assert told.rows.float().mean().item() == pytest.approx(0.2, abs=0.02)
     assert knowing.calls[-1].cond is told
 

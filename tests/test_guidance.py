@@ -6,7 +6,6 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from latdiff.config import MODES
 from latdiff.diffusion.guidance import (
     MAX_RAMP,
     ClassifierFree,
@@ -17,6 +16,7 @@ from latdiff.diffusion.guidance import (
     titles,
     warn_of_strain,
 )
+from latdiff.diffusion.modes import MODES
 from latdiff.heads.linear import AttributeHead, CallableHead, NumberHead
 from latdiff.schedule import alpha2_at, betas, log_snr
 

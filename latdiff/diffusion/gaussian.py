@@ -20,16 +20,16 @@ class GaussianDiffusion:
         denoiser: predicts v or x0 (its config says which).
         alpha2: signal variance per timestep [T], a diffusers scheduler's `alphas_cumprod`.
         self_conditioning: probability in training that an estimate of x0 comes in (Chen et al. 2023).
-        told_nothing: probability in training that the condition is left out (Ho & Salimans 2022).
+        condition_dropout: probability in training that the condition is left out (Ho & Salimans 2022).
         times, logit_mean, logit_std: how training draws timesteps, see `drawn`.
     """
 
     def __init__(
-        self, denoiser: LatentDenoiser, alpha2: Tensor, self_conditioning: float = 0.5, told_nothing: float = 0.0,
+        self, denoiser: LatentDenoiser, alpha2: Tensor, self_conditioning: float = 0.5, condition_dropout: float = 0.0,
         times: str = "stratified", logit_mean: float = 0.0, logit_std: float = 1.0,
     ):
         self.denoiser, self.alpha2 = denoiser, alpha2
-        self.self_conditioning, self.told_nothing = self_conditioning, told_nothing
+        self.self_conditioning, self.condition_dropout = self_conditioning, condition_dropout
         self.times, self.logit_mean, self.logit_std = times, logit_mean, logit_std
         self.predicts_v = getattr(denoiser, "module", denoiser).config.prediction == "v"
 
@@ -44,8 +44,8 @@ class GaussianDiffusion:
         alpha2 = self.alpha2.to(x0.device)[t]
         eps = torch.randn(x0.shape, generator=generator).to(x0)
         z = add_noise(x0, eps, alpha2)
-        if cond is not None and self.told_nothing:
-            cond = cond.without(torch.rand(batch, generator=generator) < self.told_nothing)
+        if cond is not None and self.condition_dropout:
+            cond = cond.without(torch.rand(batch, generator=generator) < self.condition_dropout)
         x_prev = torch.zeros_like(z)
         chosen = (torch.rand(batch, generator=generator) < self.self_conditioning).nonzero().squeeze(1)
         if len(chosen):

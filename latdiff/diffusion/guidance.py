@@ -26,7 +26,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from latdiff.config import MODES
+from latdiff.diffusion.modes import MODES
 from latdiff.errors import UserError
 from latdiff.schedule import log_snr
 

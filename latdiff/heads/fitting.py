@@ -12,9 +12,10 @@ from sklearn.metrics import accuracy_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from torch import Tensor
 
-from latdiff.config import FEATURES, MIN_PER_CLASS
+from latdiff.config import MIN_PER_CLASS
 from latdiff.data.tokens import letters_of
 from latdiff.errors import UserError
+from latdiff.heads.defaults import FEATURES
 from latdiff.schedule import add_noise, alpha2_at, log_snr
 
 GRID = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of C, for "cv"

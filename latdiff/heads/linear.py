@@ -20,9 +20,10 @@ from sklearn.metrics import accuracy_score
 from sklearn.model_selection import KFold, cross_val_predict
 from torch import Tensor
 
-from latdiff.config import DEFAULT_ALPHA, DEFAULT_C, MODES
 from latdiff.diffusion.guidance import MAX_RAMP, Guide
+from latdiff.diffusion.modes import MODES
 from latdiff.errors import nearest
+from latdiff.heads.defaults import DEFAULT_ALPHA, DEFAULT_C
 from latdiff.heads.fitting import (
     HeadError,
     accuracy_by_noise,

@@ -23,7 +23,7 @@ from diffusers.utils import BaseOutput, logging
 from torch import Tensor
 
 from latdiff.codecs.t5 import TextCodec, decoding
-from latdiff.config import DEFAULT_STRENGTH, SCHEDULERS
+from latdiff.config import SCHEDULERS
 from latdiff.diffusion.gaussian import GaussianDiffusion
 from latdiff.diffusion.guidance import (
     ClassifierFree,
@@ -38,6 +38,7 @@ from latdiff.mbr import Utility, most_agreed
 from latdiff.models.autoencoder import LatentAutoencoder
 from latdiff.models.backbone import load_backbone
 from latdiff.models.conditions import Labels, Source
+from latdiff.pipelines.defaults import DEFAULT_STRENGTH
 from latdiff.schedule import add_noise
 
 Told = tuple[Labels | Source | None, list[int]]  # every condition once, and which of them each text has
