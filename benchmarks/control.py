@@ -34,13 +34,14 @@ from latdiff.config import MIN_PER_CLASS, sampler_words
 from latdiff.data.corpus import load_texts
 from latdiff.diffusion.guidance import Guide
 from latdiff.diffusion.modes import MODES
+from latdiff.diffusion.sampling import make_scheduler
 from latdiff.errors import UserError, plain_errors
 from latdiff.evaluation import metrics
 from latdiff.evaluation.generators import BestOf, PipelineGenerator
 from latdiff.evaluation.judges import FluencyJudge
 from latdiff.evaluation.report import machine, row_line, write_json
 from latdiff.heads.linear import AttributeHead, NumberHead
-from latdiff.pipelines.latent import load_for_commands, make_scheduler
+from latdiff.pipelines.files import load_for_commands
 
 LENGTHS = (10, 15, 20, 25, 30)  # words
 NEITHER = "none of them"

@@ -24,7 +24,7 @@ from latdiff.evaluation import metrics
 from latdiff.evaluation.judges import FluencyJudge, LabelJudge, SeenTexts
 from latdiff.evaluation.report import machine, row_line, write_json
 from latdiff.heads.linear import AttributeHead, HeadError, load_head
-from latdiff.pipelines.latent import load_for_commands
+from latdiff.pipelines.files import load_for_commands
 
 MODES = ("x0", "denoiser")
 STRENGTHS = (0.35, 0.5, 0.65, 0.8)

@@ -18,14 +18,17 @@ import torch
 from latdiff import storyworld
 from latdiff.config import load_recipe
 from latdiff.data.corpus import load_corpus, load_labelled
+from latdiff.diffusion.gaussian import GaussianDiffusion
+from latdiff.diffusion.guidance import stack
 from latdiff.diffusion.modes import MODES
+from latdiff.diffusion.sampling import sample
 from latdiff.errors import plain_errors
 from latdiff.evaluation.metrics import mean_of
 from latdiff.evaluation.report import machine, row_line, write_json
 from latdiff.evaluation.rows import Evaluation
 from latdiff.evaluation.scoring import Scorer
 from latdiff.heads.linear import AttributeHead, NumberHead
-from latdiff.pipelines.latent import load_for_commands
+from latdiff.pipelines.files import load_for_commands
 
 HARD = ("sentiment", "length")  # measured in every mode; one rule of the world hangs on either
 TRIPLES = (("sentiment", "tense", "topic"), ("length", "person", "weather"))
@@ -101,7 +104,8 @@ def seconds(pipe, choices: dict[str, list], n: int = 256, repeats: int = 5) -> d
         z = torch.randn(n, *pipe.codec.latent_shape, generator=generator).to(pipe.device)
         began = time.perf_counter()
         with torch.no_grad():
-            pipe._denoise(z, guides, 25, None, generator, None).cpu()  # which waits for a GPU
+            denoise = stack(GaussianDiffusion(pipe.denoiser).denoise, guides)
+            sample(denoise, pipe.scheduler, z, 25, generator=generator).cpu()  # which waits for a GPU
         found[name].append(time.perf_counter() - began)
     return {name: min(times) for name, times in found.items()}
 

@@ -19,7 +19,8 @@ from latdiff.diffusion.guidance import Guide
 from latdiff.errors import UserError, plain_errors
 from latdiff.evaluation.report import machine, row_line, write_json
 from latdiff.heads.linear import label_heads
-from latdiff.pipelines.latent import LatentTextDiffusionPipeline, load_for_commands
+from latdiff.pipelines.files import load_for_commands
+from latdiff.pipelines.latent import LatentTextDiffusionPipeline
 
 
 def timed(pipe: LatentTextDiffusionPipeline, size: int, guides: list[Guide], repetitions: int) -> dict:

@@ -44,7 +44,7 @@ from latdiff.evaluation.report import (
 )
 from latdiff.evaluation.rows import Evaluation
 from latdiff.evaluation.scoring import Scorer
-from latdiff.pipelines.latent import load_for_commands
+from latdiff.pipelines.files import load_for_commands
 
 LONG = ("word_histogram", "samples", "distinct_ngrams", "independence")  # not for a table of many rows
 

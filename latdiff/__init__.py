@@ -16,8 +16,13 @@ _HOMES = {
     "LatentTextDiffusionPipeline": "pipelines.latent",
     "NumberHead": "heads.linear",
     "TextCodec": "codecs.t5",
+    "Codec": "codecs.protocol",
+    "load_codec": "codecs.files",
     "load_head": "heads.linear",
+    "load_pipeline": "pipelines.files",
     "load_recipe": "config",
+    "make_scheduler": "diffusion.sampling",
+    "sample": "diffusion.sampling",
 }
 __all__ = sorted(_HOMES)
 

@@ -36,7 +36,8 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_sample(commands) -> None:
     command = _command(commands, "sample", run_sample, "write texts, steered by guides or not")
-    command.add_argument("--num-samples", type=int, help="how many texts (default 8, or one for each --cond)")
+    command.add_argument("--num-samples", type=int,
+                         help="how many texts (default 8), or of each of several --cond (default 1)")
     command.add_argument("--cond", action="append", default=[], metavar="TEXT",
                          help="what a conditional model is told: a class or a source text; may be repeated, for a text "
                          "each")
@@ -136,20 +137,21 @@ def run_sample(options: argparse.Namespace) -> None:
     wanted = _guide_words_of(options)
     import torch
 
-    from latdiff.pipelines.latent import load_for_commands, make_scheduler
+    from latdiff.diffusion.sampling import make_scheduler
+    from latdiff.pipelines.files import load_for_commands
 
     pipe = load_for_commands(options.checkpoint, options.quiet)
 
     guides = _guides(options, wanted)
     several = len(options.cond) > 1
     cond = options.cond if several else next(iter(options.cond), None)
-    count = options.num_samples if options.num_samples is not None else len(options.cond) if several else 8
+    count = options.num_samples if options.num_samples is not None else 1 if several else 8
     keep = 1.0 if options.keep is None else options.keep
     if options.scheduler:
         pipe.scheduler = make_scheduler(options.scheduler, pipe.scheduler.config.trained_betas)
 
     def draw(guides):
-        return pipe(num_samples=count, guides=guides, num_inference_steps=options.steps, cond=cond,
+        return pipe(cond, count, guides, num_inference_steps=options.steps,
                     guidance_scale=options.guidance_scale, candidates=options.candidates, keep=keep,
                     generator=torch.Generator().manual_seed(options.seed), decode_options=options.decode)
 
@@ -159,7 +161,7 @@ def run_sample(options: argparse.Namespace) -> None:
         steering = _steering(guides, out.scores, index)
         if options.json:
             row = {"text": text, "cut": out.cut[index], "seed": options.seed, "index": index, "guides": steering}
-            row |= {"cond": cond if isinstance(cond, str) else cond[index]} if cond else {}
+            row |= {"cond": cond if isinstance(cond, str) else cond[index // count]} if cond else {}
             row |= {"unsteered": unsteered} if options.compare else {}
             print(json.dumps(row, ensure_ascii=False))
         elif options.compare:
@@ -178,7 +180,7 @@ def run_edit(options: argparse.Namespace) -> None:
     import torch
 
     from latdiff.data.corpus import load_texts
-    from latdiff.pipelines.latent import load_for_commands
+    from latdiff.pipelines.files import load_for_commands
 
     texts = options.text or load_texts(options.data, options.text_column)[: options.limit]
     pipe = load_for_commands(options.checkpoint, options.quiet)
@@ -205,7 +207,7 @@ def run_fit_head(options: argparse.Namespace) -> None:
     texts, labels = load_labelled(options.data, options.text_column, options.label_column, options.limit,
                                   classes=not options.number)
     from latdiff.heads.linear import AttributeHead, NumberHead
-    from latdiff.pipelines.latent import load_for_commands
+    from latdiff.pipelines.files import load_for_commands
 
     pipe = load_for_commands(options.checkpoint, options.quiet)
     fits = pipe.codec.fits(texts)

@@ -1,17 +1,40 @@
-"""Where bfloat16 pays: training and denoising run in it on hardware that multiplies in it."""
+"""Which dtype is computed in: what was asked for, or bfloat16 where the hardware multiplies in it."""
 
 from __future__ import annotations
 
 import torch
 
+from latdiff.errors import UserError
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
 
 def has_fast_bfloat16(device_type: str) -> bool:
     """Whether the device ("cpu", "cuda") multiplies matrices in bfloat16; elsewhere it would only be slower."""
     if device_type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     return device_type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def fast_autocast(device_type: str) -> torch.autocast:
-    """Autocast to bfloat16 where that is fast, and a context that does nothing elsewhere."""
-    return torch.autocast(device_type, torch.bfloat16, enabled=has_fast_bfloat16(device_type))
+def compute_dtype(dtype: str | torch.dtype, device_type: str) -> torch.dtype:
+    """The dtype to compute in on a device.
+
+    Args:
+        dtype: one of DTYPES, or torch's own; "auto" is bfloat16 where that is fast, and float32 elsewhere.
+        device_type: "cpu", "cuda", ...
+
+    Raises:
+        UserError: For any other dtype.
+    """
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise UserError(f"dtype is {dtype!r}, must be one of {', '.join(DTYPES)}")
+    if name == "auto":
+        return torch.bfloat16 if has_fast_bfloat16(device_type) else torch.float32
+    return getattr(torch, name)
+
+
+def autocast(device_type: str, dtype: str | torch.dtype = "auto") -> torch.autocast:
+    """Autocast to `compute_dtype`; a context that does nothing where that is float32."""
+    dtype = compute_dtype(dtype, device_type)
+    return torch.autocast(device_type, dtype if dtype != torch.float32 else None, enabled=dtype != torch.float32)

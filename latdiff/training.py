@@ -22,7 +22,7 @@ from transformers.pytorch_utils import Conv1D
 
 from latdiff.config import Recipe, load_recipe
 from latdiff.errors import UserError, first_line
-from latdiff.precision import has_fast_bfloat16
+from latdiff.precision import compute_dtype
 
 LATENTS = Path("train/latents.safetensors")
 WARMUP_STEPS, SAVE_EVERY = 100, 500  # of stages without settings for them
@@ -31,19 +31,6 @@ FREE = ("sample_every", "save_every")  # settings that change nothing in what is
 
 class ResumeError(UserError):
     """A resume state that cannot be used, in one sentence."""
-
-
-def training_dtype(recipe: Recipe) -> str:
-    """What a recipe's training computes in: `dtype`, or with "auto" bfloat16 where the processor multiplies in it."""
-    if recipe.dtype != "auto":
-        return recipe.dtype
-    return "bfloat16" if has_fast_bfloat16("cuda" if torch.cuda.is_available() else "cpu") else "float32"
-
-
-def training_autocast(recipe: Recipe) -> torch.autocast:
-    """The same for what is computed outside of a run's steps, such as the latents of a corpus."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.autocast(device, torch.bfloat16, enabled=training_dtype(recipe) == "bfloat16")
 
 
 class Run:
@@ -68,7 +55,8 @@ class Run:
 
     def __init__(self, recipe: Recipe, stage: str, state: Path, settings: Any, quiet: bool = False):
         self.stage, self.state, self.settings, self.quiet = stage, state, settings, quiet
-        self.dtype = training_dtype(recipe)
+        dtype = compute_dtype(recipe.dtype, "cuda" if torch.cuda.is_available() else "cpu")
+        self.dtype = str(dtype).removeprefix("torch.")
         self.accelerate = Accelerator(
             mixed_precision="bf16" if self.dtype == "bfloat16" else "no",
             log_with="wandb" if recipe.wandb_project else None,

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from latdiff.recipes import pretrain_backbone
 from torch import nn
 
+from latdiff.codecs.files import load_codec, save_codec
 from latdiff.codecs.t5 import TextCodec
 from latdiff.config import Recipe, recipe_from_command_line
 from latdiff.data.corpus import Corpus, DataError, load_corpus
@@ -36,14 +37,13 @@ from latdiff.evaluation.report import reconstruction_table, update_metrics
 from latdiff.evaluation.rows import reconstruction
 from latdiff.models.autoencoder import LatentAutoencoder
 from latdiff.models.backbone import decoder_logits, encode_features, load_backbone, refuse_unreadable
-from latdiff.pipelines.latent import load_codec
+from latdiff.precision import autocast
 from latdiff.training import (
     BatchOrder,
     Run,
     refuse_changes,
     save_latents,
     step_generator,
-    training_autocast,
 )
 
 SETTINGS = ("seed", "data", "backbone", "autoencoder", "train_autoencoder")  # that its result depends on
@@ -64,7 +64,7 @@ class ReconstructionLoss(nn.Module):
     def forward(self, ids, mask, labels, generator):
         with torch.no_grad():
             features = encode_features(self.text_model[0], ids, mask)
-        latents = self.autoencoder.whiten(self.autoencoder.compress(features, mask))
+        latents = self.autoencoder.normalise(self.autoencoder.compress(features, mask))
         sd = self.latent_noise * torch.rand(len(ids), 1, 1, generator=generator)
         noisy = latents + (sd * torch.randn(latents.shape, generator=generator)).to(latents)
         if self.latent_dropout:
@@ -116,7 +116,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
         latents = codec.compress(ids)
     autoencoder.set_whitening(latents.mean(0), latents.var(0))
     made = {"training_minutes": round(run.minutes, 2), "dtype": run.dtype}
-    finish(recipe, codec, autoencoder.whiten(latents[: len(own)]), corpus.valid, made)
+    finish(recipe, codec, autoencoder.normalise(latents[: len(own)]), corpus.valid, made)
     run.state.unlink(missing_ok=True)
     print(f"trained in {run.minutes:.1f} minutes -> {folder}")
 
@@ -145,8 +145,8 @@ def adopt(recipe: Recipe, corpus: Corpus) -> None:
     own = readable(recipe, codec.tokenizer, corpus, limit)
     recipe.save(recipe.folder / "recipe.yaml")
     codec.to("cuda" if torch.cuda.is_available() else "cpu")
-    with training_autocast(recipe):
-        latents = codec.autoencoder.whiten(codec.compress(own))
+    with autocast(codec.autoencoder.device.type, recipe.dtype):
+        latents = codec.autoencoder.normalise(codec.compress(own))
     finish(recipe, codec, latents, corpus.valid, {"adopted_from": recipe.autoencoder.path})
     print(f"the backbone and the autoencoder of {recipe.autoencoder.path} -> {recipe.folder}")
 
@@ -217,9 +217,8 @@ def show(bar, codec: TextCodec, texts: list[str]) -> None:
 def finish(recipe: Recipe, codec: TextCodec, latents: torch.Tensor, valid: list[str], made: dict) -> None:
     """Cache the corpus' latents, save the codec, and measure on unseen texts; `made` says where it comes from."""
     folder = recipe.folder
-    save_latents(folder, latents, codec.digest())
-    for name in ("tokenizer", "text_model", "autoencoder"):
-        getattr(codec, name).save_pretrained(folder / name)
+    save_latents(folder, latents, codec.seal().digest)
+    save_codec(codec, folder)
     measured = reconstruction(codec, valid, recipe.seed, recipe.sampling.decoding)
     update_metrics(folder, {"reconstruction": measured | made})
     print(reconstruction_table(measured))

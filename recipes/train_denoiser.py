@@ -16,16 +16,19 @@ import torch
 from diffusers import DDPMScheduler
 from diffusers.training_utils import EMAModel
 
+from latdiff.codecs.files import load_codec
 from latdiff.codecs.t5 import TextCodec
 from latdiff.config import Recipe, recipe_from_command_line
 from latdiff.data.corpus import Corpus, load_corpus
 from latdiff.data.tokens import short_enough, tokenize
 from latdiff.diffusion.gaussian import GaussianDiffusion
+from latdiff.diffusion.sampling import make_scheduler
 from latdiff.errors import plain_errors
 from latdiff.evaluation.report import update_metrics, write_card
 from latdiff.models.conditions import Labels, Source
 from latdiff.models.denoiser import LatentDenoiser
-from latdiff.pipelines.latent import LatentTextDiffusionPipeline, load_codec, make_scheduler
+from latdiff.pipelines.latent import LatentTextDiffusionPipeline
+from latdiff.precision import autocast
 from latdiff.schedule import betas
 from latdiff.training import (
     LATENTS,
@@ -36,7 +39,6 @@ from latdiff.training import (
     refuse_changes,
     save_latents,
     step_generator,
-    training_autocast,
 )
 
 
@@ -54,7 +56,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
         return
     run = Run(recipe, "denoiser", state, settings, quiet)
     codec = load_codec(folder).to(run.device)
-    digest = codec.digest()
+    digest = codec.digest
     corpus = load_corpus(recipe.data, recipe.seed)
     latents = cached_latents(recipe, codec, digest, corpus)
     latents, conditions = conditioned(recipe, codec, corpus, latents)
@@ -84,7 +86,7 @@ def write_pipeline(recipe: Recipe, run: Run, codec: TextCodec, corpus: Corpus, q
     folder, denoiser = recipe.folder, run.finish()
     pipe = pipeline(recipe, codec, denoiser)
     cond = examples(corpus, codec, 20)
-    texts = pipe(num_samples=20, cond=cond, generator=torch.Generator().manual_seed(recipe.seed)).texts
+    texts = pipe(cond, None if cond else 20, generator=torch.Generator().manual_seed(recipe.seed)).texts
     texts = texts if cond is None else [f"{c} -> {text}" for c, text in zip(cond, texts, strict=True)]
     (folder / "samples.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
     pipe.save_pretrained(folder)
@@ -101,8 +103,8 @@ def cached_latents(recipe: Recipe, codec: TextCodec, digest: str, corpus: Corpus
     if latents is None:
         ids = short_enough(tokenize(codec.tokenizer, corpus.train), recipe.data.max_tokens)
         print(f"encoding {len(ids):,} texts once, for all steps to come")
-        with training_autocast(recipe):
-            latents = codec.autoencoder.whiten(codec.compress(ids)).cpu()
+        with autocast(codec.autoencoder.device.type, recipe.dtype):
+            latents = codec.autoencoder.normalise(codec.compress(ids)).cpu()
         save_latents(recipe.folder, latents, digest)
     return latents
 
@@ -150,7 +152,7 @@ def build(recipe: Recipe, codec: TextCodec, digest: str, corpus: Corpus) -> Late
 
 def pipeline(recipe: Recipe, codec: TextCodec, denoiser: LatentDenoiser) -> LatentTextDiffusionPipeline:
     return LatentTextDiffusionPipeline(
-        tokenizer=codec.tokenizer, text_model=codec.text_model, autoencoder=codec.autoencoder, denoiser=denoiser,
+        codec=codec, denoiser=denoiser,
         scheduler=make_scheduler(recipe.sampling.scheduler, betas(recipe.diffusion.schedule)),
         num_inference_steps=recipe.sampling.steps, decoding=recipe.sampling.decoding,
     )
@@ -162,7 +164,7 @@ def show(bar, recipe: Recipe, codec: TextCodec, denoiser: LatentDenoiser, ema: E
     ema.copy_to(denoiser.parameters())
     pipe = pipeline(recipe, codec, denoiser)
     pipe.set_progress_bar_config(disable=True)
-    texts = pipe(num_samples=3, cond=cond, generator=torch.Generator().manual_seed(recipe.seed)).texts
+    texts = pipe(cond, None if cond else 3, generator=torch.Generator().manual_seed(recipe.seed)).texts
     for one, text in zip(cond or [""] * 3, texts, strict=True):
         bar.write(f"  {one or 'sample'}  {text}")
     ema.restore(denoiser.parameters())

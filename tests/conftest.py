@@ -55,7 +55,7 @@ def talkative(pipe):
 @pytest.fixture
 def pipe(tiny):
     """The checkpoint's pipeline, freshly loaded."""
-    from latdiff.pipelines.latent import load_pipeline
+    from latdiff.pipelines.files import load_pipeline
 
     loaded = load_pipeline(tiny.checkpoint)
     loaded.set_progress_bar_config(disable=True)
@@ -65,7 +65,7 @@ def pipe(tiny):
 @pytest.fixture
 def codec(tiny):
     """The checkpoint's codec, freshly loaded."""
-    from latdiff.pipelines.latent import load_codec
+    from latdiff.codecs.files import load_codec
 
     return load_codec(tiny.checkpoint)
 

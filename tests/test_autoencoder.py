@@ -26,7 +26,7 @@ def features(*lengths, seed=0):
 def test_shapes(autoencoder):
     latents = autoencoder.compress(*features(5, 12))
     assert latents.shape == (2, L, D)
-    assert autoencoder.whiten(latents).shape == (2, L, D)
+    assert autoencoder.normalise(latents).shape == (2, L, D)
     assert autoencoder.reconstruct(latents).shape == (2, L, H)
 
 
@@ -63,17 +63,17 @@ def test_whitening_of_the_set_it_was_fixed_on(autoencoder):
         1, D + 1
     )
     autoencoder.set_whitening(latents.mean(0), latents.var(0))
-    white = autoencoder.whiten(latents)
+    white = autoencoder.normalise(latents)
     torch.testing.assert_close(white.mean(0), torch.zeros(L, D), rtol=0, atol=1e-4)
     torch.testing.assert_close(white.std(0), torch.ones(L, D), rtol=1e-3, atol=1e-3)
     # row by row the same: no batch statistics outside of training
-    torch.testing.assert_close(autoencoder.whiten(latents[:1]), white[:1])
+    torch.testing.assert_close(autoencoder.normalise(latents[:1]), white[:1])
 
 
 def test_whitening_in_training_is_over_the_batch(autoencoder):
     autoencoder.train()
     latents = 5 + 3 * torch.randn(64, L, D, generator=torch.Generator().manual_seed(0))
-    white = autoencoder.whiten(latents)
+    white = autoencoder.normalise(latents)
     torch.testing.assert_close(white.mean(0), torch.zeros(L, D), rtol=0, atol=1e-4)
     torch.testing.assert_close(white.var(0, correction=0), torch.ones(L, D), rtol=1e-3, atol=1e-3)
 
@@ -82,7 +82,7 @@ def test_l2_gives_every_latent_the_norm_of_white_noise():
     torch.manual_seed(0)
     autoencoder = LatentAutoencoder(H, L, D, width=16, depth=1, heads=2, max_tokens=12, normalisation="l2")
     latents = 5 * torch.randn(7, L, D)
-    for scaled in (autoencoder.train().whiten(latents), autoencoder.eval().whiten(latents)):
+    for scaled in (autoencoder.train().normalise(latents), autoencoder.eval().normalise(latents)):
         torch.testing.assert_close(scaled.norm(dim=-1), torch.full((7, L), D**0.5))
         torch.testing.assert_close(torch.cosine_similarity(scaled, latents, dim=-1), torch.ones(7, L))
 
@@ -103,7 +103,7 @@ def test_a_reconstructor_that_is_told_no_noise_assumes_some():
 
 
 def test_gradients_reach_every_weight(autoencoder):
-    latents = autoencoder.whiten(autoencoder.compress(*features(12, 9, 4)))
+    latents = autoencoder.normalise(autoencoder.compress(*features(12, 9, 4)))
     autoencoder.reconstruct(latents).square().sum().backward()
     assert [
         n for n, p in autoencoder.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0

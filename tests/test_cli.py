@@ -87,7 +87,7 @@ def test_compare_shows_unsteered_texts_of_the_same_seed(latdiff):
 
 def test_a_conditional_model_is_told_on_the_command_line(latdiff, pipe, tmp_path, monkeypatch):
     call = LatentTextDiffusionPipeline.__call__
-    settings = {"codec_digest": pipe.codec.digest(), "classes": ["calm", "wild"]}
+    settings = {"codec_digest": pipe.codec.digest, "classes": ["calm", "wild"]}
     denoiser = LatentDenoiser(3, 4, width=16, depth=1, heads=2, **settings)
     with torch.no_grad():
         for parameter in denoiser.parameters():
@@ -118,7 +118,7 @@ def test_two_columns():
 
 
 def test_scheduler_and_steps_change_what_is_written(latdiff, pipe):
-    from latdiff.pipelines.latent import make_scheduler
+    from latdiff.diffusion.sampling import make_scheduler
 
     pipe.scheduler = make_scheduler("unipc", pipe.scheduler.config.trained_betas)
     expected = pipe(num_samples=2, num_inference_steps=6, generator=torch.Generator().manual_seed(0)).texts

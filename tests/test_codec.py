@@ -1,9 +1,13 @@
 """Text to latents and back, on the tiny checkpoint."""
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from latdiff.codecs.t5 import TextError
+from latdiff.codecs.files import load_codec
+from latdiff.codecs.protocol import TextError
+from latdiff.codecs.t5 import TextCodec
 from latdiff.data.tokens import tokenize
 from latdiff.errors import UserError
 
@@ -44,7 +48,7 @@ def test_latents_of_the_training_set_are_white(codec, tiny):
     from latdiff.training import load_latents
 
     recipe = load_recipe(str(tiny.recipe))
-    cached = load_latents(tiny.checkpoint, codec.digest())  # what the denoiser trains on
+    cached = load_latents(tiny.checkpoint, codec.digest)  # what the denoiser trains on
     torch.testing.assert_close(cached.mean(0), torch.zeros(L, D), rtol=0, atol=1e-4)
     torch.testing.assert_close(cached.std(0), torch.ones(L, D), rtol=0, atol=1e-2)
     # They were encoded in bfloat16 where that is fast; these are not.
@@ -86,7 +90,7 @@ def test_a_text_without_an_end_is_said_to_be_cut(codec, generated):
     end, pad, start = codec.tokenizer.eos_token_id, codec.tokenizer.pad_token_id, 0
     generated.rows = [[start, 30, 31, 32], [start, 30, end, pad], [start, 30, 31, end], [start, end, pad, pad]]
     with pytest.warns(UserWarning, match="1 of 4 texts are cut: .* max_tokens, 96") as warnings:
-        texts, cut = codec.write(noise(4))
+        texts, cut = codec.generate(noise(4))
     assert cut == [True, False, False, False]
     assert len(warnings) == 1
     assert texts == codec.tokenizer.batch_decode(generated.rows, skip_special_tokens=True)
@@ -100,12 +104,12 @@ def test_a_start_token_that_is_the_end_token_ends_nothing(codec, generated):
     end = codec.tokenizer.eos_token_id  # as in BART
     generated.rows = [[end, 30, 31], [end, 30, end]]
     with pytest.warns(UserWarning, match="1 of 2 texts are cut"):
-        assert codec.write(noise(2)).cut == [True, False]
+        assert codec.generate(noise(2)).cut == [True, False]
 
 
 def test_whole_texts_come_without_a_warning(codec, generated, recwarn):
     generated.rows = [[0, 30, codec.tokenizer.eos_token_id]] * 2
-    assert codec.write(noise(2)).cut == [False, False]
+    assert codec.generate(noise(2)).cut == [False, False]
     assert not [warning for warning in recwarn if "cut" in str(warning.message)]
 
 
@@ -256,27 +260,66 @@ def test_nothing_cannot_be_split(codec, text):
 # The fingerprint
 
 
-def test_the_digest_is_the_same_for_the_same_files(codec, tiny):
-    from latdiff.pipelines.latent import load_codec
+def test_the_digest_is_stored_with_the_codec(codec, tiny):
+    assert load_codec(tiny.checkpoint).digest == codec.digest == codec.autoencoder.config.codec_digest
+    assert len(codec.digest) == 16
+    assert int(codec.digest, 16) > 0
 
-    assert load_codec(tiny.checkpoint).digest() == codec.digest()
-    assert len(codec.digest()) == 16
-    assert int(codec.digest(), 16) > 0
+
+def test_the_digest_is_computed_again_only_where_a_check_asks_for_it(codec, monkeypatch):
+    codec.verify()
+    with torch.no_grad():
+        codec.autoencoder.queries[0, 0] += 1
+    monkeypatch.setattr(TextCodec, "fingerprint", lambda *_, **__: pytest.fail("hashed"))
+    stored = codec.digest
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=f"were saved as {stored}; load them in float32, or copy"):
+        codec.verify()
+    assert codec.seal().digest != stored
+    codec.verify()
 
 
 @pytest.mark.parametrize("part", ["text_model", "autoencoder"])
-def test_the_digest_changes_with_any_weight(codec, part):
-    seen = {codec.digest()}
+def test_the_fingerprint_changes_with_any_weight(codec, part):
+    seen = {codec.fingerprint()}
     tensors = [t for t in getattr(codec, part).state_dict().values() if t.is_floating_point()]
     assert len(tensors) > 10
     own = {tensor.data_ptr(): tensor for tensor in tensors}.values()  # tied ones once
     for tensor in own:
         tensor.view(-1)[-1] += 1e-3
-        seen.add(codec.digest())
+        seen.add(codec.fingerprint())
     assert len(seen) == 1 + len(own)
 
 
-def test_the_digest_changes_with_the_vocabulary(codec):
-    before = codec.digest()
+def test_the_fingerprint_changes_with_the_vocabulary_and_the_settings(codec):
+    seen = {codec.fingerprint()}
     codec.tokenizer.add_tokens(["zebra"])
-    assert codec.digest() != before
+    seen.add(codec.fingerprint())
+    codec.autoencoder.register_to_config(max_tokens=40)
+    seen.add(codec.fingerprint())
+    assert len(seen) == 3
+
+
+# One text, or many in any container
+
+
+def test_a_single_text_is_one_text(codec, stories):
+    text = stories[0][0]
+    assert codec.encode(text).shape[0] == 1
+    assert codec.fits(text) == [True]
+
+
+@pytest.mark.parametrize("container", [tuple, np.array, pd.Series, iter])
+def test_texts_may_come_in_any_container(codec, stories, container):
+    texts = [text for text, _ in stories[:3]]
+    torch.testing.assert_close(codec.encode(container(texts)), codec.encode(texts))
+
+
+@pytest.mark.parametrize(("texts", "said"), [
+    (["a", None], "text 1 of 2 is None, a NoneType; drop it"), (["a", float("nan")], "text 1 of 2 is nan, a float"),
+    ([b"a"], "text 0 of 1 is b'a', a bytes"), (["a\ud800"], r"text 0 of 1 holds '\\ud800', half of a surrogate pair"),
+    ([], "the list is empty"), (["a", " "], "1 of 2 texts are empty, the first at index 1"),
+])
+def test_what_is_no_text_is_named_by_its_place(codec, texts, said):
+    with pytest.raises(TextError, match=said):
+        codec.encode(texts)

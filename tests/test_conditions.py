@@ -92,7 +92,7 @@ def test_every_weight_of_a_condition_gets_a_gradient(conditional, z):
 
 def test_a_condition_of_another_kind_is_refused(z):
     for denoiser, cond in ((BUILT["label"][0](), random_source()), (BUILT["text"][0](), BUILT["label"][1]())):
-        with pytest.raises(ValueError, match="built to be told a"):
+        with pytest.raises(ValueError, match="built to be conditioned on a"):
             denoiser(z, SNR, cond)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from latdiff.diffusion.gaussian import GaussianDiffusion, drawn
+from latdiff.diffusion.gaussian import GaussianDiffusion, training_times
 from latdiff.models.denoiser import LatentDenoiser
 from latdiff.schedule import add_noise, betas
 
@@ -74,7 +74,7 @@ def test_denoise_finds_the_x0_that_was_known(x0, prediction):
     diffusion = GaussianDiffusion(Knowing(x0, prediction), ALPHA2)
     t = torch.linspace(0, 990, len(x0)).long()
     z = add_noise(x0, torch.randn(x0.shape, generator=seeded()), ALPHA2[t])
-    torch.testing.assert_close(diffusion.denoise(z, t), x0, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(diffusion.denoise(z, ALPHA2[t]), x0, rtol=1e-3, atol=1e-3)
 
 
 def test_every_weight_gets_a_gradient(x0, network):
@@ -106,8 +106,8 @@ def test_the_loss_depends_on_the_generators_seed_alone(x0, network):
 @torch.no_grad()
 def test_arguments_are_left_as_they_were(x0, network):
     diffusion = GaussianDiffusion(network, ALPHA2, self_conditioning=1)
-    t, alpha2 = torch.full((16,), 300), ALPHA2.clone()
-    arguments = [x0, 2 * x0, t, x0.flip(0)]
+    alpha2 = ALPHA2.clone()
+    arguments = [x0, 2 * x0, ALPHA2[300].repeat(16), x0.flip(0)]
     before = [argument.clone() for argument in arguments]
     diffusion.loss(arguments[0], seeded())
     diffusion.denoise(arguments[1], arguments[2], None, arguments[3])
@@ -164,14 +164,14 @@ def test_conditions_follow_their_rows(x0, prediction):
 
 def test_denoise_hands_on_what_it_is_given(x0, prediction):
     knowing = Knowing(x0, prediction)
-    GaussianDiffusion(knowing, ALPHA2).denoise(x0, torch.full((16,), 5), "words", x0 + 2)
+    GaussianDiffusion(knowing, ALPHA2).denoise(x0, torch.full((16,), 0.5), "words", x0 + 2)
     (call,) = knowing.calls
     assert call.cond == "words"
     assert torch.equal(call.x_prev, x0 + 2)
 
 
-class Told:
-    """A condition that remembers which rows it was told nothing about."""
+class Remembering:
+    """A condition that remembers for which rows it was left out."""
 
     def __init__(self):
         self.rows = None
@@ -185,11 +185,11 @@ class Told:
 
 
 def test_the_condition_is_left_out_as_often_as_asked(prediction):
-    x0, told = torch.randn(4000, 3, 4, generator=seeded(3)), Told()
+    x0, cond = torch.randn(4000, 3, 4, generator=seeded(3)), Remembering()
     knowing = Knowing(x0, prediction)
-    GaussianDiffusion(knowing, ALPHA2, self_conditioning=0, condition_dropout=0.2).loss(x0, seeded(), told)
-    assert told.rows.float().mean().item() == pytest.approx(0.2, abs=0.02)
-    assert knowing.calls[-1].cond is told
+    GaussianDiffusion(knowing, ALPHA2, self_conditioning=0, condition_dropout=0.2).loss(x0, seeded(), cond)
+    assert cond.rows.float().mean().item() == pytest.approx(0.2, abs=0.02)
+    assert knowing.calls[-1].cond is cond
 
 
 def test_without_a_condition_its_dropout_changes_nothing(x0, network):
@@ -198,27 +198,27 @@ def test_without_a_condition_its_dropout_changes_nothing(x0, network):
 
 
 def test_stratified_times_fall_one_into_each_part():
-    times = drawn("stratified", 1000, seeded())
+    times = training_times("stratified", 1000, seeded())
     assert (times * 1000).long().tolist() == list(range(1000))
 
 
 @pytest.mark.parametrize(("times", "quarter", "half"), [("uniform", 0.25, 0.5), ("logit-normal", 0.136, 0.728)])
 def test_the_share_of_times_in_the_middle(times, quarter, half):
     # logit-normal: |randn| < log 3 for times between a quarter and three
-    found = drawn(times, 20000, seeded())
+    found = training_times(times, 20000, seeded())
     shares = torch.histc(found, bins=4, min=0, max=1) / 20000
     assert [shares[0], shares[1] + shares[2], shares[3]] == pytest.approx([quarter, half, quarter], abs=0.015)
 
 
-def test_logit_normal_times_gather_where_they_are_told():
-    logits = drawn("logit-normal", 20000, seeded(), logit_mean=0.75, logit_std=0.8).logit()
+def test_logit_normal_times_gather_where_they_are_asked_to():
+    logits = training_times("logit-normal", 20000, seeded(), logit_mean=0.75, logit_std=0.8).logit()
     assert logits.mean().item() == pytest.approx(0.75, abs=0.03)
     assert logits.std().item() == pytest.approx(0.8, abs=0.03)
 
 
 def test_times_that_there_are_not():
     with pytest.raises(ValueError, match="must be one of stratified, uniform, logit-normal"):
-        drawn("cosine", 4, seeded())
+        training_times("cosine", 4, seeded())
 
 
 @pytest.mark.parametrize("asked", [("uniform", 0.0, 1.0), ("logit-normal", 0.75, 0.8)])
@@ -226,6 +226,6 @@ def test_training_draws_the_times_that_were_asked_for(x0, asked):
     knowing, (times, mean, std) = Knowing(x0, "x0"), asked
     diffusion = GaussianDiffusion(knowing, ALPHA2, self_conditioning=0, times=times, logit_mean=mean, logit_std=std)
     diffusion.loss(x0, seeded())
-    t = (drawn(times, len(x0), seeded(), mean, std) * 1000).long()
+    t = (training_times(times, len(x0), seeded(), mean, std) * 1000).long()
     alpha2 = torch.sigmoid(knowing.calls[0].log_snr)
     torch.testing.assert_close(alpha2, ALPHA2[t], rtol=1e-3, atol=1e-4)

@@ -267,7 +267,7 @@ def test_a_head_with_labels_of_its_own_is_not_the_oracles_business(pipe, tiny):
     scorer = Scorer(recipe, load_corpus(recipe.data, recipe.seed))
     evaluation = Evaluation(pipe, scorer, num_samples=2, seed=0)
     weight = torch.zeros(2, *pipe.codec.latent_shape)
-    head = AttributeHead("sentiment", ["grim", "merry"], weight, torch.zeros(2), pipe.codec.digest())
+    head = AttributeHead("sentiment", ["grim", "merry"], weight, torch.zeros(2), pipe.codec.digest)
     rows = evaluation.guided(head, 1.0)
     assert [row["judge"] for row in rows] == ["the label's words stand in the text"] * 2
     assert all("validity" not in row for row in rows)

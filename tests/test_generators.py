@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from latdiff import storyworld
+from latdiff.codecs.files import CheckpointError
 from latdiff.errors import UserError
 from latdiff.evaluation.generators import BestOf, LanguageModelGenerator, PipelineGenerator, TextsGenerator
 from latdiff.evaluation.judges import FluencyJudge, JudgeError, class_prefix
 from latdiff.heads.linear import AttributeHead
-from latdiff.pipelines.latent import CheckpointError
 
 WRITTEN = [f"text {number}" for number in range(12)]
 
@@ -127,7 +127,7 @@ def head_of(pipe, digest, seed):
 
 def test_the_best_of_several_is_the_one_that_the_heads_like_most(pipe):
     stories = [story.text for story in storyworld.sample(6, 3)]
-    heads = [head_of(pipe, pipe.codec.digest(), seed) for seed in (0, 1)]
+    heads = [head_of(pipe, pipe.codec.digest, seed) for seed in (0, 1)]
     likely = [head.predict_proba(pipe.codec.encode(stories))[:, 1] for head in heads]
     written = BestOf([*stories, "harbor " * 300, stories[0]], pipe.codec, 2)  # one is too long to be read
     for chosen, liked in ((heads[:1], likely[0]), (heads, likely[0] * likely[1])):
@@ -136,7 +136,7 @@ def test_the_best_of_several_is_the_one_that_the_heads_like_most(pipe):
 
 
 def test_texts_that_cannot_be_read_are_chosen_from_all_the_same(pipe):
-    guides = [head_of(pipe, pipe.codec.digest(), 0).toward("high")]
+    guides = [head_of(pipe, pipe.codec.digest, 0).toward("high")]
     assert BestOf(["harbor " * 300, "harbor " * 400], pipe.codec, 2).toward(guides) == ["harbor " * 300]
 
 

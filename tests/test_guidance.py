@@ -17,6 +17,7 @@ from latdiff.diffusion.guidance import (
     warn_of_strain,
 )
 from latdiff.diffusion.modes import MODES
+from latdiff.diffusion.noise import streams
 from latdiff.heads.linear import AttributeHead, CallableHead, NumberHead
 from latdiff.schedule import alpha2_at, betas, log_snr
 
@@ -44,12 +45,12 @@ def x0():
     return noise(5, L, D, seed=3)
 
 
-def identity(z, t, cond=None, x_prev=None):
+def identity(z, alpha2, cond=None, x_prev=None):
     return z
 
 
 def steered(guides, x0, t):
-    return steer(identity, ALPHA2, guides)(x0, t)
+    return steer(identity, guides)(x0, ALPHA2[t])
 
 
 # The push on x0
@@ -157,6 +158,9 @@ def test_guides_add_up_in_any_order(mode, x0):
     one = random_head(3, seed=0).toward("label1", 2.0, mode)
     two = random_head(4, seed=5).toward("label3", -1.0)
     t = torch.full((5,), 49)
+    def steered(guides, x0, t):
+        return steer(identity, guides, streams(torch.Generator().manual_seed(0), 5))(x0, ALPHA2[t])
+
     there, back = steered([one, two], x0, t), steered([two, one], x0, t)
     torch.testing.assert_close(there, back)
     apart = steered([one], x0, t) + steered([two], x0, t) - x0
@@ -167,25 +171,25 @@ def test_neighbours_in_a_stack_steer_as_one_and_other_wrappers_keep_their_place(
     one, two = random_head(seed=0).toward("label1", 2.0), random_head(seed=5).toward("label2", 2.0)
     t = torch.full((5,), 49)
 
-    def double(denoise, alpha2):
-        return lambda z, t, cond=None, x_prev=None: 2 * denoise(z, t, cond, x_prev)
+    def double(denoise):
+        return lambda z, alpha2, cond=None, x_prev=None: 2 * denoise(z, alpha2, cond, x_prev)
 
-    torch.testing.assert_close(stack(identity, ALPHA2, [one, two])(x0, t), steered([one, two], x0, t))
-    inside, outside = (stack(identity, ALPHA2, guides)(x0, t) for guides in ([double, one], [one, double]))
+    torch.testing.assert_close(stack(identity, [one, two])(x0, ALPHA2[t]), steered([one, two], x0, t))
+    inside, outside = (stack(identity, guides)(x0, ALPHA2[t]) for guides in ([double, one], [one, double]))
     torch.testing.assert_close(inside, 2 * x0 + (steered([one], 2 * x0, t) - 2 * x0))
     torch.testing.assert_close(outside, 2 * steered([one], x0, t))
-    assert torch.equal(stack(identity, ALPHA2, [])(x0, t), x0)
+    assert torch.equal(stack(identity, [])(x0, ALPHA2[t]), x0)
 
 
 def test_a_guide_farther_out_differentiates_through_one_farther_in(x0):
     inner, outer = random_head(seed=0).toward("label1", 2.0), random_head(seed=5).toward("label2", 3.0, "denoiser")
 
-    def scaled(denoise, alpha2):
-        return lambda z, t, cond=None, x_prev=None: 0.5 * denoise(z, t, cond, x_prev)
+    def scaled(denoise):
+        return lambda z, alpha2, cond=None, x_prev=None: 0.5 * denoise(z, alpha2, cond, x_prev)
 
     t = torch.full((5,), 49)
-    both = stack(identity, ALPHA2, [inner, scaled, outer])(x0, t)
-    estimate = stack(identity, ALPHA2, [inner, scaled])(x0, t)
+    both = stack(identity, [inner, scaled, outer])(x0, ALPHA2[t])
+    estimate = stack(identity, [inner, scaled])(x0, ALPHA2[t])
     # the inner push counts as a constant, so that the outer gradient is half of that at the estimate
     direct = steered([random_head(seed=5).toward("label2", 3.0, "denoiser")], estimate, t) - estimate
     torch.testing.assert_close(both - estimate, 0.5 * direct, rtol=1e-4, atol=1e-5)
@@ -194,11 +198,11 @@ def test_a_guide_farther_out_differentiates_through_one_farther_in(x0):
 def test_a_guide_hands_on_condition_and_estimate(x0):
     seen = []
 
-    def denoise(z, t, cond=None, x_prev=None):
+    def denoise(z, alpha2, cond=None, x_prev=None):
         seen.append((cond, x_prev))
         return z
 
-    random_head().toward("label0")(denoise, ALPHA2)(x0, torch.zeros(5).long(), "cond", x0 + 1)
+    random_head().toward("label0")(denoise)(x0, torch.full((5,), 0.5), "cond", x0 + 1)
     (found,) = seen
     assert found[0] == "cond"
     assert torch.equal(found[1], x0 + 1)
@@ -208,13 +212,13 @@ def test_a_guide_hands_on_condition_and_estimate(x0):
 def test_the_denoiser_is_called_once_and_differentiated_only_where_the_mode_says_so(mode, x0):
     seen = []
 
-    def denoise(z, t, cond=None, x_prev=None):
+    def denoise(z, alpha2, cond=None, x_prev=None):
         seen.append(torch.is_grad_enabled() and z.requires_grad)
         return z
 
     with torch.no_grad():
         guides = [random_head(seed=s).toward("label0", 1.0, mode) for s in (0, 1)]
-        out = steer(denoise, ALPHA2, guides)(x0, torch.full((5,), 49))
+        out = steer(denoise, guides)(x0, torch.full((5,), 0.5))
     assert seen == [mode != "x0"]
     assert not out.requires_grad
 
@@ -222,9 +226,9 @@ def test_the_denoiser_is_called_once_and_differentiated_only_where_the_mode_says
 # Exactness, in worlds where the guided denoiser is known
 
 
-def exact_denoiser(alpha2):
+def exact_denoiser(z, alpha2, cond=None, x_prev=None):
     """Of x ~ N(0, I): E[x | z] = alpha z."""
-    return lambda z, t, cond=None, x_prev=None: alpha2[t].sqrt().view(-1, 1, 1) * z
+    return alpha2.sqrt().view(-1, 1, 1) * z
 
 
 def sampled(denoise, n, steps):
@@ -234,7 +238,8 @@ def sampled(denoise, n, steps):
     scheduler.set_timesteps(steps)
     z, generator = noise(n, L, D, seed=1), torch.Generator().manual_seed(2)
     for t in scheduler.timesteps:
-        z = scheduler.step(denoise(z, t.expand(len(z))), t, z, generator=generator).prev_sample
+        x0 = denoise(z, scheduler.alphas_cumprod[t].expand(len(z)))
+        z = scheduler.step(x0, t, z, generator=generator).prev_sample
     return z
 
 
@@ -249,7 +254,7 @@ def test_mode_denoiser_is_autograd_through_the_denoiser(x0):
     t = torch.tensor([10, 30, 50, 70, 90])
     alpha, sigma2 = ALPHA2[t].sqrt().view(-1, 1, 1), (1 - ALPHA2[t]).view(-1, 1, 1)
     guide = head.toward(2.0, scale=1.0, mode="denoiser")
-    moved = steer(exact_denoiser(ALPHA2), ALPHA2, [guide])(x0, t) - alpha * x0
+    moved = steer(exact_denoiser, [guide])(x0, ALPHA2[t]) - alpha * x0
     residual = 2 - 0.5 - (alpha * x0 * weight).sum((1, 2), keepdim=True)
     torch.testing.assert_close(moved, sigma2 * weight * residual / sd**2, rtol=1e-3, atol=1e-4)
 
@@ -264,7 +269,7 @@ def test_mode_monte_carlo_is_exact_with_enough_draws(x0):
     errors = {}
     for mode, draws in (("denoiser", 1), ("monte-carlo", 16), ("monte-carlo", 20000)):
         guide = head.toward(2.0, scale=1.0, mode=mode, draws=draws)
-        moved = steer(exact_denoiser(ALPHA2), ALPHA2, [guide])(x0, t) - alpha * x0
+        moved = steer(exact_denoiser, [guide])(x0, ALPHA2[t]) - alpha * x0
         errors[mode, draws] = ((moved - exact).norm() / exact.norm()).item()
     assert errors["monte-carlo", 20000] < 0.05 < errors["monte-carlo", 16] < 0.7 * errors["denoiser", 1]
 
@@ -275,10 +280,9 @@ def test_mode_monte_carlo_is_exact_with_enough_draws(x0):
 )
 def test_a_number_is_met_at_the_usual_scale_however_sure_the_head(mode, sd):
     """|w|² = 1, so that a head of sd .3 explains 92% of the variance; scales of label heads would diverge."""
-    alphas_cumprod = DDPMScheduler(trained_betas=betas("cosine")).alphas_cumprod
     weight = noise(L, D, seed=9) / noise(L, D, seed=9).norm()
     head = NumberHead("y", weight, torch.tensor(0.5), "abc", sd=sd)
-    z = sampled(steer(exact_denoiser(alphas_cumprod), alphas_cumprod, [head.toward(2.0, mode=mode)]), 400, steps=25)
+    z = sampled(steer(exact_denoiser, [head.toward(2.0, mode=mode)]), 400, steps=25)
     found = torch.tensor(head.predict(z))
     assert found.mean() == pytest.approx(2.0, abs=0.25)
     assert found.std() < 0.5
@@ -292,8 +296,8 @@ def mixture():
     mean = 1.2 * noise(L, D, seed=4) / noise(L, D, seed=4).norm()
     alphas_cumprod = DDPMScheduler(trained_betas=betas("cosine")).alphas_cumprod
 
-    def denoise(z, t, cond=None, x_prev=None):
-        alpha, sigma2 = alphas_cumprod[t].sqrt().view(-1, 1, 1), (1 - alphas_cumprod[t]).view(-1, 1, 1)
+    def denoise(z, alpha2, cond=None, x_prev=None):
+        alpha, sigma2 = alpha2.sqrt().view(-1, 1, 1), (1 - alpha2).view(-1, 1, 1)
         return alpha * z + sigma2 * mean * torch.tanh((alpha * z * mean).sum((1, 2), keepdim=True))
 
     levels = alphas_cumprod[torch.arange(900, -1, -9)]  # farther out, at 999, weights have to be extrapolated
@@ -308,16 +312,16 @@ def test_mode_noisy_is_exact_at_scale_one(x0):
     mean, alphas_cumprod, denoise, noisy, _ = mixture()
     t = torch.tensor([99, 504, 702, 900, 970])
     alpha, sigma2 = alphas_cumprod[t].sqrt().view(-1, 1, 1), (1 - alphas_cumprod[t]).view(-1, 1, 1)
-    guided = steer(denoise, alphas_cumprod, [noisy.toward("right", scale=1.0, mode="noisy")])(x0, t)
+    guided = steer(denoise, [noisy.toward("right", scale=1.0, mode="noisy")])(x0, alphas_cumprod[t])
     torch.testing.assert_close(guided, alpha * x0 + sigma2 * mean, rtol=1e-3, atol=2e-3)
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_sampling_under_a_guide_ends_at_its_side(mode):
     """Along m: the exact guided distribution is N(|m|, 1); mode noisy reaches it, the others a known way about."""
-    mean, alphas_cumprod, denoise, noisy, clean = mixture()
+    mean, _, denoise, noisy, clean = mixture()
     head = noisy if mode == "noisy" else clean
-    denoise = steer(denoise, alphas_cumprod, [head.toward("right", 1.0, mode)])
+    denoise = steer(denoise, [head.toward("right", 1.0, mode)])
     z = sampled(denoise, 2000, steps=100)
     along = (z * mean).sum((1, 2)) / mean.norm()
     across = z - along.view(-1, 1, 1) * mean / mean.norm()
@@ -351,10 +355,10 @@ def test_settings_out_of_range(settings, said):
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_gradient_that_is_not_finite_stops_with_the_heads_name_and_the_step(bad, x0):
+def test_a_gradient_that_is_not_finite_stops_with_the_heads_name_and_the_level(bad, x0):
     head = random_head()
     head.weight[0, 1, 0, 0] = bad
-    with pytest.raises(GuidanceError, match="head 'mood' towards label1 is not finite at timestep 49"):
+    with pytest.raises(GuidanceError, match=r"head 'mood' towards label1 is not finite where sigma is 0\.70"):
         steered([head.toward("label1")], x0, torch.full((5,), 49))
 
 
@@ -390,48 +394,89 @@ def test_titles_are_told_apart():
 # Classifier-free guidance
 
 
-def conditional(z, t, cond=None, x_prev=None):
-    """x0 is z, moved by what is told."""
-    return z + (0 if cond is None else cond)
+class Shift:
+    """A condition that moves x0, by 0 where it is left out."""
+
+    def __init__(self, by):
+        self.by = by
+
+    def __getitem__(self, rows):
+        return Shift(self.by[rows])
+
+    def without(self, rows):
+        return Shift(self.by.masked_fill(rows, 0.0))
 
 
-def test_classifier_free_guidance_goes_on_from_nothing_told_through_what_is(x0):
-    t, cond = torch.zeros(5).long(), torch.full((5, 1, 1), 2.0)
+def conditional(z, alpha2, cond=None, x_prev=None):
+    """x0 is z, moved by the condition."""
+    return z + (0 if cond is None else cond.by.view(-1, 1, 1))
+
+
+def test_classifier_free_guidance_goes_on_from_no_condition_through_the_one_given(x0):
+    alpha2, cond = torch.full((5,), 0.5), Shift(torch.full((5,), 2.0))
     for scale, move in ((0.0, 0), (0.5, 1), (1.0, 2), (3.0, 6)):
-        guided = ClassifierFree(scale)(conditional, ALPHA2)
-        torch.testing.assert_close(guided(x0, t, cond), x0 + move)
-        torch.testing.assert_close(guided(x0, t), x0)
+        guided = ClassifierFree(scale)(conditional)
+        torch.testing.assert_close(guided(x0, alpha2, cond), x0 + move)
+        torch.testing.assert_close(guided(x0, alpha2), x0)
 
 
 def test_classifier_free_guidance_is_exact_for_gaussians():
     """Data N(m, 1) given the class, N(0, 2) without: the score is w times the one and 1 - w times the other."""
-    z, t, m = torch.linspace(-2, 2, 5).view(5, 1, 1), torch.full((5,), 40), 1.5
-    a = ALPHA2[40].sqrt()
+    z, m = torch.linspace(-2, 2, 5).view(5, 1, 1), 1.5
+    alpha2, a = ALPHA2[40].expand(5), ALPHA2[40].sqrt()
 
-    def denoise(z, t, cond=None, x_prev=None):
-        mean, variance = (0.0, 2.0) if cond is None else (m, 1.0)
+    def denoise(z, alpha2, cond=None, x_prev=None):
+        given = torch.zeros(len(z), 1, 1) if cond is None else cond.by.view(-1, 1, 1)
+        mean, variance = m * given, 2.0 - given
         gain = a * variance / (a**2 * variance + 1 - a**2)
         return mean + gain * (z - a * mean)
 
-    guided = ClassifierFree(2.5)(denoise, ALPHA2)(z, t, "told")
-    scores = [(a * denoise(z, t, cond) - z) / (1 - a**2) for cond in ("told", None)]  # Tweedie
+    cond = Shift(torch.ones(5))
+    guided = ClassifierFree(2.5)(denoise)(z, alpha2, cond)
+    scores = [(a * denoise(z, alpha2, one) - z) / (1 - a**2) for one in (cond, None)]  # Tweedie
     mixed = 2.5 * scores[0] - 1.5 * scores[1]
     torch.testing.assert_close((a * guided - z) / (1 - a**2), mixed)
 
 
-def test_a_scale_of_one_calls_the_denoiser_once(x0):
+@pytest.mark.parametrize(("scale", "rows"), [(1.0, 5), (3.0, 10)])
+def test_classifier_free_guidance_calls_the_denoiser_once(x0, scale, rows):
     calls = []
 
-    def denoise(z, t, cond=None, x_prev=None):
-        calls.append(cond)
+    def denoise(z, alpha2, cond=None, x_prev=None):
+        calls.append([len(z), len(alpha2), len(cond.by), len(x_prev)])
         return z
 
-    ClassifierFree(1.0)(denoise, ALPHA2)(x0, torch.zeros(5).long(), "told")
-    assert calls == ["told"]
+    ClassifierFree(scale)(denoise)(x0, torch.full((5,), 0.5), Shift(torch.ones(5)), x0)
+    assert calls == [[rows] * 4]
 
 
 def test_heads_steer_what_classifier_free_guidance_leaves(x0):
-    t, cond = torch.full((5,), 50), torch.full((5, 1, 1), 2.0)
+    alpha2, cond = ALPHA2[50].expand(5), Shift(torch.full((5,), 2.0))
     guide = random_head().toward("label0", 1.0)
-    both = stack(conditional, ALPHA2, [ClassifierFree(3.0), guide])(x0, t, cond)
-    torch.testing.assert_close(both, guide(lambda z, t, cond=None, x_prev=None: z + 6, ALPHA2)(x0, t))
+    both = stack(conditional, [ClassifierFree(3.0), guide])(x0, alpha2, cond)
+    torch.testing.assert_close(both, guide(lambda z, alpha2, cond=None, x_prev=None: z + 6)(x0, alpha2))
+
+
+# What a step costs
+
+
+def test_outside_its_interval_a_guide_computes_nothing(x0):
+    guide = CallableHead(lambda x: pytest.fail("a gradient that nobody needs")).guide(1.0, interval=(0.2, 0.8))
+    assert torch.equal(steered([guide], x0, torch.full((5,), 99)), x0)
+
+
+def test_monte_carlo_draws_differ_by_sample_and_guide_and_follow_the_samples_streams(x0):
+    guides = [random_head(seed=s).toward("label1", 1.0, "monte-carlo", draws=2) for s in (0, 0)]
+    t = torch.full((5,), 49)
+    same = x0[:1].expand(5, -1, -1)
+
+    def moved(guides, generators):
+        return steer(identity, guides, generators)(same, ALPHA2[t]) - same
+
+    first, again = (moved(guides[:1], streams(torch.Generator().manual_seed(0), 5)) for _ in range(2))
+    assert torch.equal(first, again)
+    assert (first[0] - first[1]).abs().max() > 1e-3
+    one, both = streams(torch.Generator().manual_seed(0), 5), streams(torch.Generator().manual_seed(0), 5)
+    assert (moved(guides, both) - 2 * moved(guides[:1], one)).abs().max() > 1e-3
+    part = steer(identity, guides[:1], streams(torch.Generator().manual_seed(0), 5)[3:])(same[3:], ALPHA2[t[3:]])
+    torch.testing.assert_close(part - same[3:], first[3:])

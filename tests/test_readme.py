@@ -53,7 +53,7 @@ def test_the_snippets_of_the_guidance_page_run_as_written(tiny, tmp_path, monkey
 def test_the_snippets_of_the_page_on_conditions_run_as_written(pipe, tmp_path, monkeypatch):
     page = (ROOT / "docs" / "conditions.md").read_text(encoding="utf-8")
     topics = list(storyworld.ATTRIBUTES["topic"])
-    settings = {"codec_digest": pipe.codec.digest(), "classes": topics}
+    settings = {"codec_digest": pipe.codec.digest, "classes": topics}
     pipe.register_modules(denoiser=LatentDenoiser(*pipe.codec.latent_shape, width=16, depth=1, heads=2, **settings))
     pipe.save_pretrained(tmp_path / "checkpoints" / "by-topic")
     monkeypatch.chdir(tmp_path)

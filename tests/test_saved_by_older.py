@@ -8,7 +8,8 @@ import torch
 
 from latdiff import load_head
 from latdiff.config import load_recipe
-from latdiff.pipelines.latent import load_pipeline, make_scheduler
+from latdiff.diffusion.sampling import make_scheduler
+from latdiff.pipelines.files import load_pipeline
 
 SAVED = Path(__file__).parent / "fixtures" / "v0"
 EXPECTED = json.loads((SAVED / "expected.json").read_text(encoding="utf-8"))

@@ -1,17 +1,18 @@
-"""Text to latents and back: tokenizer, frozen backbone and autoencoder joined, in batches."""
+"""The T5 codec: tokenizer, frozen encoder-decoder and latent autoencoder joined, in batches."""
 
 from __future__ import annotations
 
 import hashlib
-import itertools
-import math
+import json
 import warnings
-from typing import NamedTuple
+from collections.abc import Iterable
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
+from latdiff.codecs.protocol import Codec, Decoded, TextError, as_texts
 from latdiff.config import DECODING
 from latdiff.data.tokens import pad, sentences, tokenize
 from latdiff.errors import UserError, nearest
@@ -24,22 +25,37 @@ OWN_OPTIONS = {"max_length", "max_new_tokens", "eos_token_id", "forced_eos_token
                "return_dict_in_generate", "do_sample"}
 
 
-class TextError(UserError):
-    """Texts that cannot be encoded, in one sentence."""
+class TextCodec(Codec):
+    """Text to whitened latents [B, L, D] by a frozen encoder and a compressor, and back by a reconstructor and decoder.
 
-
-class Written(NamedTuple):
-    """texts: list[str]; cut: list[bool], which of them the token limit broke off."""
-
-    texts: list[str]
-    cut: list[bool]
-
-
-class TextCodec:
-    """encode(texts) -> latents [B, L, D], whitened; decode(latents [B, L, D]) -> list[str]."""
+    Args:
+        tokenizer: of the backbone.
+        text_model: the frozen encoder-decoder: T5, mT5 or BART.
+        autoencoder: the compressor and the reconstructor around it.
+    """
 
     def __init__(self, tokenizer, text_model, autoencoder: LatentAutoencoder):
         self.tokenizer, self.text_model, self.autoencoder = tokenizer, text_model, autoencoder
+
+    @property
+    def components(self) -> dict[str, object]:
+        """Its parts, by the names under which a pipeline saves them."""
+        return {"tokenizer": self.tokenizer, "text_model": self.text_model, "autoencoder": self.autoencoder}
+
+    @property
+    def latent_shape(self) -> tuple[int, int]:
+        """(L, D)."""
+        return self.autoencoder.config.num_latents, self.autoencoder.config.latent_dim
+
+    @property
+    def max_tokens(self) -> int:
+        """Of a text, end-of-text included."""
+        return self.autoencoder.config.max_tokens
+
+    @property
+    def device(self) -> torch.device:
+        """Where the models are."""
+        return self.autoencoder.device
 
     def to(self, device: torch.device | str) -> TextCodec:
         """Move both models; returns the codec."""
@@ -47,20 +63,22 @@ class TextCodec:
         self.autoencoder.to(device)
         return self
 
-    @property
-    def latent_shape(self) -> tuple[int, int]:
-        """(L, D)."""
-        return self.autoencoder.config.num_latents, self.autoencoder.config.latent_dim
+    def tokenize(self, texts: Iterable[str]) -> list[list[int]]:
+        """Ids of every text, end-of-text included, nothing cut."""
+        return tokenize(self.tokenizer, texts)
 
-    def fits(self, texts: list[str]) -> list[bool]:
-        """Whether each text is short enough for `encode`."""
-        return [len(row) <= self.autoencoder.config.max_tokens for row in tokenize(self.tokenizer, texts)]
+    def fits(self, texts: Iterable[str]) -> list[bool]:
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        return [len(row) <= self.max_tokens for row in self.tokenize(texts)] if texts else []
 
     def split(self, text: str) -> list[str]:
         """A long text in pieces that each fit, in order, cut at sentence ends; only white space between them is lost.
 
         A piece is as many sentences as fit. A full stop with a space behind it is taken for an end, that of "Mr. Hill"
-        as well. Raises TextError for an empty text and for a sentence that does not fit by itself.
+        as well.
+
+        Raises:
+            TextError: For an empty text and for a sentence that does not fit by itself.
         """
         if not text.strip():
             raise TextError("there is no text to split: it is empty")
@@ -73,130 +91,130 @@ class TextCodec:
             else:
                 pieces.append(sentence)
         pieces = [piece.strip() for piece in pieces]
-        self._refuse_long_sentences(pieces)
+        for piece, row in zip(pieces, self.tokenize(pieces), strict=True):
+            if len(row) > self.max_tokens:
+                raise TextError(
+                    f"the sentence that begins {piece[:40]!r} has {len(row)} tokens, more than the {self.max_tokens} "
+                    "that this autoencoder reads, and no end to split it at; break it up or shorten it"
+                )
         return pieces
 
-    @torch.no_grad()
-    def encode(self, texts: list[str], batch_size: int = 256) -> Tensor:
-        """Whitened latents [B, L, D] in float32, on the autoencoder's device.
-
-        Raises TextError when texts are empty or longer than the autoencoder's max_tokens, with their
-        count and the first of them: nothing is cut silently.
-        """
-        ids = tokenize(self.tokenizer, texts) if texts else []
-        self._refuse(texts, ids)
-        return self.autoencoder.whiten(self.compress(ids, batch_size))
+    def encode(self, texts: Iterable[str], batch_size: int = 256) -> Tensor:
+        return self.encode_ids(self._ids(as_texts(texts)), batch_size)
 
     @torch.no_grad()
-    def read(self, sources: list[str], batch_size: int = 256) -> Source:
-        """The frozen encoder's features of source texts, for a denoiser that is told them.
+    def encode_ids(self, ids: list[list[int]], batch_size: int = 256) -> Tensor:
+        """Latents [B, L, D] of tokenized texts."""
+        return self.autoencoder.normalise(self.compress(ids, batch_size))
 
-        Raises TextError as `encode` does, though a source is never compressed.
-        """
-        ids = tokenize(self.tokenizer, sources) if sources else []
-        self._refuse(sources, ids)
-        return self.features(ids, batch_size)
+    def encode_condition(self, sources: Iterable[str], batch_size: int = 256) -> Source:
+        """The frozen encoder's features [B, T, H]; raises as `encode` does, though a source is never compressed."""
+        return self.features(self._ids(as_texts(sources, "source")), batch_size)
 
     @torch.no_grad()
     def features(self, ids: list[list[int]], batch_size: int = 256) -> Source:
         """Features [B, T, H] of tokenized texts, and their mask."""
-        ids, mask = (x.to(self.autoencoder.device) for x in pad(ids, self.tokenizer.pad_token_id))
+        ids, mask = (x.to(self.device) for x in pad(ids, self.tokenizer.pad_token_id))
         chunks = zip(ids.split(batch_size), mask.split(batch_size), strict=True)
         return Source(torch.cat([encode_features(self.text_model, *chunk) for chunk in chunks]), mask)
 
     @torch.no_grad()
     def compress(self, ids: list[list[int]], batch_size: int = 256) -> Tensor:
-        """Latents [B, L, D] of tokenized texts, before whitening."""
-        device = self.autoencoder.device
-        latents = torch.empty(len(ids), *self.latent_shape, device=device)
+        """Latents [B, L, D] of tokenized texts, before they are normalised."""
+        latents = torch.empty(len(ids), *self.latent_shape, device=self.device)
         # By length, so that little is padded; written back in the order given.
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            padded, mask = (x.to(device) for x in pad([ids[i] for i in rows], self.tokenizer.pad_token_id))
+            padded, mask = (x.to(self.device) for x in pad([ids[i] for i in rows], self.tokenizer.pad_token_id))
             latents[rows] = self.autoencoder.compress(encode_features(self.text_model, padded, mask), mask)
         return latents
 
-    def decode(self, latents: Tensor, batch_size: int = 256, preset: str = "greedy", **options) -> list[str]:
-        """Texts of latents [B, L, D], as `write` makes them: what was cut is warned of, `write` says which."""
-        return self.write(latents, batch_size, preset, **options).texts
-
     @torch.no_grad()
-    def write(self, latents: Tensor, batch_size: int = 256, preset: str = "greedy", **options) -> Written:
-        """Texts of latents [B, L, D], and which of them were cut.
+    def generate(
+        self, latents: Tensor, cond: Source | None = None, batch_size: int = 256, preset: str = "greedy", **options
+    ) -> Decoded:
+        """Texts of latents, and which of them were cut.
+
+        A text ends where the decoder writes end-of-text; one that reaches `max_tokens` before that is cut there. Warns,
+        once a call, of how many were.
 
         Args:
-            latents: whitened, [B, L, D].  batch_size: how many at once.
+            latents: [B, L, D].
+            cond: not used: the latents hold all that this decoder reads.
+            batch_size: how many at once, times the beams of the preset.
             preset: of config.DECODING: greedy, or ld4lg, the beam search of LD4LG's code.
             options: on top of it, for transformers' `generate`, e.g. num_beams=8.
 
-        A text ends where the decoder writes end-of-text; one that reaches the autoencoder's max_tokens before that
-        is cut there. Warns, once a call, of how many were. Raises UserError for an unknown preset or option.
+        Raises:
+            UserError: For an unknown preset or option.
         """
-        settings = decoding(preset, **options)
-        limit, end = self.autoencoder.config.max_tokens, self.tokenizer.eos_token_id
+        settings, end = decoding(preset, **options), self.tokenizer.eos_token_id
         texts: list[str] = []
         cut: list[bool] = []
-        for chunk in latents.to(self.autoencoder.device).split(batch_size):
+        for chunk in latents.to(self.device).split(batch_size) if len(latents) else ():
             features = self.autoencoder.reconstruct(chunk.float())
-            ids = generate_ids(self.text_model, features, limit, **settings)
+            ids = generate_ids(self.text_model, features, self.max_tokens, **settings)
             texts += self.tokenizer.batch_decode(ids, skip_special_tokens=True)
             cut += (ids[:, 1:] != end).all(1).tolist()  # the first is the start token, in BART the same as the end
         if any(cut):
             warnings.warn(
-                f"{sum(cut)} of {len(cut)} texts are cut: the decoder reached the autoencoder's max_tokens, {limit}, "
-                "before an end of text",
+                f"{sum(cut)} of {len(cut)} texts are cut: the decoder reached the autoencoder's max_tokens, "
+                f"{self.max_tokens}, before an end of text",
                 stacklevel=4,
             )
-        return Written(texts, cut)
+        return Decoded(texts, cut)
 
-    def round_trip(self, latents: Tensor, texts: list[str]) -> Tensor:
-        """How far latents [B, L, D] lie from those of the B texts that were written from them, read again: [B].
+    def check_options(self, **options) -> None:
+        decoding(**options)
 
-        Root mean square over L and D, in a latent's standard deviations; infinite for a text that is blank or too long
-        to be read. Latents that no text has leave the decoder to guess, and let a head read what is not written.
-        """
-        read = torch.tensor([bool(text.strip()) and fits for text, fits in zip(texts, self.fits(texts), strict=True)])
-        found = torch.full((len(texts),), math.inf)
-        if read.any():
-            again = self.encode(list(itertools.compress(texts, read)))
-            found[read] = (again - latents.to(again)[read]).square().mean((1, 2)).sqrt().cpu()
-        return found
-
+    @cached_property
     def digest(self) -> str:
-        """Fingerprint of everything that gives latents their meaning: 16 hex digits of a SHA-256."""
+        """What was stored when the codec was finished; of an older one, `fingerprint` of weights and vocabulary."""
+        return self.autoencoder.config.codec_digest or self.fingerprint(with_settings=False)
+
+    def seal(self) -> TextCodec:
+        """Store the digest of the finished codec in the autoencoder's configuration; returns the codec."""
+        self.__dict__.pop("digest", None)
+        self.autoencoder.register_to_config(codec_digest=self.fingerprint())
+        return self
+
+    def verify(self) -> None:
+        """Compute the digest of the weights again, in float32.
+
+        Raises:
+            UserError: When it is not the stored one: a part was changed or damaged after it was saved.
+        """
+        found = [self.fingerprint(), self.fingerprint(with_settings=False)]  # the latter of a codec of before 0.1.0
+        if self.digest not in found:
+            raise UserError(f"tokenizer, text model and autoencoder are codec {found[0]}, but were saved as "
+                            f"{self.digest}; load them in float32, or copy the whole folder again")
+
+    def fingerprint(self, with_settings: bool = True) -> str:
+        """Of all that gives latents their meaning: 16 hex digits of a SHA-256 of weights, vocabulary, settings."""
         sha = hashlib.sha256()
         for model in (self.text_model, self.autoencoder):
             for name, tensor in sorted(model.state_dict().items()):
                 sha.update(name.encode())
                 sha.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
         sha.update("\n".join(f"{k} {v}" for k, v in sorted(self.tokenizer.get_vocab().items())).encode())
+        if with_settings:
+            settings = {key: value for key, value in self.autoencoder.config.items()
+                        if not key.startswith("_") and key != "codec_digest"}
+            sha.update(json.dumps(settings, sort_keys=True).encode())
         return sha.hexdigest()[:16]
 
-    def _refuse(self, texts: list[str], ids: list[list[int]]) -> None:
-        limit = self.autoencoder.config.max_tokens
-        if not texts:
-            raise TextError("there is no text to encode: the list is empty")
-        empty = [i for i, text in enumerate(texts) if not text.strip()]
-        long = [i for i, row in enumerate(ids) if len(row) > limit]
-        if empty:
-            raise TextError(f"{len(empty)} of {len(texts)} texts are empty, the first at index {empty[0]}; drop them")
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        """Raises TextError for texts that are too long, with their count and the first of them."""
+        ids = self.tokenize(texts)
+        long = [i for i, row in enumerate(ids) if len(row) > self.max_tokens]
         if long:
             raise TextError(
-                f"{len(long)} of {len(texts)} texts are longer than the {limit} tokens that this autoencoder reads "
-                f"(the first at index {long[0]} has {len(ids[long[0]])}); shorten or drop them, or encode the pieces "
-                "that codec.split(text) cuts at sentence ends"
+                f"{len(long)} of {len(texts)} texts are longer than the {self.max_tokens} tokens that this autoencoder "
+                f"reads (the first at index {long[0]} has {len(ids[long[0]])}); shorten or drop them, or encode the "
+                "pieces that codec.split(text) cuts at sentence ends"
             )
-
-    def _refuse_long_sentences(self, pieces: list[str]) -> None:
-        limit = self.autoencoder.config.max_tokens
-        for piece in pieces:
-            (ids,) = tokenize(self.tokenizer, [piece])
-            if len(ids) > limit:
-                raise TextError(
-                    f"the sentence that begins {piece[:40]!r} has {len(ids)} tokens, more than the {limit} that this "
-                    "autoencoder reads, and no end to split it at; break it up or shorten it"
-                )
+        return ids
 
 
 def decoding(preset: str = "greedy", **options) -> dict:

@@ -1,8 +1,8 @@
 """How a head steers: where its gradient is taken, how far it may push, how several of them add up.
 
-Contract: `guide(denoise, alpha2) -> denoise`, so that guides stack and a lambda can test one. `steer` is
-the same for several guides of heads at once. All four modes move the denoiser's estimate,
-x0 <- x0 + scale * push, and differ in the push (sigma/alpha is the noise-to-signal ratio of z_t):
+Contract: `guide(denoise) -> denoise`, so that guides stack and a lambda can test one. `steer` is the same for
+several guides of heads at once. All four modes move the denoiser's estimate, x0 <- x0 + scale * push, and differ in the
+push (sigma/alpha is the noise-to-signal ratio of z_t):
 
     x0           min(sigma/alpha, 3) * grad of log p(y | x0) by x0. No gradient through the denoiser. The ramp
                  makes a push large where the estimate is still a guess, and gives the data the last word.
@@ -24,13 +24,15 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from latdiff.diffusion.modes import MODES
+from latdiff.diffusion.noise import fork
+from latdiff.diffusion.sampling import Denoise
 from latdiff.errors import UserError
 from latdiff.schedule import log_snr
 
-Denoise = Callable[..., Tensor]  # denoise(z [B, L, D], t [B], cond=None, x_prev=None) -> x0 [B, L, D]
 THROUGH = ("denoiser", "monte-carlo")  # the modes that differentiate through the denoiser
 MAX_RAMP = 3.0  # of sigma/alpha in mode x0
 USUAL_RADIUS = 1.3  # root mean square that whitened latents of real texts hardly reach
@@ -63,15 +65,18 @@ class Guide:
     """Steers a denoise function towards one target of a head. Made by `head.toward(...)`.
 
     Args:
+        head: whose log-probability it makes larger.
+        target: what the head is asked for, in the head's own terms.
         scale: how far; what is usual depends on the mode.
         mode: one of MODES, see above.
         interval: the noise levels sigma, from 0 to 1, at which it acts.
         normalise: divide the gradient by its root mean square over a text's L x D, so that a head that is sure
             pushes as hard as one that is not; a push is then scale * ramp standard deviations long.
         clamp: the largest root mean square of one push, in latent standard deviations.
-        draws: of mode monte-carlo; they are seeded by the timestep, so a seed still gives the same texts.
+        draws: of mode monte-carlo.
 
-    Raises GuidanceError for settings out of their range.
+    Raises:
+        GuidanceError: For settings out of their range.
     """
 
     head: Head
@@ -103,76 +108,107 @@ class Guide:
         """Such as "sentiment=positive"."""
         return f"{self.head.name}={self.head.describe(self.target)}"
 
-    def __call__(self, denoise: Denoise, alpha2: Tensor) -> Denoise:
-        """Wrap `denoise`; alpha2 [timesteps] is the signal variance of every timestep."""
-        return steer(denoise, alpha2, [self])
+    def __call__(self, denoise: Denoise) -> Denoise:
+        """Wrap `denoise`."""
+        return steer(denoise, [self])
 
     def log_prob(self, x: Tensor, log_snr: Tensor | None = None) -> Tensor:
         """log p(target | x) [B] of latents [B, L, D], with their log-SNR [B] where they are noised."""
         return self.head.log_prob_of(self.target, x, log_snr)
 
-    def push(self, x0: Tensor, z: Tensor, signal: Tensor, eps: Tensor | None) -> Tensor:
-        """The scaled push on x0 [B, L, D]; signal is alpha^2 [B], eps the draws [draws, B, L, D] or None."""
+    def acts(self, signal: Tensor) -> Tensor:
+        """Whether it acts at signal variance alpha^2 [B]: [B]."""
+        sigma = (1 - signal).sqrt()
+        return (sigma >= self.interval[0]) & (sigma <= self.interval[1])
+
+    def push(self, x0: Tensor, z: Tensor, signal: Tensor, generators: Sequence[torch.Generator] | None) -> Tensor:
+        """The scaled push on x0 [B, L, D] at signal variance alpha^2 [B]; generators are for mode monte-carlo."""
         alpha, sigma = signal.sqrt().view(-1, 1, 1), (1 - signal).sqrt().view(-1, 1, 1)
+        most = MAX_RAMP if self.mode == "x0" else MAX_RATIO
+        ramp = (sigma / alpha.clamp(min=1e-9)).clamp(max=most)
         if self.mode == "x0":
-            at, ramp = x0.detach().requires_grad_(), (sigma / alpha.clamp(min=1e-9)).clamp(max=MAX_RAMP)
+            at = x0.detach().requires_grad_()
             log_prob = self.log_prob(at)
         else:
-            at, ramp = z, sigma * (sigma / alpha.clamp(min=1e-9)).clamp(max=MAX_RATIO)
-            log_prob = self._log_prob_from_z(x0, z, signal, sigma, eps)
+            at, ramp = z, sigma * ramp
+            log_prob = self._log_prob_from_z(x0, z, signal, sigma.to(z), generators)
         (gradient,) = torch.autograd.grad(log_prob.sum(), at, retain_graph=self.mode in THROUGH)
         if self.normalise:
             gradient = gradient / _rms(gradient).clamp(min=1e-12)
-        pushed = self.scale * ramp * gradient
+        pushed = self.scale * ramp.to(gradient) * gradient
         if self.clamp is not None:
             pushed = pushed * (self.clamp / _rms(pushed).clamp(min=1e-12)).clamp(max=1)
-        acts = (sigma >= self.interval[0]) & (sigma <= self.interval[1])
-        return torch.where(acts, pushed, 0.0)
+        return torch.where(self.acts(signal).view(-1, 1, 1).to(pushed.device), pushed, 0.0)
 
-    def _log_prob_from_z(self, x0: Tensor, z: Tensor, signal: Tensor, sigma: Tensor, eps: Tensor | None) -> Tensor:
+    def _log_prob_from_z(self, x0: Tensor, z: Tensor, signal: Tensor, sigma: Tensor, generators) -> Tensor:
         if self.mode == "noisy":
             return self.log_prob(z, log_snr(signal))
         if self.mode == "denoiser":
             return self.log_prob(x0)
-        drawn = (x0 + sigma * eps).flatten(0, 1)
-        return self.log_prob(drawn).view(self.draws, -1).logsumexp(0) - math.log(self.draws)
+        shape = (len(z), self.draws, *z.shape[1:])
+        eps = randn_tensor(shape, generator=None if generators is None else list(generators), device=z.device)
+        drawn = x0.unsqueeze(1) + sigma.unsqueeze(1) * eps.to(x0)
+        return self.log_prob(drawn.flatten(0, 1)).view(-1, self.draws).logsumexp(1) - math.log(self.draws)
 
 
-def steer(denoise: Denoise, alpha2: Tensor, guides: Sequence[Guide]) -> Denoise:
+def steer(denoise: Denoise, guides: Sequence[Guide], generators: Sequence[torch.Generator] | None = None) -> Denoise:
     """Wrap `denoise` in several guides at once.
 
-    All gradients are taken at the same estimate and added: a product of experts, in any order. The
-    denoiser is called once, and run backwards only when a guide's mode asks for it. The wrapped function
-    raises GuidanceError, with the head's name, for a gradient that is not finite.
-    """
+    All gradients are taken at the same estimate and added: a product of experts, in any order. The denoiser is called
+    once, and run backwards only when a guide that acts asks for it.
 
-    def guided(z: Tensor, t: Tensor, cond=None, x_prev: Tensor | None = None) -> Tensor:
-        signal = alpha2.to(z.device)[t]
+    Args:
+        denoise: estimates x0.
+        guides: of heads.
+        generators: one for each row, from which Monte-Carlo draws get streams of their own; None for torch's global
+            random numbers.
+
+    Returns:
+        The steered denoise function, which raises GuidanceError, with the head's name, for a gradient that is not
+        finite.
+    """
+    own = [None if generators is None else fork(generators, title) for title in titles(guides)]
+
+    def guided(z: Tensor, alpha2: Tensor, cond=None, x_prev: Tensor | None = None) -> Tensor:
+        acting = [(guide, draws) for guide, draws in zip(guides, own, strict=True) if guide.acts(alpha2).any()]
+        if not acting:
+            return denoise(z, alpha2, cond, x_prev)
         outer = torch.is_grad_enabled() and z.requires_grad  # a wrapper farther out differentiates through this one
         with torch.inference_mode(False), torch.enable_grad():
             z, x_prev = _ordinary(z), x_prev if x_prev is None else _ordinary(x_prev)
             z = z if outer else z.detach().requires_grad_()
-            with torch.set_grad_enabled(outer or any(guide.mode in THROUGH for guide in guides)):
-                x0 = denoise(z, t, cond, x_prev)
-            pushes = [guide.push(x0, z, signal, _draws(guide, z, t)) for guide in guides]
-        for guide, pushed in zip(guides, pushes, strict=True):
-            if not pushed.isfinite().all():
-                raise GuidanceError(
-                    f"the gradient of head {guide.head.name!r} towards {guide.head.describe(guide.target)} is not "
-                    f"finite at timestep {int(t[0])} (mode {guide.mode}, scale {guide.scale:g}); "
-                    "lower the scale, or look at the head's weights"
-                )
-        return (x0 if outer else x0.detach()) + sum(pushes)
+            with torch.set_grad_enabled(outer or any(guide.mode in THROUGH for guide, _ in acting)):
+                x0 = denoise(z, alpha2, cond, x_prev)
+            pushes = [guide.push(x0, z, alpha2, draws) for guide, draws in acting]
+        total = sum(pushes[1:], pushes[0])
+        if not total.isfinite().all():
+            _refuse_not_finite([guide for guide, _ in acting], pushes, alpha2)
+        return (x0 if outer else x0.detach()) + total
 
     return guided
+
+
+def _refuse_not_finite(guides: Sequence[Guide], pushes: Sequence[Tensor], alpha2: Tensor) -> None:
+    guide = next((guide for guide, push in zip(guides, pushes, strict=True) if not push.isfinite().all()), guides[0])
+    raise GuidanceError(
+        f"the gradient of head {guide.head.name!r} towards {guide.head.describe(guide.target)} is not finite "
+        f"where sigma is {(1 - alpha2[0]).sqrt().item():.3f} (mode {guide.mode}, scale {guide.scale:g}); lower the "
+        "scale, or look at the head's weights"
+    )
 
 
 @dataclass(frozen=True)
 class ClassifierFree:
     """Classifier-free guidance (Ho & Salimans 2022): x0 <- x0(nothing) + scale * (x0(cond) - x0(nothing)).
 
-    Another wrapper around a denoise function, for a denoiser that was trained with conditions; it calls the denoiser
-    twice. Linear, so that it is the same on x0 as on v. scale 1 is the conditional model itself.
+    Another wrapper around a denoise function, for a denoiser that was trained with conditions; both estimates come from
+    one call with twice the rows. Linear, so that it is the same on x0 as on v.
+
+    Args:
+        scale: 1 is the conditional model itself, 0 the unconditional one.
+
+    Raises:
+        GuidanceError: For a scale that is not finite.
     """
 
     scale: float
@@ -181,27 +217,41 @@ class ClassifierFree:
         if not math.isfinite(self.scale):
             raise GuidanceError(f"the scale of classifier-free guidance is {self.scale}, must be a finite number")
 
-    def __call__(self, denoise: Denoise, alpha2: Tensor) -> Denoise:
-        def guided(z: Tensor, t: Tensor, cond=None, x_prev: Tensor | None = None) -> Tensor:
-            told = denoise(z, t, cond, x_prev)
+    def __call__(self, denoise: Denoise) -> Denoise:
+        """Wrap `denoise`."""
+
+        def guided(z: Tensor, alpha2: Tensor, cond=None, x_prev: Tensor | None = None) -> Tensor:
             if cond is None or self.scale == 1:
-                return told
-            return torch.lerp(denoise(z, t, None, x_prev), told, self.scale)
+                return denoise(z, alpha2, cond, x_prev)
+            rows = torch.arange(2 * len(z))
+            both = cond[rows % len(z)].without(rows < len(z))
+            x_prev = None if x_prev is None else torch.cat([x_prev, x_prev])
+            free, conditioned = denoise(torch.cat([z, z]), torch.cat([alpha2, alpha2]), both, x_prev).chunk(2)
+            return torch.lerp(free, conditioned, self.scale)
 
         return guided
 
 
-def stack(denoise: Denoise, alpha2: Tensor, guides: Sequence[Callable]) -> Denoise:
-    """Wrap `denoise` in guides of any kind, the first innermost; neighbouring Guides steer as one."""
+def stack(
+    denoise: Denoise, guides: Sequence[Callable[[Denoise], Denoise]],
+    generators: Sequence[torch.Generator] | None = None,
+) -> Denoise:
+    """Wrap `denoise` in guides of any kind, the first innermost; neighbouring Guides steer as one.
+
+    Args:
+        denoise: estimates x0.
+        guides: functions from a denoise function to another.
+        generators: one for each row, see `steer`.
+    """
     together: list[Guide] = []
     for guide in [*guides, None]:
         if isinstance(guide, Guide):
             together.append(guide)
             continue
         if together:
-            denoise, together = steer(denoise, alpha2, together), []
+            denoise, together = steer(denoise, together, generators), []
         if guide is not None:
-            denoise = guide(denoise, alpha2)
+            denoise = guide(denoise)
     return denoise
 
 
@@ -246,13 +296,6 @@ def titles(guides: Sequence[Guide]) -> list[str]:
 def _ordinary(x: Tensor) -> Tensor:
     # autograd cannot save what torch.inference_mode made
     return x.clone() if x.is_inference() else x
-
-
-def _draws(guide: Guide, z: Tensor, t: Tensor) -> Tensor | None:
-    if guide.mode != "monte-carlo":
-        return None
-    generator = torch.Generator().manual_seed(int(t[0]))
-    return torch.randn(guide.draws, *z.shape, generator=generator).to(z)
 
 
 def _rms(x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from latdiff.codecs.files import load_codec
 from latdiff.config import DECODING, Recipe, load_recipe, sampler_words
 from latdiff.data.corpus import load_corpus, load_labelled
 from latdiff.errors import UserError
@@ -42,7 +43,8 @@ from latdiff.evaluation.report import (
 from latdiff.evaluation.rows import Evaluation, by_class, denoising, reconstruction, reranked, unsteered
 from latdiff.evaluation.scoring import Scorer
 from latdiff.heads.linear import AttributeHead, label_heads
-from latdiff.pipelines.latent import check_guides, load_codec, load_for_commands
+from latdiff.pipelines.files import load_for_commands
+from latdiff.pipelines.latent import check_guides
 
 OF_PIPELINES = ("samplers", "scale", "sweep_scale", "guidance_scale", "decode", "keep")
 OF_RIVALS = ("recipe", "top_p", "rerank", "text_column")

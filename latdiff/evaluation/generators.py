@@ -16,15 +16,10 @@ from torch import Tensor
 from latdiff.codecs.t5 import TextCodec
 from latdiff.data.corpus import load_texts
 from latdiff.diffusion.guidance import Guide
+from latdiff.diffusion.sampling import make_scheduler
 from latdiff.errors import UserError
 from latdiff.evaluation.judges import LONGEST, causal_language_model, class_prefix
-from latdiff.pipelines.latent import (
-    LatentTextDiffusionPipeline,
-    TextPipelineOutput,
-    check_guides,
-    make_scheduler,
-    scores,
-)
+from latdiff.pipelines.latent import LatentTextDiffusionPipeline, TextPipelineOutput, check_guides, scores
 
 
 class Generator(Protocol):
@@ -68,9 +63,9 @@ class PipelineGenerator:
         own = self.pipe.scheduler
         if self.scheduler:
             self.pipe.scheduler = make_scheduler(self.scheduler, own.config.trained_betas)
-        told = {} if prompts is None else {"cond": list(prompts), **self.told}
+        told = {"num_samples": n} if prompts is None else {"cond": list(prompts), **self.told}
         try:
-            return self.pipe(num_samples=n, guides=self.guides, num_inference_steps=self.steps, keep=self.keep,
+            return self.pipe(guides=self.guides, num_inference_steps=self.steps, keep=self.keep,
                              generator=torch.Generator().manual_seed(seed), **told)
         finally:
             self.pipe.scheduler = own

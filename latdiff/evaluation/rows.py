@@ -88,15 +88,14 @@ def denoising(pipe: LatentTextDiffusionPipeline, texts: list[str], seed: int = 0
     """
     codec, alpha2 = pipe.codec, pipe.scheduler.alphas_cumprod
     x0 = codec.encode(list(itertools.compress(texts, codec.fits(texts))))
-    diffusion, generator = GaussianDiffusion(pipe.denoiser, alpha2), torch.Generator().manual_seed(seed)
+    diffusion, generator = GaussianDiffusion(pipe.denoiser), torch.Generator().manual_seed(seed)
     sigma, errors = [], []
     for share in DENOISING_TIMES:
-        t = x0.new_full((len(x0),), round(share * len(alpha2)) - 1, dtype=torch.long)
-        signal = alpha2.to(x0)[t]
-        z = add_noise(x0, torch.randn(x0.shape, generator=generator).to(x0), signal)
+        signal = alpha2[round(share * len(alpha2)) - 1].expand(len(x0))
+        z = add_noise(x0, torch.randn(x0.shape, generator=generator).to(x0), signal.to(x0))
         estimates = [
             diffusion.denoise(rows, at, None, diffusion.denoise(rows, at))
-            for rows, at in zip(z.split(256), t.split(256), strict=True)
+            for rows, at in zip(z.split(256), signal.split(256), strict=True)
         ]
         sigma.append((1 - signal[0]).sqrt().item())
         errors.append((torch.cat(estimates) - x0).square().mean().item())

@@ -145,7 +145,7 @@ def accuracy_by_noise(pipe, head, latents: Tensor, labels: np.ndarray, seed: int
     for time in NOISE_TIMES:
         alpha2 = alpha2_at("cosine", torch.full((len(latents),), time))
         z = add_noise(latents, torch.randn(latents.shape, generator=generator), alpha2)
-        read = z if head.noise_aware else pipe.estimate(z.to(pipe.device), alpha2[0].item()).cpu()
+        read = z if head.noise_aware else pipe.estimate(z, alpha2[0].item()).cpu()
         guessed = head.log_prob(read, log_snr(alpha2)).argmax(1).tolist()
         sigma = (1 - alpha2[0]).sqrt().item()
         found[f"{sigma:.2f}"] = float(accuracy_score(labels, [head.labels[i] for i in guessed]))

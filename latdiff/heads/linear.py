@@ -201,7 +201,7 @@ class AttributeHead(LinearHead):
             weight, bias = zip(*(softmax_form(one) for one in fitted), strict=True)
             weight = as_weights_of_latents(torch.stack(weight), latents.shape[1:], features)
             return cls(
-                name, order, weight, torch.stack(bias), pipe.codec.digest(), radius=radius(latents), report=report,
+                name, order, weight, torch.stack(bias), pipe.codec.digest, radius=radius(latents), report=report,
                 log_snrs=noise_levels() if noise_aware else None, fitted_on=fingerprints(texts),
             )
 
@@ -239,7 +239,7 @@ class AttributeHead(LinearHead):
         weight = as_weights_of_latents(weight[None], shape, features)[0]
         probe = torch.randn(64, *shape, generator=torch.Generator().manual_seed(0))
         theirs = [str(label) for label in classifier.predict(features_of(probe, features))]
-        head = cls(name, labels, weight, bias, pipe.codec.digest()) if len(weight) == len(labels) else None
+        head = cls(name, labels, weight, bias, pipe.codec.digest) if len(weight) == len(labels) else None
         if head is None or head.predict(probe) != theirs:
             raise HeadError(
                 f"head {name!r}: {type(classifier).__name__} has {len(weight)} rows of weights for {len(labels)} "
@@ -362,7 +362,7 @@ class NumberHead(LinearHead):
         ridge = Ridge(alpha=alpha).fit(inputs, values)
         report = {"texts": len(values), "alpha": alpha, "r2": float(1 - errors.var() / values.var())}
         weight = torch.tensor(ridge.coef_).float().view(latents.shape[1:])
-        return cls(name, weight, torch.tensor(float(ridge.intercept_)), pipe.codec.digest(), float(errors.std()),
+        return cls(name, weight, torch.tensor(float(ridge.intercept_)), pipe.codec.digest, float(errors.std()),
                    radius=radius(latents), report=report, fitted_on=fingerprints(texts))
 
     def predict(self, x0: Tensor) -> list[float]:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from latdiff.config import NORMALISATIONS
@@ -43,13 +44,19 @@ class LatentAutoencoder(ModelMixin, ConfigMixin):
 
     Args:
         feature_dim: H, the backbone's width.
-        num_latents: L.  latent_dim: D.
-        width, depth, heads: of both transformers; heads must divide width.
+        num_latents: L.
+        latent_dim: D.
+        width: inner width of both transformers.
+        depth: blocks in each.
+        heads: must divide width.
         max_tokens: positions the compressor knows; a longer input is an error of the caller.
-        normalisation: "whitening" or "l2", what `whiten` does.
-        assumed_noise: sd that the reconstructor is told where nobody says one; 0: it is built to be told none.
+        normalisation: "whitening" or "l2", what `normalise` does.
+        assumed_noise: sd of latent noise that the reconstructor assumes where none is given; 0: it is built without
+            such an input.
+        codec_digest: of the codec that it is a part of, set when that is finished.
 
-    Raises ValueError for another normalisation.
+    Raises:
+        ValueError: For another normalisation.
     """
 
     __module__ = "latdiff"  # what a saved pipeline names: no file
@@ -58,6 +65,7 @@ class LatentAutoencoder(ModelMixin, ConfigMixin):
     def __init__(
         self, feature_dim: int, num_latents: int = 16, latent_dim: int = 32, width: int = 128, depth: int = 2,
         heads: int = 4, max_tokens: int = 128, normalisation: str = "whitening", assumed_noise: float = 0.0,
+        codec_digest: str = "",
     ):
         super().__init__()
         if normalisation not in NORMALISATIONS:
@@ -74,28 +82,41 @@ class LatentAutoencoder(ModelMixin, ConfigMixin):
         self.reconstructor = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.features_out = nn.Sequential(Norm(width), nn.Linear(width, feature_dim))
 
+    def forward(self, features: Tensor, mask: Tensor) -> Tensor:
+        """There and back: features [B, T, H], mask [B, T] -> features [B, L, H] for the frozen decoder."""
+        return self.reconstruct(self.normalise(self.compress(features, mask)))
+
+    @apply_forward_hook
     def compress(self, features: Tensor, mask: Tensor) -> Tensor:
-        """features [B, T, H], mask [B, T] (True on real tokens) -> latents [B, L, D], not yet whitened."""
-        context = self.features_in(features) + self.token_positions[: features.shape[1]]
+        """features [B, T, H], mask [B, T] (True on real tokens) -> latents [B, L, D], not yet normalised."""
+        context = self.features_in(features.to(self.queries.dtype)) + self.token_positions[: features.shape[1]]
         latents = self.queries.expand(len(features), -1, -1)
         for block in self.compressor:
             latents = block(latents, context, mask)
         return self.latents_out(latents).float()
 
-    def whiten(self, latents: Tensor) -> Tensor:
-        """[B, L, D] -> [B, L, D]: batch statistics in training, those of all its texts after it; or norms of √D."""
+    @apply_forward_hook
+    def normalise(self, latents: Tensor) -> Tensor:
+        """[B, L, D] -> [B, L, D]: whitened, or l2-normalised to √D.
+
+        Whitening takes a batch's own statistics in training, and after it those of all texts that it was trained on.
+        """
         if self.config.normalisation == "l2":
             return F.normalize(latents, dim=-1) * self.config.latent_dim**0.5
-        return self.whitening(latents.flatten(1)).view_as(latents)
+        if self.training:
+            return self.whitening(latents.flatten(1)).view_as(latents)
+        mean, variance = self.whitening.running_mean.float(), self.whitening.running_var.float()
+        return F.batch_norm(latents.flatten(1).float(), mean, variance, eps=self.whitening.eps).view_as(latents)
 
+    @apply_forward_hook
     def reconstruct(self, latents: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Whitened latents [B, L, D] -> features [B, L, H] for the frozen decoder to read.
+        """Normalised latents [B, L, D] -> features [B, L, H] for the frozen decoder to read.
 
-        noise: sd [B, 1, 1] of what was added to them, for a reconstructor that is told it.
+        noise: sd [B, 1, 1] of what was added to them, for a reconstructor with an `assumed_noise`.
         """
-        x = self.latents_in(latents) + self.latent_positions
+        x = self.latents_in(latents.to(self.latent_positions.dtype)) + self.latent_positions
         if self.noise_in is not None:
-            x = x + self.noise_in(x.new_full((1, 1, 1), self.config.assumed_noise) if noise is None else noise)
+            x = x + self.noise_in(x.new_full((1, 1, 1), self.config.assumed_noise) if noise is None else noise.to(x))
         for block in self.reconstructor:
             x = block(x)
         return self.features_out(x)

@@ -74,7 +74,9 @@ def fast_attention(model: PreTrainedModel) -> PreTrainedModel:
 
 def encode_features(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Tensor:
     """Encoder features [B, T, H] of ids [B, T] with mask [B, T]."""
-    return model.get_encoder()(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+    _onto_its_device(model)
+    ids, mask = ids.to(model.device), mask.to(model.device).long()
+    return model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
 
 
 def decoder_logits(model: PreTrainedModel, features: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -91,7 +93,15 @@ def generate_ids(model: PreTrainedModel, features: Tensor, max_new_tokens: int, 
     Greedily, whatever the model's configuration says of beams and penalties; options of transformers' `generate` change
     that. Token ids that it forces stay forced.
     """
+    _onto_its_device(model)
+    features = features.to(model.device, model.dtype)
     mask = features.new_ones(features.shape[:2], dtype=torch.long)
     outputs = BaseModelOutput(last_hidden_state=features)
     options = DECODING["greedy"] | options
     return model.generate(encoder_outputs=outputs, attention_mask=mask, max_new_tokens=max_new_tokens, **options)
+
+
+def _onto_its_device(model: PreTrainedModel) -> None:
+    # a hook of accelerate's, such as an offloaded model has, sees `forward` alone, and neither half is called by that
+    if hasattr(model, "_hf_hook"):
+        model._hf_hook.pre_forward(model)

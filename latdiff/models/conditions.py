@@ -1,20 +1,35 @@
-"""What the denoiser is told beside the noise level: a class, a source text, or nothing.
+"""What a denoiser is conditioned on beside the noise level: a class, a source text, or nothing.
 
-Both kinds are used alike: `cond[rows]` takes rows of the batch, `cond.without(rows)` tells those rows nothing, which
-is how classifier-free guidance learns the unconditional model (Ho & Salimans 2022).
+Both kinds are used alike: `cond[rows]` takes rows of the batch, `cond.without(rows)` drops the condition of those rows,
+which is how classifier-free guidance learns, and asks for, the unconditional model (Ho & Salimans 2022).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 
+class Condition(Protocol):
+    """A condition for each of B texts."""
+
+    def __getitem__(self, rows) -> Condition:
+        """Those of some rows: an index, a list or a tensor of them, a slice."""
+
+    def without(self, rows: Tensor) -> Condition:
+        """The same without a condition where rows [B] is True."""
+
+
 @dataclass(frozen=True)
 class Labels:
-    """A class for each text: index [B], 0 where nothing is told, else 1 + the class."""
+    """A class for each text.
+
+    Attributes:
+        index: [B], 0 where there is no condition, else 1 + the class.
+    """
 
     index: Tensor
 
@@ -28,7 +43,6 @@ class Labels:
         return Labels(self.index[rows])
 
     def without(self, rows: Tensor) -> Labels:
-        """Tell nothing where rows [B] is True."""
         return Labels(self.index.masked_fill(rows.to(self.index.device), 0))
 
     def to(self, device) -> Labels:
@@ -37,7 +51,12 @@ class Labels:
 
 @dataclass(frozen=True)
 class Source:
-    """A source text for each text: the frozen encoder's features [B, T, H], mask [B, T] True where there is text."""
+    """A source text for each text.
+
+    Attributes:
+        features: the frozen encoder's, [B, T, H].
+        mask: [B, T], True where there is text.
+    """
 
     features: Tensor
     mask: Tensor
@@ -46,5 +65,4 @@ class Source:
         return Source(self.features[rows], self.mask[rows])
 
     def without(self, rows: Tensor) -> Source:
-        """Tell nothing where rows [B] is True."""
         return Source(self.features, self.mask & ~rows.to(self.mask.device)[:, None])

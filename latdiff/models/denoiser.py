@@ -21,10 +21,13 @@ class LatentDenoiser(ModelMixin, ConfigMixin):
     below `least_log_snr` counts as that: there z is noise, and hardly any time that training draws.
 
     Args:
-        num_latents: L.  latent_dim: D.
-        width, depth, heads: of the transformer; heads must divide width.
+        num_latents: L.
+        latent_dim: D.
+        width: of the transformer.
+        depth: its blocks.
+        heads: must divide width.
         prediction: "v" or "x0", what `forward` returns.
-        classes: labels that it can be told, C of them, as an embedding added to the noise level's.
+        classes: labels that it can be conditioned on, C of them, as an embedding added to the noise level's.
         source_dim: H, the width of a source text's features, which every block attends to; 0 for none.
         codec_digest: of the codec whose latents it was trained on; a pipeline refuses any other.
     """
@@ -44,7 +47,7 @@ class LatentDenoiser(ModelMixin, ConfigMixin):
         self.blocks = nn.ModuleList(AdaptiveBlock(width, heads, bool(source_dim)) for _ in range(depth))
         self.out_norm = Norm(width)
         self.out = nn.Linear(width, latent_dim)
-        # Row 0, and a place of its own to look at, stand for nothing told.
+        # Row 0, and a place of its own to look at, stand for no condition.
         self.class_embedding = nn.Embedding(len(classes) + 1, width) if classes else None
         self.source_in = nn.Linear(source_dim, width) if source_dim else None
         self.no_source = nn.Parameter(torch.randn(width) * 0.5) if source_dim else None
@@ -62,13 +65,23 @@ class LatentDenoiser(ModelMixin, ConfigMixin):
     def forward(
         self, z: Tensor, log_snr: Tensor, cond: Labels | Source | None = None, x_prev: Tensor | None = None
     ) -> Tensor:
-        """z [B, L, D], log_snr [B], x_prev [B, L, D] (an earlier estimate of x0) -> prediction [B, L, D].
+        """Predict v or x0.
 
-        Without `cond` nothing is told. Raises ValueError for a `cond` of a kind that it was not built for.
+        Args:
+            z: noisy latents [B, L, D].
+            log_snr: their log-SNR [B].
+            cond: a condition for each row, of the kind that it was built for; None for the unconditional model.
+            x_prev: an earlier estimate of x0 [B, L, D].
+
+        Returns:
+            The prediction [B, L, D], in float32.
+
+        Raises:
+            ValueError: For a `cond` of a kind that it was not built for.
         """
         self._refuse(cond)
         x_prev = torch.zeros_like(z) if x_prev is None else x_prev
-        x = self.latents_in(torch.cat([z, x_prev], dim=-1)) + self.positions
+        x = self.latents_in(torch.cat([z, x_prev], dim=-1).to(self.positions.dtype)) + self.positions
         at = self.time(log_snr.clamp(min=self.least_log_snr))
         if self.class_embedding is not None:
             at = at + self.class_embedding(log_snr.new_zeros(len(z), dtype=torch.long) if cond is None else cond.index)
@@ -86,14 +99,13 @@ class LatentDenoiser(ModelMixin, ConfigMixin):
         if cond is None:
             return nothing, None
         always = cond.mask.new_ones(batch, 1)
-        return torch.cat([nothing, self.source_in(cond.features)], dim=1), torch.cat([always, cond.mask], dim=1)
+        features = self.source_in(cond.features.to(nothing.dtype))
+        return torch.cat([nothing, features], dim=1), torch.cat([always, cond.mask], dim=1)
 
     def _refuse(self, cond) -> None:
         kinds = {"a class": (self.class_embedding, Labels), "a source text": (self.source_in, Source)}
         known = {name: kind for name, (part, kind) in kinds.items() if part is not None}
         if cond is not None and not isinstance(cond, tuple(known.values())):
-            told = " or ".join(known)
-            raise ValueError(
-                f"this denoiser was built {f'to be told {told}' if told else 'without conditioning'}, and was given "
-                f"{type(cond).__name__}; leave cond out and steer with guides"
-            )
+            built = f"to be conditioned on {' or '.join(known)}" if known else "without conditioning"
+            raise ValueError(f"this denoiser was built {built}, and was given {type(cond).__name__}; leave cond out "
+                             "and steer with guides")

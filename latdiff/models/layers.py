@@ -114,10 +114,12 @@ class LogSnrEmbedding(nn.Module):
 
     def __init__(self, width: int, num_frequencies: int = 64):
         super().__init__()
-        # log-SNR spans about [-20, 20]: wavelengths from 125 down to 0.6 tell all of it apart.
-        self.register_buffer("frequencies", torch.logspace(-1.3, 1, num_frequencies), persistent=False)
+        self.num_frequencies = num_frequencies
         self.mlp = nn.Sequential(nn.Linear(2 * num_frequencies, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, log_snr: Tensor) -> Tensor:
-        angle = log_snr[:, None] * self.frequencies
-        return self.mlp(torch.cat([angle.sin(), angle.cos()], dim=-1))
+        # log-SNR spans about [-20, 20]: wavelengths from 125 down to 0.6 tell all of it apart. Not a buffer: in a
+        # model converted to half precision they would no longer.
+        frequencies = torch.logspace(-1.3, 1, self.num_frequencies, device=log_snr.device)
+        angle = log_snr.float()[:, None] * frequencies
+        return self.mlp(torch.cat([angle.sin(), angle.cos()], dim=-1).to(self.mlp[0].weight.dtype))

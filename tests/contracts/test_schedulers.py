@@ -1,4 +1,4 @@
-"""One suite over every scheduler: through the pipeline's own loop, with the ideal denoiser of Gaussian data.
+"""One suite over every scheduler: through the sampling loop, with the ideal denoiser of Gaussian data.
 
 For data ~ N(MEAN, STD²) the ideal denoiser is linear in z, so the distribution that a sampler should
 reach is known, and for the samplers that are one formula a step, so is what they reach in few steps.
@@ -9,9 +9,31 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers import (
+    DDIMScheduler,
+    DEISMultistepScheduler,
+    DPMSolverMultistepScheduler,
+    DPMSolverSinglestepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    KDPM2DiscreteScheduler,
+    LMSDiscreteScheduler,
+    PNDMScheduler,
+    UniPCMultistepScheduler,
+)
 
 from latdiff.config import SCHEDULERS
-from latdiff.pipelines.latent import CheckpointError, LatentTextDiffusionPipeline, make_scheduler
+from latdiff.diffusion.gaussian import GaussianDiffusion
+from latdiff.diffusion.guidance import stack
+from latdiff.diffusion.sampling import (
+    SchedulerError,
+    check_scheduler,
+    first_step,
+    make_scheduler,
+    noised,
+    sample,
+)
 from latdiff.schedule import betas
 
 MEAN, STD, N = 0.6, 0.5, 20_000
@@ -37,17 +59,14 @@ def gain(alpha2):
 
 
 def draw(name, steps, seed=0, n=N, schedule="cosine", prediction="x0", guides=(), callback=None):
-    """Samples [n] and the scheduler and denoiser that made them."""
-    fake = SimpleNamespace(
-        scheduler=make_scheduler(name, betas(schedule)),
-        denoiser=Ideal(prediction),
-        progress_bar=lambda steps: steps,
-    )
+    """Samples [n] and the denoiser that made them; `name` may be a scheduler itself."""
+    ideal = Ideal(prediction)
+    scheduler = make_scheduler(name, betas(schedule)) if isinstance(name, str) else name
     generator = torch.Generator().manual_seed(seed)
     z = torch.randn(n, 1, 1, generator=generator)
-    clean = LatentTextDiffusionPipeline._denoise(fake, z, guides, steps, None, generator, callback)
+    clean = sample(stack(GaussianDiffusion(ideal).denoise, guides), scheduler, z, steps, None, generator, callback)
     assert clean.shape == (n, 1, 1)
-    return clean.flatten(), fake
+    return clean.flatten(), ideal
 
 
 def foreseen(name, steps, schedule="cosine"):
@@ -126,8 +145,8 @@ def test_what_the_network_predicts_makes_no_difference(name):
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_steps_are_calls_of_the_denoiser(name, steps):
     seen = []
-    _, fake = draw(name, steps, n=4, callback=lambda pipe, step, t, state: seen.append((step, int(t))))
-    assert fake.denoiser.calls == steps
+    _, ideal = draw(name, steps, n=4, callback=lambda step, t, tensors: seen.append((step, int(t))))
+    assert ideal.calls == steps
     assert [step for step, _ in seen] == list(range(steps))
     times = [t for _, t in seen]
     assert times == sorted(set(times), reverse=True)
@@ -149,12 +168,10 @@ def test_the_seed_decides(name):
 
 @pytest.mark.parametrize("name", ["ddim", "dpm++", "unipc"])
 def test_deterministic_samplers_draw_no_noise_on_the_way(name):
-    fake = SimpleNamespace(
-        scheduler=make_scheduler(name, betas("cosine")), denoiser=Ideal(), progress_bar=lambda steps: steps
-    )
     z = torch.randn(8, 1, 1, generator=torch.Generator().manual_seed(0))
     runs = [
-        LatentTextDiffusionPipeline._denoise(fake, z, [], 6, None, torch.Generator().manual_seed(seed), None)
+        sample(GaussianDiffusion(Ideal()).denoise, make_scheduler(name, betas("cosine")), z, 6,
+               generator=torch.Generator().manual_seed(seed))
         for seed in (1, 2)
     ]
     assert torch.equal(*runs)
@@ -164,8 +181,8 @@ def test_deterministic_samplers_draw_no_noise_on_the_way(name):
 def test_no_scheduler_clips(name):
     """Latents are not images: an estimate outside [-1, 1] has to get through."""
 
-    def far_away(denoise, alpha2):
-        return lambda z, t, cond=None, x_prev=None: torch.full_like(z, 7.0)
+    def far_away(denoise):
+        return lambda z, alpha2, cond=None, x_prev=None: torch.full_like(z, 7.0)
 
     samples, _ = draw(name, 10, n=20, guides=[far_away])
     torch.testing.assert_close(samples, torch.full((20,), 7.0), rtol=1e-2, atol=0)
@@ -174,8 +191,8 @@ def test_no_scheduler_clips(name):
 def test_the_earlier_estimate_comes_back_in():
     given = []
 
-    def watch(denoise, alpha2):
-        def watched(z, t, cond=None, x_prev=None):
+    def watch(denoise):
+        def watched(z, alpha2, cond=None, x_prev=None):
             given.append(x_prev)
             return torch.full_like(z, float(len(given)))
 
@@ -187,7 +204,7 @@ def test_the_earlier_estimate_comes_back_in():
 
 
 def test_an_unknown_name_is_met_with_the_nearest():
-    with pytest.raises(CheckpointError, match=r"no scheduler 'ddmp', only ddpm, .*did you mean ddpm\?"):
+    with pytest.raises(SchedulerError, match=r"no scheduler 'ddmp', only ddpm, .*did you mean ddpm\?"):
         make_scheduler("ddmp", betas("cosine"))
 
 
@@ -196,8 +213,8 @@ def test_an_unknown_name_is_met_with_the_nearest():
 PUSH = 0.05
 
 
-def constant_push(denoise, alpha2):
-    return lambda z, t, cond=None, x_prev=None: denoise(z, t, cond, x_prev) + PUSH
+def constant_push(denoise):
+    return lambda z, alpha2, cond=None, x_prev=None: denoise(z, alpha2, cond, x_prev) + PUSH
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
@@ -212,3 +229,94 @@ def test_a_constant_push_moves_the_mean_and_keeps_the_width(name):
 def test_pushes_add_up(name):
     plain, once, twice = (draw(name, 12, n=100, guides=[constant_push] * times)[0] for times in (0, 1, 2))
     torch.testing.assert_close(twice - plain, 2 * (once - plain), rtol=1e-3, atol=1e-4)
+
+
+# Other schedulers of diffusers, made from our settings as a user makes them
+
+OURS = {"trained_betas": betas("cosine"), "prediction_type": "sample", "timestep_spacing": "trailing"}
+# how near the data each comes in 50 steps
+SWAPPED = {
+    "euler": (lambda: EulerDiscreteScheduler(**OURS), 0.03),
+    "lms": (lambda: LMSDiscreteScheduler(**OURS), 0.03),
+    "singlestep": (lambda: DPMSolverSinglestepScheduler(**{k: v for k, v in OURS.items() if "spacing" not in k}), 0.03),
+    "deis": (lambda: DEISMultistepScheduler(**OURS), 0.03),
+    "karras": (lambda: DPMSolverMultistepScheduler(**OURS, use_karras_sigmas=True, final_sigmas_type="zero"), 0.03),
+    "euler karras": (lambda: EulerDiscreteScheduler(**OURS, use_karras_sigmas=True), 0.08),
+    "exponential": (lambda: DPMSolverMultistepScheduler(**OURS, use_exponential_sigmas=True), 0.06),
+    "unipc karras": (lambda: UniPCMultistepScheduler(**OURS, use_karras_sigmas=True), 0.03),
+}
+
+
+@pytest.mark.parametrize("name", SWAPPED)
+def test_other_schedulers_reach_the_data_with_the_noise_level_that_they_are_at(name):
+    make, within = SWAPPED[name]
+    check_scheduler(make(), 50)
+    samples, _ = draw(make(), 50)
+    assert samples.mean().item() == pytest.approx(MEAN, abs=0.02)
+    assert samples.std().item() == pytest.approx(STD, abs=within)
+
+
+@pytest.mark.parametrize("name", [*SCHEDULERS, "euler", "karras"])
+def test_the_denoiser_sees_unit_variance_and_its_true_level(name):
+    """Of x0 = 0, z / sigma is standard Gaussian at every step."""
+    seen = []
+
+    def nothing(z, alpha2, cond=None, x_prev=None):
+        seen.append((z.std() / (1 - alpha2[0]).sqrt()).item())
+        return torch.zeros_like(z)
+
+    scheduler = make_scheduler(name, betas("cosine")) if name in SCHEDULERS else SWAPPED[name][0]()
+    generator = torch.Generator().manual_seed(0)
+    sample(nothing, scheduler, torch.randn(N, 1, 1, generator=generator), 10, generator=generator)
+    assert seen[0] == pytest.approx(1, abs=0.02)
+    if name in ("ddim", "dpm++", "unipc", "renoise", "euler", "karras"):  # the others shrink what is left of the noise
+        assert seen == pytest.approx([1] * len(seen), abs=0.02)
+
+
+@pytest.mark.parametrize(("make", "said"), [
+    # clips, as diffusers does if nobody says not to
+    (lambda: DDIMScheduler(**OURS), "turns an estimate of 4 into 0.96"),
+    (lambda: DPMSolverMultistepScheduler(**OURS, thresholding=True), "thresholding=False"),
+    (lambda: DDIMScheduler(**OURS | {"timestep_spacing": "leading"}, clip_sample=False), "begins at a signal variance"),
+    (lambda: PNDMScheduler(trained_betas=OURS["trained_betas"]), "with prediction_type='epsilon' does not fit"),
+    (lambda: HeunDiscreteScheduler(**OURS), "gives standard Gaussian data a standard deviation of 1"),
+    (lambda: KDPM2DiscreteScheduler(**OURS), "KDPM2DiscreteScheduler cannot be run"),
+    (lambda: FlowMatchEulerDiscreteScheduler(), "with prediction_type=None does not fit"),
+])
+def test_a_scheduler_that_would_mis_sample_is_refused(make, said):
+    with pytest.raises(SchedulerError, match=said):
+        check_scheduler(make(), 7)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("steps", [1, 2, 25, 1000])
+def test_our_own_are_not_refused(name, steps):
+    check_scheduler(make_scheduler(name, betas("cosine")), steps)
+
+
+@pytest.mark.parametrize("name", [*SCHEDULERS, "euler"])
+def test_clean_latents_are_noised_to_the_level_of_the_step(name):
+    scheduler = make_scheduler(name, betas("cosine")) if name in SCHEDULERS else SWAPPED[name][0]()
+    begin, x0 = first_step(scheduler, 10, 0.6), torch.full((N, 1, 1), 2.0)
+    z = noised(scheduler, x0, torch.randn(N, 1, 1, generator=torch.Generator().manual_seed(0)), 10, begin)
+    seen = []
+
+    def watched(z, alpha2, cond=None, x_prev=None):
+        seen.append((z, alpha2[0]))
+        return x0
+
+    out = sample(watched, scheduler, z, 10, generator=torch.Generator().manual_seed(1), begin=begin)
+    first, level = seen[0]
+    assert len(seen) == 6
+    assert first.mean().item() == pytest.approx(2 * level.sqrt().item(), abs=0.02)
+    assert first.std().item() == pytest.approx((1 - level).sqrt().item(), abs=0.02)
+    torch.testing.assert_close(out, x0, rtol=1e-2, atol=0)
+
+
+def test_a_loop_may_run_inside_another():
+    def thoughtful(z, alpha2, cond=None, x_prev=None):
+        inner = make_scheduler("ddim", betas("cosine"))
+        return sample(lambda z, *_: torch.full_like(z, 3.0), inner, torch.randn(z.shape), 2)
+
+    out = sample(thoughtful, make_scheduler("unipc", betas("cosine")), torch.randn(4, 1, 1), 3)
+    torch.testing.assert_close(out, torch.full((4, 1, 1), 3.0), rtol=1e-2, atol=0)

@@ -11,7 +11,7 @@ from latdiff.recipes import train_denoiser
 
 from latdiff import storyworld
 from latdiff.config import load_recipe
-from latdiff.pipelines.latent import load_pipeline
+from latdiff.pipelines.files import load_pipeline
 
 CONFIGS = sorted((Path(__file__).parents[2] / "recipes" / "configs").glob("*.yaml"))
 SMALL = (

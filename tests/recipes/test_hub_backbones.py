@@ -7,11 +7,12 @@ from latdiff.recipes import train_autoencoder, train_denoiser
 from runs import TINY
 from transformers import AutoModelForSeq2SeqLM
 
+from latdiff.codecs.files import load_codec
 from latdiff.config import load_recipe
 from latdiff.data.tokens import labels_of, pad, tokenize
 from latdiff.errors import UserError
 from latdiff.models.backbone import BackboneError
-from latdiff.pipelines.latent import load_codec, load_pipeline
+from latdiff.pipelines.files import load_pipeline
 
 SETTINGS = ["backbone.path=hub", "data.train_size=30", "data.max_tokens=128", "autoencoder.max_tokens=128",
             "train_autoencoder.steps=3", "train_denoiser.steps=3"]
@@ -85,7 +86,7 @@ def test_a_saved_pipeline_writes_the_same(pipe, tmp_path):
 
 
 def test_pipeline_and_autoencoder_are_of_one_codec(trained, pipe):
-    assert load_codec(trained[1]).digest() == pipe.codec.digest()
+    assert load_codec(trained[1]).digest() == pipe.codec.digest
 
 
 def test_a_text_as_long_as_the_positions_goes_in_and_comes_out(pipe):

@@ -9,10 +9,11 @@ import torch
 from latdiff.recipes import train_autoencoder, train_denoiser
 
 from latdiff import storyworld
+from latdiff.codecs.files import load_codec
 from latdiff.data.corpus import DataError
 from latdiff.errors import UserError
 from latdiff.models.backbone import BackboneError
-from latdiff.pipelines.latent import load_codec, load_pipeline
+from latdiff.pipelines.files import load_pipeline
 from latdiff.training import load_latents
 
 
@@ -55,7 +56,7 @@ def test_extra_texts_train_backbone_and_autoencoder_and_not_the_denoiser(recipe,
     train_denoiser.main(mine, quiet=True)
     assert "30 extra texts that are short enough" in capsys.readouterr().out
     codec = load_codec(mine.folder)
-    latents = load_latents(mine.folder, codec.digest())
+    latents = load_latents(mine.folder, codec.digest)
     assert len(latents) == 40
     theirs = codec.encode([json.loads(row)["body"] for row in Path("more.jsonl").read_text("utf-8").splitlines()])
     mean = torch.cat([latents, theirs]).mean(0)
@@ -74,7 +75,7 @@ def test_another_checkpoints_autoencoder_is_taken_as_it_is(tiny, recipe, capsys)
     train_denoiser.main(mine, quiet=True)
     assert "the backbone and the autoencoder of checkpoints/tiny -> checkpoints/mine" in capsys.readouterr().out
     codec, theirs = load_codec(mine.folder), load_codec(tiny.checkpoint)
-    assert codec.digest() == theirs.digest()
+    assert codec.digest == theirs.digest()
     figures = json.loads((mine.folder / "metrics.json").read_text(encoding="utf-8"))["reconstruction"]
     assert figures["adopted_from"] == "checkpoints/tiny" and figures["n"] == 4
     assert load_pipeline(mine.folder).denoiser.config.classes == ["boat", "tree"]

@@ -15,9 +15,10 @@ from runs import Interrupted, assert_equal, undo_denoiser, weights
 from safetensors.torch import load_file
 
 from latdiff import storyworld, training
+from latdiff.codecs.files import load_codec
 from latdiff.config import load_recipe
 from latdiff.models.backbone import BackboneError
-from latdiff.pipelines.latent import load_codec, load_pipeline
+from latdiff.pipelines.files import load_pipeline
 from latdiff.training import ResumeError
 
 ROOT = Path(__file__).parents[2]

@@ -10,9 +10,10 @@ from latdiff.recipes import train_autoencoder, train_denoiser
 from runs import Interrupted, assert_equal, weights
 
 from latdiff import cli, storyworld
+from latdiff.codecs.files import load_codec
 from latdiff.data.corpus import DataError
 from latdiff.models.denoiser import LatentDenoiser
-from latdiff.pipelines.latent import load_codec, load_pipeline
+from latdiff.pipelines.files import load_pipeline
 from latdiff.training import ResumeError, load_latents, save_latents
 
 CONDITIONS = {

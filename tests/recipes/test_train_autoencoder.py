@@ -4,9 +4,10 @@ import pytest
 import torch
 from latdiff.recipes import train_autoencoder, train_denoiser
 
+from latdiff.codecs.files import load_codec
 from latdiff.data.tokens import labels_of, pad, tokenize
 from latdiff.models.backbone import load_backbone
-from latdiff.pipelines.latent import load_codec, load_pipeline
+from latdiff.pipelines.files import load_pipeline
 
 
 class Recorder(torch.nn.Module):

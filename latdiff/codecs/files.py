@@ -1,0 +1,61 @@
+"""Codecs on disk: the parts of a T5 codec beside each other, or any other kind in a folder of its own."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+from latdiff.codecs.protocol import Codec
+from latdiff.codecs.t5 import TextCodec
+from latdiff.errors import UserError, first_line
+from latdiff.models.autoencoder import LatentAutoencoder
+from latdiff.models.backbone import load_backbone
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be used, in one sentence."""
+
+
+def save_codec(codec: Codec, folder: str | Path) -> None:
+    """Write a codec into a checkpoint's folder, as `load_codec` and a pipeline read it."""
+    for name, part in getattr(codec, "components", {"codec": codec}).items():
+        part.save_pretrained(Path(folder) / name)
+
+
+def load_codec(folder: str | Path) -> Codec:
+    """The codec of a checkpoint's folder, in float32.
+
+    Raises:
+        CheckpointError: When parts are missing, cut short, or of an unknown kind.
+    """
+    folder = Path(folder)
+    if (folder / "codec").is_dir():
+        return _of_class(folder / "codec")
+    missing = [part for part in ("tokenizer", "text_model", "autoencoder") if not (folder / part).is_dir()]
+    if missing:
+        raise CheckpointError(f"{folder} holds no {' and no '.join(missing)}; train them with `make train-ae`")
+    tokenizer, text_model = load_backbone(str(folder / "text_model"), tokenizer=str(folder / "tokenizer"))
+    try:
+        autoencoder = LatentAutoencoder.from_pretrained(folder / "autoencoder", local_files_only=True)
+    except Exception as error:  # diffusers, safetensors and json each raise kinds of their own
+        raise CheckpointError(f"{folder / 'autoencoder'} is cut short or damaged: {first_line(error)}") from error
+    refuse_gaps(folder / "autoencoder", autoencoder)
+    return TextCodec(tokenizer, text_model, autoencoder.requires_grad_(False).eval())
+
+
+def refuse_gaps(name: str | Path, part) -> None:
+    """Raise CheckpointError for weights that a file lacks: diffusers only warns, and leaves them on the meta device."""
+    gaps = [key for key, value in part.state_dict().items() if value.is_meta]
+    if gaps:
+        raise CheckpointError(f"{name} lacks {len(gaps)} of its weights, the first is {gaps[0]}; copy it again")
+
+
+def _of_class(folder: Path) -> Codec:
+    """A codec that is one part, by the class that its config.json names among latdiff's public ones."""
+    try:
+        name = json.loads((folder / "config.json").read_text(encoding="utf-8"))["_class_name"]
+        kind = getattr(importlib.import_module("latdiff"), name)
+        return kind.from_pretrained(folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{folder} is no codec that latdiff knows, or is damaged: {first_line(error)}") from error

@@ -1,0 +1,133 @@
+"""What every codec can do: text to latents and back. The pipeline, heads and figures know no more of one than this."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from latdiff.errors import UserError
+from latdiff.models.conditions import Source
+
+
+class TextError(UserError):
+    """Texts that cannot be encoded, in one sentence."""
+
+
+class Decoded(NamedTuple):
+    """Texts of latents.
+
+    Attributes:
+        texts: one for each latent.
+        cut: which of them the token limit broke off.
+    """
+
+    texts: list[str]
+    cut: list[bool]
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """Text to latents [B, L, D] and back; a new one inherits `decode` and `round_trip`.
+
+    A codec that is saved with a pipeline is a diffusers ModelMixin, or has `save_pretrained` and `from_pretrained`.
+
+    Attributes:
+        latent_shape: (L, D).
+        digest: what tells its latents from those of any other codec; a denoiser and a head remember it.
+        device: where its models are.
+    """
+
+    latent_shape: tuple[int, int]
+    digest: str
+    device: torch.device
+
+    @abstractmethod
+    def encode(self, texts: Iterable[str], batch_size: int = 256) -> Tensor:
+        """Latents [B, L, D] of B texts in float32, of about zero mean and unit variance.
+
+        Raises:
+            TextError: When a text is missing, empty or too long: nothing is cut silently.
+        """
+
+    @abstractmethod
+    def generate(self, latents: Tensor, cond: Source | None = None, batch_size: int = 256, **options) -> Decoded:
+        """Texts of latents [B, L, D], and which of them were cut; `options` are the codec's own."""
+
+    @abstractmethod
+    def fits(self, texts: Iterable[str]) -> list[bool]:
+        """Whether each text is short enough for `encode`."""
+
+    def check_options(self, **options) -> None:
+        """Raise UserError for options that `generate` does not know, before anything is sampled."""
+        if options:
+            raise UserError(f"{type(self).__name__} decodes without options, and was given {', '.join(options)}")
+
+    def encode_condition(self, sources: Iterable[str], batch_size: int = 256) -> Source:
+        """Features [B, T, H] of source texts, for a denoiser that is conditioned on them.
+
+        Raises:
+            UserError: By a codec that cannot.
+        """
+        raise UserError(f"{type(self).__name__} reads no source texts; condition the denoiser on a class")
+
+    def decode(self, latents: Tensor, cond: Source | None = None, batch_size: int = 256, **options) -> list[str]:
+        """Texts of latents [B, L, D]: those of `generate`, which also says which of them were cut."""
+        return self.generate(latents, cond, batch_size, **options).texts
+
+    def round_trip(self, latents: Tensor, texts: list[str], batch_size: int = 256) -> Tensor:
+        """How far latents lie from those of the texts that were written from them, read again.
+
+        Latents that no text has leave the decoder to guess, and let a head read what is not written.
+
+        Args:
+            latents: [B, L, D].
+            texts: the B texts.
+            batch_size: how many to encode at once.
+
+        Returns:
+            [B], the root mean square over L and D, in a latent's standard deviations; infinite for a text that is blank
+            or too long to be read.
+        """
+        read = [bool(text.strip()) and fits for text, fits in zip(texts, self.fits(texts), strict=True)]
+        found = torch.full((len(texts),), math.inf)
+        if any(read):
+            again = self.encode(list(itertools.compress(texts, read)), batch_size)
+            rows = torch.tensor(read)
+            found[rows] = (again - latents.to(again)[rows.to(latents.device)]).square().mean((1, 2)).sqrt().cpu()
+        return found
+
+
+def as_texts(texts: Iterable[str] | str, what: str = "text") -> list[str]:
+    """A list of texts: a single one counts as one, an array, a Series or a tuple as what it holds.
+
+    Args:
+        texts: what was given.
+        what: what to call one of them in a message.
+
+    Raises:
+        TextError: When there is none, and for what is no text, is blank or cannot be written as UTF-8, with its index.
+    """
+    found = [texts] if isinstance(texts, str) else list(texts)
+    if not found:
+        raise TextError(f"there is no {what} to encode: the list is empty")
+    for index, text in enumerate(found):
+        if not isinstance(text, str):
+            kind = type(text).__name__
+            raise TextError(f"{what} {index} of {len(found)} is {text!r}, a {kind}; drop it, or give a str")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise TextError(
+                f"{what} {index} of {len(found)} holds {text[error.start]!a}, half of a surrogate pair; drop it, or "
+                "repair it with text.encode('utf-16', 'surrogatepass').decode('utf-16')"
+            ) from None
+    empty = [index for index, text in enumerate(found) if not text.strip()]
+    if empty:
+        raise TextError(f"{len(empty)} of {len(found)} {what}s are empty, the first at index {empty[0]}; drop them")
+    return found

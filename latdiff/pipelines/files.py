@@ -1,0 +1,51 @@
+"""Pipelines on disk: what a folder holds, and what is missing or damaged, in a sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers.utils import logging
+
+from latdiff.codecs.files import CheckpointError, refuse_gaps
+from latdiff.errors import first_line
+from latdiff.models.backbone import load_backbone
+from latdiff.pipelines.latent import LatentTextDiffusionPipeline
+
+
+def load_pipeline(folder: str | Path) -> LatentTextDiffusionPipeline:
+    """`from_pretrained` of a folder, in float32; what is missing or damaged comes as a CheckpointError."""
+    folder = Path(folder)
+    index = folder / "model_index.json"
+    if not index.exists():
+        beside = sorted(p.parent.name for p in folder.parent.glob("*/model_index.json"))
+        raise CheckpointError(
+            f"{folder} holds no finished pipeline (no model_index.json); finished ones beside it: "
+            f"{', '.join(beside) or 'none'}. Train one with `make train-diffusion`."
+        )
+    try:
+        named = json.loads(index.read_text(encoding="utf-8")).items()
+        parts = [part for part, value in named if isinstance(value, list) and value[0] is not None]
+        missing = [part for part in parts if not (folder / part).is_dir()]
+        if missing:
+            raise CheckpointError(f"{folder} is incomplete: {', '.join(missing)} missing; copy the whole folder again")
+        given = {}
+        if "text_model" in parts:  # transformers itself only warns of weights that a file lacks
+            tokenizer, text_model = load_backbone(str(folder / "text_model"), tokenizer=str(folder / "tokenizer"))
+            given = {"tokenizer": tokenizer, "text_model": text_model}
+        pipe = LatentTextDiffusionPipeline.from_pretrained(folder, local_files_only=True, **given)
+    except CheckpointError:
+        raise
+    except Exception as error:  # diffusers, transformers, safetensors and json each raise kinds of their own
+        raise CheckpointError(f"{folder} is cut short or damaged: {first_line(error)}") from error
+    refuse_gaps(folder / "denoiser", pipe.denoiser)
+    return pipe
+
+
+def load_for_commands(folder: str | Path, quiet: bool = False) -> LatentTextDiffusionPipeline:
+    """`load_pipeline`, on the GPU where there is one, with bars that go away, or none."""
+    logging.disable_progress_bar()
+    pipe = load_pipeline(folder)
+    pipe.set_progress_bar_config(disable=quiet, leave=False)
+    return pipe.to("cuda" if torch.cuda.is_available() else "cpu")

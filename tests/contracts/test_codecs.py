@@ -1,0 +1,151 @@
+"""One suite that every codec passes, and a toy one from end to end: denoised, steered, edited and saved."""
+
+import pytest
+import torch
+from toy_codec import ANIMALS, COLOURS, ToyCodec
+
+import latdiff
+from latdiff import AttributeHead, GaussianDiffusion, LatentDenoiser, LatentTextDiffusionPipeline
+from latdiff.codecs.files import CheckpointError, load_codec, save_codec
+from latdiff.codecs.protocol import Codec, TextError
+from latdiff.diffusion.sampling import make_scheduler
+from latdiff.errors import UserError
+from latdiff.pipelines.files import load_pipeline
+from latdiff.schedule import betas
+
+PAIRS = [f"{colour} {animal}" for colour in COLOURS for animal in ANIMALS]
+
+
+@pytest.fixture(params=["t5", "toy"])
+def one(request, stories):
+    """A codec, and ten texts that it reads."""
+    if request.param == "t5":
+        return request.getfixturevalue("codec"), [text for text, _ in stories[:10]]
+    return ToyCodec(), PAIRS[:10]
+
+
+def test_it_is_a_codec(one):
+    codec, _ = one
+    assert isinstance(codec, Codec)
+    assert len(codec.digest) == 16
+    assert isinstance(codec.device, torch.device)
+
+
+def test_texts_become_float32_latents_of_its_shape(one):
+    codec, texts = one
+    latents = codec.encode(texts)
+    assert latents.shape == (10, *codec.latent_shape)
+    assert latents.dtype == torch.float32
+    assert latents.isfinite().all()
+
+
+def test_each_text_is_encoded_by_itself(one):
+    codec, texts = one
+    whole = codec.encode(texts)
+    torch.testing.assert_close(codec.encode(texts, batch_size=3), whole, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(codec.encode(texts[4]), whole[4:5], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:.* texts are cut")
+def test_latents_become_as_many_texts(one):
+    codec, texts = one
+    latents = codec.encode(texts)
+    decoded = codec.generate(latents, batch_size=4)
+    assert len(decoded.texts) == len(decoded.cut) == 10
+    assert codec.decode(latents) == decoded.texts
+    assert codec.generate(latents[:0]) == ([], [])
+
+
+@pytest.mark.parametrize("bad", [[""], [None], [], ["a", " "]])
+def test_what_is_no_text_is_refused_in_a_sentence(one, bad):
+    with pytest.raises(TextError):
+        one[0].encode(bad)
+
+
+def test_an_option_that_it_does_not_know_is_refused(one):
+    with pytest.raises(UserError):
+        one[0].check_options(num_beems=3)
+
+
+def test_the_round_trip_is_zero_for_what_comes_back_and_infinite_for_what_cannot_be_read(one):
+    codec, texts = one
+    latents = codec.encode(texts)
+    distances = codec.round_trip(latents, texts)
+    assert distances.shape == (10,)
+    assert distances.max() < 1e-3
+    assert codec.round_trip(latents[:2], [texts[0], " "]).isinf().tolist() == [False, True]
+    assert codec.round_trip(latents[:0], []).shape == (0,)
+
+
+def test_it_is_saved_and_opened_as_it_was(one, tmp_path, monkeypatch):
+    codec, texts = one
+    monkeypatch.setattr(latdiff, "ToyCodec", ToyCodec, raising=False)
+    save_codec(codec, tmp_path)
+    again = load_codec(tmp_path)
+    assert again.digest == codec.digest
+    assert torch.equal(again.encode(texts), codec.encode(texts))
+
+
+def test_a_codec_of_an_unknown_kind_is_refused(tmp_path):
+    save_codec(ToyCodec(), tmp_path)
+    with pytest.raises(CheckpointError, match="is no codec that latdiff knows"):
+        load_codec(tmp_path)
+
+
+# A new codec from end to end, with nothing touched outside its own file
+
+
+@pytest.fixture(scope="module")
+def toy():
+    """A pipeline around the toy codec, trained for some seconds on black and green animals and on cats."""
+    torch.manual_seed(0)
+    codec, alpha2 = ToyCodec(), make_scheduler("ddpm", betas("cosine")).alphas_cumprod
+    latents = codec.encode([text for text in PAIRS if "red" not in text])
+    denoiser = LatentDenoiser(*codec.latent_shape, width=64, depth=2, heads=2, codec_digest=codec.digest)
+    diffusion = GaussianDiffusion(denoiser, alpha2)
+    optimizer = torch.optim.Adam(denoiser.parameters(), lr=3e-3)
+    for step in range(400):
+        generator = torch.Generator().manual_seed(step)
+        rows = torch.randint(len(latents), (64,), generator=generator)
+        optimizer.zero_grad()
+        diffusion.loss(latents[rows], generator).backward()
+        optimizer.step()
+    pipe = LatentTextDiffusionPipeline(denoiser.eval(), make_scheduler("ddpm", betas("cosine")), codec=codec,
+                                       num_inference_steps=20)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_a_new_codec_is_denoised(toy):
+    texts = toy(num_samples=200, generator=torch.Generator().manual_seed(0)).texts
+    assert sum("red" in text for text in texts) < 10  # of which it saw none
+    assert {text.split()[1] for text in texts} == set(ANIMALS)
+
+
+def test_a_new_codec_is_steered_and_edited(toy):
+    weight = torch.zeros(2, 2, 4)
+    weight[1, 1, ANIMALS.index("owl")], weight[0, 1, ANIMALS.index("owl")] = 1.0, -1.0
+    head = AttributeHead("owl", ["no", "yes"], weight, torch.zeros(2), toy.codec.digest)
+    generator = torch.Generator().manual_seed(0)
+    texts = toy(num_samples=100, guides=head.toward("yes", 3.0), generator=generator).texts
+    assert sum("owl" in text for text in texts) > 90
+    edited = toy.edit(["blue cat"] * 20, head.toward("yes", 3.0), strength=0.6, generator=generator).texts
+    assert sum(text == "blue owl" for text in edited) > 12
+    assert toy.interpolate("blue cat", "green fox", n=3).texts[::2] == ["blue cat", "green fox"]
+
+
+def test_a_new_codec_is_saved_with_its_pipeline(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(latdiff, "ToyCodec", ToyCodec, raising=False)
+    monkeypatch.setattr(ToyCodec, "__module__", "latdiff")
+    toy.save_pretrained(tmp_path)
+    again = load_pipeline(tmp_path)
+    again.set_progress_bar_config(disable=True)
+    first, second = (p(num_samples=4, generator=torch.Generator().manual_seed(1)) for p in (toy, again))
+    assert first.texts == second.texts
+
+
+def test_what_only_the_t5_codec_can_do_is_refused_in_a_sentence(toy):
+    with pytest.raises(UserError, match="decodes without options, and was given preset"):
+        toy(decode_options="ld4lg")
+    with pytest.raises(UserError, match="ToyCodec reads no source texts"):
+        toy.codec.encode_condition(["red cat"])
