@@ -206,29 +206,44 @@ def run_fit_head(options: argparse.Namespace) -> None:
     strength = _regularisation(options)
     texts, labels = load_labelled(options.data, options.text_column, options.label_column, options.limit,
                                   classes=not options.number)
-    from latdiff.heads.linear import AttributeHead, NumberHead
-    from latdiff.pipelines.files import load_for_commands
+    from latdiff.heads.attribute import AttributeHead
+    from latdiff.heads.fitting import fit_head
+    from latdiff.heads.number import NumberHead
 
-    pipe = load_for_commands(options.checkpoint, options.quiet)
-    fits = pipe.codec.fits(texts)
+    codec, estimate = _codec_and_estimate(options)
+    fits = codec.fits(texts)
     texts, labels = list(itertools.compress(texts, fits)), list(itertools.compress(labels, fits))
     began = time.monotonic()
     if options.number:
-        head = NumberHead.fit(pipe, texts, labels, name=options.name, alpha=strength)
-        quality = f"cross-validated R2 {head.r2_:.3f}, typical error {head.sd:.3g}"
+        head = fit_head(codec, texts, labels, NumberHead(options.name, alpha=strength))
+        quality = f"cross-validated R2 {head.report['r2']:.3f}, typical error {head.sd:.3g}"
     else:
-        head = AttributeHead.fit(pipe, texts, labels, name=options.name, C=strength, features=options.features,
-                                 noise_aware=options.noise_aware)
-        quality = (f"labels {', '.join(head.labels)}, cross-validated accuracy {head.accuracy_:.3f}, calibration "
-                   f"error {head.report['calibration_error']:.3f}, C {head.report['C']:g}")
+        kind = AttributeHead(options.name, C=strength, features=options.features, noise_aware=options.noise_aware)
+        head = fit_head(codec, texts, labels, kind, estimate=estimate)
+        quality = (f"labels {', '.join(map(str, head.classes_))}, cross-validated accuracy "
+                   f"{head.report['accuracy']:.3f} (the most frequent label: {head.report['majority']:.3f}), "
+                   f"calibration error {head.report['calibration_error']:.3f}, C {head.report['C']:g}")
     folder = Path(options.checkpoint) / "heads" / options.name
     head.save(folder)
     print(f"{options.name}: {len(texts)} texts ({fits.count(False)} too long, left out), {quality}, "
           f"fitted in {time.monotonic() - began:.1f} s -> {folder}")
     if "accuracy_by_noise" in head.report:
-        read = "at z_t" if head.noise_aware else "at the denoiser's estimate"
+        read = "at z_t" if options.noise_aware else "at the denoiser's estimate"
         levels = "  ".join(f"{sigma}: {value:.2f}" for sigma, value in head.report["accuracy_by_noise"].items())
         print(f"accuracy by noise level sigma, {read}:  {levels}")
+
+
+def _codec_and_estimate(options: argparse.Namespace):
+    """The codec of a folder, and its denoiser's estimate of x0 where it has a denoiser already."""
+    import torch
+
+    from latdiff.codecs.files import load_codec
+    from latdiff.pipelines.files import load_for_commands
+
+    if (Path(options.checkpoint) / "model_index.json").exists():
+        pipe = load_for_commands(options.checkpoint, options.quiet)
+        return pipe.codec, pipe.estimate
+    return load_codec(options.checkpoint).to("cuda" if torch.cuda.is_available() else "cpu"), None
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
@@ -279,25 +294,40 @@ def _guide_options(command) -> None:
     command.add_argument("--mode", choices=MODES, default="x0", help="where gradients are taken (default x0)")
 
 
-def _guide_words_of(options: argparse.Namespace) -> list[tuple[str, str, str, float | None]]:
-    """('toward' or 'away', head, label, scale) of every --guide and --avoid; before anything loads."""
+def _guide_words_of(options: argparse.Namespace) -> list[tuple[str, str, str]]:
+    """('toward' or 'away', head, LABEL or LABEL:SCALE) of every --guide and --avoid; before anything loads."""
     toward = [("toward", *_guide_words(text, "--guide")) for text in options.guide]
     return toward + [("away", *_guide_words(text, "--avoid")) for text in options.avoid]
 
 
-def _guides(options: argparse.Namespace, wanted: list[tuple[str, str, str, float | None]]) -> list:
-    from latdiff.heads.linear import AttributeHead, HeadError, load_head
+def _guides(options: argparse.Namespace, wanted: list[tuple[str, str, str]]) -> list:
+    from latdiff.heads.attribute import AttributeHead
+    from latdiff.heads.files import load_head
+    from latdiff.heads.inputs import HeadError
 
     guides = []
-    for way, name, label, scale in wanted:
+    for way, name, words in wanted:
         head = load_head(Path(options.checkpoint) / "heads" / name)
-        target = label
         if way == "away" and not isinstance(head, AttributeHead):
             raise HeadError(f"head {name!r} is of numbers and has no label to avoid; name a number with --guide")
-        if way == "toward" and isinstance(head, AttributeHead) and label not in head.labels and "+" in label:
-            target = dict.fromkeys(label.split("+"), 1.0)
+        target, scale = _target_and_scale(head, f"{name}={words}", "--avoid" if way == "away" else "--guide")
         guides.append(getattr(head, way)(target, scale, options.mode))
     return guides
+
+
+def _target_and_scale(head, text: str, flag: str) -> tuple[str | dict[str, float], float | None]:
+    """'tone=positive:18' -> ('positive', 18.0), but the whole is tried first: a label may hold a colon, or a plus."""
+    words = text.partition("=")[2]
+    label, colon, scale = words.rpartition(":")
+    ways = [(words, None)] + ([(label, float(scale))] if colon and label and _is_finite(scale) else [])
+    for target, size in ways:
+        if head.knows(target):
+            return target, size
+        if flag == "--guide" and "+" in target and all(map(head.knows, target.split("+"))):
+            return dict.fromkeys(target.split("+"), 1.0), size
+    if colon and len(ways) == 1:
+        raise _no_guide(text, flag)
+    return ways[-1]
 
 
 def _steering(guides: list, scores: dict, index: int) -> dict:
@@ -330,17 +360,20 @@ def _regularisation(options: argparse.Namespace) -> float | str:
     raise UserError(f"--regularisation is {given!r}, must be a number above 0{'' if options.number else ', or cv'}")
 
 
-def _guide_words(text: str, flag: str) -> tuple[str, str, float | None]:
-    """'sentiment=positive:18' -> ('sentiment', 'positive', 18.0); no scale is None."""
-    name, equals, rest = text.partition("=")
-    label, colon, scale = rest.rpartition(":") if ":" in rest else (rest, "", "")
+def _guide_words(text: str, flag: str) -> tuple[str, str]:
+    """'sentiment=positive:18' -> ('sentiment', 'positive:18')."""
+    name, _, words = text.partition("=")
+    if not (name and words):
+        raise _no_guide(text, flag)
+    return name, words
+
+
+def _no_guide(text: str, flag: str) -> UserError:
+    return UserError(f"{flag} is {text!r}, must be HEAD=LABEL or HEAD=LABEL:SCALE, e.g. sentiment=positive:18")
+
+
+def _is_finite(text: str) -> bool:
     try:
-        if not (name and equals and label):
-            raise ValueError
-        if colon and not math.isfinite(float(scale)):
-            raise ValueError
-        return name, label, float(scale) if colon else None
+        return math.isfinite(float(text))
     except ValueError:
-        raise UserError(
-            f"{flag} is {text!r}, must be HEAD=LABEL or HEAD=LABEL:SCALE, e.g. sentiment=positive:18"
-        ) from None
+        return False

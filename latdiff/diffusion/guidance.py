@@ -44,7 +44,7 @@ class GuidanceError(UserError):
 
 
 class Head(Protocol):
-    """What a guide needs of a head; `latdiff.heads.linear` has three kinds."""
+    """What a guide needs of a head; `latdiff.heads` has three kinds."""
 
     name: str
     codec_digest: str | None  # None: any codec's latents will do
