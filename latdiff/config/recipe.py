@@ -65,21 +65,20 @@ class Recipe(BaseModel):
         return str(Path(path).expanduser())
 
     def sections(self, *stages: str) -> list[str]:
-        """Names of the sections of stages, by default the recipe's, and of those that they build on."""
-        found: set[str] = set()
-        waiting = [name.format(codec=self.codec) for name in stages or self.stages]
-        while waiting:
-            stage = STAGES[waiting.pop()]
-            found.update(stage.sections)
-            waiting += [name.format(codec=self.codec) for name in stage.builds]
-        return [name for name in SECTIONS if name in found]
+        """Names of the sections of stages, by default the recipe's, behind those of the stages that they build on."""
+        found: dict[str, None] = {}
+        for name in stages or self.stages:
+            stage = STAGES[name.format(codec=self.codec)]
+            found |= dict.fromkeys(self.sections(*stage.builds)) if stage.builds else {}
+            found |= dict.fromkeys(stage.sections)
+        return list(found)
 
     def as_dict(self, *stages: str) -> dict:
         """Plain dicts and lists, ready for YAML: what the stages read, and each section that differs from defaults."""
         wanted = self.sections(*stages)
         top = {name: getattr(self, name) for name in Recipe.model_fields}
-        below = {name: getattr(self, name) for name, model in SECTIONS.items()
-                 if name in wanted or getattr(self, name) != model()}
+        wanted += [name for name, model in SECTIONS.items() if name not in wanted and getattr(self, name) != model()]
+        below = {name: getattr(self, name) for name in wanted}
         return _plain(top | {name: section.model_dump() for name, section in below.items()})
 
     def save(self, path: Path, *stages: str) -> None:
