@@ -30,16 +30,19 @@ from sklearn.neural_network import MLPRegressor
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from latdiff.config import MIN_PER_CLASS, MODES, sampler_words
+from latdiff.config import MIN_PER_CLASS, sampler_words
 from latdiff.data.corpus import load_texts
 from latdiff.diffusion.guidance import Guide
+from latdiff.diffusion.modes import MODES
 from latdiff.diffusion.sampling import make_scheduler
 from latdiff.errors import UserError, plain_errors
 from latdiff.evaluation import metrics
 from latdiff.evaluation.generators import BestOf, PipelineGenerator
 from latdiff.evaluation.judges import FluencyJudge
 from latdiff.evaluation.report import machine, row_line, write_json
-from latdiff.heads.linear import AttributeHead, NumberHead
+from latdiff.heads.attribute import AttributeHead
+from latdiff.heads.fitting import fit_head
+from latdiff.heads.number import NumberHead
 from latdiff.pipelines.files import load_for_commands
 
 LENGTHS = (10, 15, 20, 25, 30)  # words
@@ -67,7 +70,7 @@ def fit(pipe, field: str, values: list[str], texts: list[str], most: int) -> Att
     rows = [(text, label) for label, of in found.items() if len(of) >= MIN_PER_CLASS for text in of[:most]]
     if len({label for _, label in rows}) < 2:
         return None
-    return AttributeHead.fit(pipe, [text for text, _ in rows], [label for _, label in rows], name=field)
+    return fit_head(pipe.codec, [text for text, _ in rows], [label for _, label in rows], name=field)
 
 
 def aimed(length: float, pilots: int, write: Callable[[float, int], list[str]]) -> float:
@@ -115,7 +118,7 @@ class Measuring:
         for field, values in targets.items():
             head = fit(self.pipe, field, values, texts, self.options.texts)
             for value in values:
-                known = head is not None and value in head.labels
+                known = head is not None and head.knows(value)
                 title = {"task": "content", "field": field, "target": value, "fitted": known}
                 guides = [self.steer(head, value)] if known else []
                 choose = (lambda written, guides=guides: written.toward(guides)) if known else None
@@ -124,7 +127,7 @@ class Measuring:
     def lengths(self, texts: list[str]) -> None:
         """A row for every length; texts are for the head of numbers, and the networks that choose among candidates."""
         numbers = [len(text.split()) for text in texts]
-        words = NumberHead.fit(self.pipe, texts, numbers, name="words")
+        words = fit_head(self.pipe.codec, texts, numbers, NumberHead("words"))
         print(row_line(words.report))
         latents = self.pipe.codec.encode(texts).cpu() if self.options.candidates > 1 else None
         readers = [] if latents is None else networks(latents, numbers, self.options.seed)

@@ -23,7 +23,9 @@ from latdiff.errors import UserError, plain_errors
 from latdiff.evaluation import metrics
 from latdiff.evaluation.judges import FluencyJudge, LabelJudge, SeenTexts
 from latdiff.evaluation.report import machine, row_line, write_json
-from latdiff.heads.linear import AttributeHead, HeadError, load_head
+from latdiff.heads.attribute import AttributeHead
+from latdiff.heads.files import load_head
+from latdiff.heads.inputs import HeadError
 from latdiff.pipelines.files import load_for_commands
 
 MODES = ("x0", "denoiser")
@@ -89,10 +91,11 @@ def main() -> None:
     pipe = load_for_commands(options.checkpoint, quiet=True)
     head, fluency = load_head(options.checkpoint / "heads" / options.head), FluencyJudge(options.fluency)
     rewrites, too_long = load_rewrites(options.data, pipe.codec.fits)
-    other = sorted(set(rewrites.targets) - set(head.labels)) if isinstance(head, AttributeHead) else ["any label"]
+    labels = head.classes_.tolist() if isinstance(head, AttributeHead) else []
+    other = sorted(set(rewrites.targets) - set(map(str, labels))) if labels else ["any label"]
     if other:
         raise HeadError(f"head {head.name!r} cannot steer to {', '.join(other)}, which --data {options.data} asks for")
-    judged = SeenTexts("the rewrites", head.labels, rewrites.sources + rewrites.references)
+    judged = SeenTexts("the rewrites", labels, rewrites.sources + rewrites.references)
     judge = LabelJudge.apart_from([head, judged], *load_labelled(options.judge))
 
     began = time.monotonic()

@@ -16,17 +16,20 @@ from pathlib import Path
 import torch
 
 from latdiff import storyworld
-from latdiff.config import MODES, load_recipe
+from latdiff.config import load_recipe
 from latdiff.data.corpus import load_corpus, load_labelled
 from latdiff.diffusion.gaussian import GaussianDiffusion
 from latdiff.diffusion.guidance import stack
+from latdiff.diffusion.modes import MODES
 from latdiff.diffusion.sampling import sample
 from latdiff.errors import plain_errors
 from latdiff.evaluation.metrics import mean_of
 from latdiff.evaluation.report import machine, row_line, write_json
 from latdiff.evaluation.rows import Evaluation
 from latdiff.evaluation.scoring import Scorer
-from latdiff.heads.linear import AttributeHead, NumberHead
+from latdiff.heads.attribute import AttributeHead
+from latdiff.heads.fitting import fit_head
+from latdiff.heads.number import NumberHead
 from latdiff.pipelines.files import load_for_commands
 
 HARD = ("sentiment", "length")  # measured in every mode; one rule of the world hangs on either
@@ -44,7 +47,7 @@ def fit(pipe, attribute: str, count: int) -> AttributeHead:
         shares = {value: count // len(values) + (i < count % len(values)) for i, value in enumerate(values)}
         stories = [s for v, n in shares.items() for s in storyworld.sample(n, 77, **{attribute: v})]
         texts, labels = [s.text for s in stories], [s.attributes[attribute] for s in stories]
-    return AttributeHead.fit(pipe, texts, labels, name=attribute, noise_aware=True)
+    return fit_head(pipe.codec, texts, labels, name=attribute, noise_aware=True)
 
 
 def means(rows: list[dict]) -> dict:
@@ -62,9 +65,9 @@ def new_attribute(pipe, n: int, seed: int) -> list[dict]:
     """An attribute that nobody prepared for, from 300 stories: is the companion of an older generation?"""
     stories = storyworld.sample(300, 99)
     labels = [generation(s.slots) for s in stories]
-    head = AttributeHead.fit(pipe, [s.text for s in stories], labels, name="generation")
+    head = fit_head(pipe.codec, [s.text for s in stories], labels, name="generation", estimate=pipe.estimate)
     rows = []
-    for label in head.labels:
+    for label in head.classes_.tolist():
         guide = head.toward(label)
         texts = pipe(num_samples=n, guides=[guide], generator=torch.Generator().manual_seed(seed)).texts
         readings = [storyworld.read(text) for text in texts]
@@ -83,7 +86,7 @@ def number_of_words(pipe, n: int, seed: int) -> list[dict]:
     """A head of numbers, words a story from 400 stories, asked for few, the mean, and many."""
     texts, _ = load_labelled("storyworld", label_column="topic", limit=400)
     words = [len(text.split()) for text in texts]
-    head, rows = NumberHead.fit(pipe, texts, words, name="words"), []
+    head, rows = fit_head(pipe.codec, texts, words, NumberHead("words")), []
     for share in (0.1, 0.5, 0.9):
         guide = head.toward(sorted(words)[int(share * len(words))])
         texts = pipe(num_samples=n, guides=[guide], generator=torch.Generator().manual_seed(seed)).texts
@@ -91,7 +94,7 @@ def number_of_words(pipe, n: int, seed: int) -> list[dict]:
         rows.append({"attribute": "words", "target": guide.target, "n": n, "mode": guide.mode, "scale": guide.scale,
                      "mean": sum(found) / n, "mean_error": sum(abs(x - guide.target) for x in found) / n,
                      "within_two": sum(abs(x - guide.target) <= 2 for x in found) / n,
-                     "validity": sum(storyworld.read(text).valid for text in texts) / n, "r2": head.r2_})
+                     "validity": sum(storyworld.read(text).valid for text in texts) / n, "r2": head.report["r2"]})
     return rows
 
 
@@ -137,7 +140,7 @@ def main() -> None:
             print(section, row_line(row))
 
     def each(name: str, head: AttributeHead, mode: str) -> dict:
-        return {"attribute": name} | means(evaluation(n * len(head.labels)).guided(head, mode=mode))
+        return {"attribute": name} | means(evaluation(n * len(head.classes_)).guided(head, mode=mode))
 
     note("one head of 400", [each(name, head, "x0") for name, head in heads.items()])
     note("modes", [each(name, heads[name], mode) for name in HARD for mode in MODES])

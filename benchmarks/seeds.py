@@ -14,13 +14,13 @@ import time
 from pathlib import Path
 
 import torch
-from latdiff.heads.files import label_heads
 
 from latdiff.diffusion.gaussian import GaussianDiffusion
 from latdiff.diffusion.guidance import stack
 from latdiff.diffusion.sampling import sample
 from latdiff.errors import plain_errors
 from latdiff.evaluation.report import machine, row_line, write_json
+from latdiff.heads.files import label_heads
 from latdiff.pipelines.files import load_for_commands
 
 COUNTS, SIZES = (4, 8, 100), (1, 3, 256)
@@ -55,7 +55,7 @@ def main() -> None:
         document["rows"].append({"seed": seed, "texts": len(texts), "the same every time": same})
         print(row_line(document["rows"][-1]), flush=True)
     for head, n in itertools.product(label_heads(options.checkpoint), (16, 256)):
-        guides = [head.toward(head.labels[0])]
+        guides = [head.toward(head.classes_[0])]
         found = [(seconds(pipe, [], n, i), seconds(pipe, guides, n, i)) for i in range(options.repeats)]
         plain, guided = (min(times) for times in zip(*found, strict=True))
         row = {"head": head.name, "n": n, "unguided": plain, "guided": guided, "ratio": guided / plain}

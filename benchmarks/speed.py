@@ -18,7 +18,7 @@ import torch
 from latdiff.diffusion.guidance import Guide
 from latdiff.errors import UserError, plain_errors
 from latdiff.evaluation.report import machine, row_line, write_json
-from latdiff.heads.linear import label_heads
+from latdiff.heads.files import label_heads
 from latdiff.pipelines.files import load_for_commands
 from latdiff.pipelines.latent import LatentTextDiffusionPipeline
 
@@ -66,7 +66,7 @@ def main() -> None:
         if least < 1:
             raise UserError(f"{flag} has {least}, must be 1 or more")
     pipe = load_for_commands(options.checkpoint, quiet=True)
-    steered = [(head.name, [head.toward(head.labels[0])]) for head in label_heads(options.checkpoint)]
+    steered = [(head.name, [head.toward(head.classes_[0])]) for head in label_heads(options.checkpoint)]
     document = {"checkpoint": options.checkpoint.name, "machine": machine(), "steps": pipe.config.num_inference_steps,
                 "scheduler": type(pipe.scheduler).__name__, "decoding": pipe.config.decoding,
                 "repetitions": options.repetitions, "rows": []}

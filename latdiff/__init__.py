@@ -7,18 +7,19 @@ import importlib
 __version__ = "0.1.0"
 
 _HOMES = {
-    "AttributeHead": "heads.linear",
-    "CallableHead": "heads.linear",
+    "AttributeHead": "heads.attribute",
+    "CallableHead": "heads.callable",
     "GaussianDiffusion": "diffusion.gaussian",
     "Guide": "diffusion.guidance",
     "LatentAutoencoder": "models.autoencoder",
     "LatentDenoiser": "models.denoiser",
     "LatentTextDiffusionPipeline": "pipelines.latent",
-    "NumberHead": "heads.linear",
+    "NumberHead": "heads.number",
     "TextCodec": "codecs.t5",
+    "fit_head": "heads.fitting",
+    "load_head": "heads.files",
     "Codec": "codecs.protocol",
     "load_codec": "codecs.files",
-    "load_head": "heads.linear",
     "load_pipeline": "pipelines.files",
     "load_recipe": "config",
     "make_scheduler": "diffusion.sampling",

@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from latdiff import LatentTextDiffusionPipeline, cli, load_head, storyworld
+from latdiff.cli.sampling import side_by_side
 from latdiff.models.denoiser import LatentDenoiser
 
 # sample
@@ -114,7 +115,7 @@ def test_a_conditional_model_is_told_on_the_command_line(latdiff, pipe, tmp_path
 
 
 def test_two_columns():
-    assert cli.side_by_side("one two three", "four", width=8) == "one two   |  four\nthree     |  "
+    assert side_by_side("one two three", "four", width=8) == "one two   |  four\nthree     |  "
 
 
 def test_scheduler_and_steps_change_what_is_written(latdiff, pipe):
@@ -189,8 +190,9 @@ def test_fit_head_writes_a_head_and_says_how_good_it_is(latdiff, checkpoint, rev
     printed = latdiff("fit-head", "--data", reviews(rows_of(labels)), "--name", "mood")
     try:
         head = load_head(checkpoint / "heads" / "mood")
-        assert head.labels == sorted(labels)
-        for part in ("mood", "18 texts", "calm, dull, wild", f"{head.accuracy_:.3f}", str(checkpoint)):
+        assert head.classes_.tolist() == sorted(labels)
+        accuracy = f"{head.report['accuracy']:.3f} (the most frequent label: 0.333)"
+        for part in ("mood", "18 texts", "calm, dull, wild", accuracy, str(checkpoint)):
             assert part in printed
         assert len(latdiff("sample", "--num-samples", 1, "--guide", "mood=wild").splitlines()) == 1
     finally:
@@ -202,8 +204,35 @@ def test_columns_have_names_of_their_own(latdiff, checkpoint, reviews, rows_of):
     latdiff(
         "fit-head", "--data", data, "--name", "tone", "--text-column", "body", "--label-column", "meta.tone"
     )
-    assert load_head(checkpoint / "heads" / "tone").labels == ["down", "up"]
+    assert load_head(checkpoint / "heads" / "tone").classes_.tolist() == ["down", "up"]
     shutil.rmtree(checkpoint / "heads" / "tone")
+
+
+def test_a_head_is_fitted_before_there_is_a_denoiser(latdiff, tiny, reviews, rows_of, tmp_path):
+    folder = tmp_path / "codec-only"
+    for part in ("tokenizer", "text_model", "autoencoder"):
+        shutil.copytree(tiny.checkpoint / part, folder / part)
+    data = reviews([*rows_of(["calm", "wild"]), *rows_of(["calm"])])
+    printed = latdiff("fit-head", "--data", data, "--name", "mood", folder=folder)
+    assert "(the most frequent label: 0.667)" in printed and "by noise" not in printed
+    assert load_head(folder / "heads" / "mood").report["majority"] == 12 / 18
+    printed = latdiff("fit-head", "--data", data, "--name", "aware", "--noise-aware", folder=folder)
+    assert "accuracy by noise level sigma, at z_t" in printed
+
+
+def test_a_label_may_hold_a_colon_and_a_number(latdiff, checkpoint, reviews, rows_of):
+    latdiff("fit-head", "--data", reviews(rows_of(["10", "10:30", "a:b"])), "--name", "slot")
+    try:
+        for words, target, scale in (
+            ("10:30", "10:30", None), ("10:30:2", "10:30", 2.0), ("10:2", "10", 2.0), ("10", "10", None),
+            ("10:30.0", "10", 30.0), ("a:b", "a:b", None), ("10+a:b:3", "10+a:b", 3.0), ("10+10:30", "10+10:30", None),
+        ):
+            (line,) = latdiff("sample", "--num-samples", 1, "--json", "--guide", f"slot={words}").splitlines()
+            found = json.loads(line)["guides"]["slot"]
+            assert found["target"] == target
+            assert scale is None or found["scale"] == scale
+    finally:
+        shutil.rmtree(checkpoint / "heads" / "slot")
 
 
 # check-config

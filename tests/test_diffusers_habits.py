@@ -21,7 +21,8 @@ def seeded(seed=0):
 @pytest.fixture
 def guide(pipe):
     weight = torch.randn(2, L, D, generator=seeded(3))
-    return AttributeHead("mood", ["a", "b"], weight, torch.zeros(2), pipe.codec.digest).toward("a", 0.5)
+    head = AttributeHead.from_weights(["a", "b"], weight, torch.zeros(2), name="mood", codec_digest=pipe.codec.digest)
+    return head.toward("a", 0.5)
 
 
 @pytest.fixture

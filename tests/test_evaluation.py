@@ -13,7 +13,7 @@ from latdiff.data.tokens import tokenize
 from latdiff.diffusion.gaussian import GaussianDiffusion
 from latdiff.evaluation.rows import Evaluation, denoising, reconstruction, token_accuracy
 from latdiff.evaluation.scoring import Scorer
-from latdiff.heads.linear import AttributeHead
+from latdiff.heads.attribute import AttributeHead
 
 TEXTS = [story.text for story in storyworld.sample(6, 11)]
 
@@ -133,9 +133,7 @@ def stories(seed=0, **attributes):
 
 
 def head(name, labels, pipe):
-    return AttributeHead(
-        name, list(labels), torch.zeros(len(labels), 3, 4), torch.zeros(len(labels)), "abc"
-    )
+    return AttributeHead.from_weights(list(labels), torch.zeros(len(labels), 3, 4), torch.zeros(len(labels)), name=name)
 
 
 def test_true_stories_are_valid_and_the_row_has_every_figure(pipe):
@@ -267,7 +265,8 @@ def test_a_head_with_labels_of_its_own_is_not_the_oracles_business(pipe, tiny):
     scorer = Scorer(recipe, load_corpus(recipe.data, recipe.seed))
     evaluation = Evaluation(pipe, scorer, num_samples=2, seed=0)
     weight = torch.zeros(2, *pipe.codec.latent_shape)
-    head = AttributeHead("sentiment", ["grim", "merry"], weight, torch.zeros(2), pipe.codec.digest)
+    head = AttributeHead.from_weights(["grim", "merry"], weight, torch.zeros(2), name="sentiment",
+                                      codec_digest=pipe.codec.digest)
     rows = evaluation.guided(head, 1.0)
     assert [row["judge"] for row in rows] == ["the label's words stand in the text"] * 2
     assert all("validity" not in row for row in rows)

@@ -10,7 +10,7 @@ from latdiff.codecs.files import CheckpointError
 from latdiff.errors import UserError
 from latdiff.evaluation.generators import BestOf, LanguageModelGenerator, PipelineGenerator, TextsGenerator
 from latdiff.evaluation.judges import FluencyJudge, JudgeError, class_prefix
-from latdiff.heads.linear import AttributeHead
+from latdiff.heads.attribute import AttributeHead
 
 WRITTEN = [f"text {number}" for number in range(12)]
 
@@ -122,7 +122,7 @@ def test_a_class_is_read_before_the_text(tiny):
 
 def head_of(pipe, digest, seed):
     weight = torch.randn(2, *pipe.codec.latent_shape, generator=torch.Generator().manual_seed(seed))
-    return AttributeHead(f"tone {seed}", ["low", "high"], weight, torch.zeros(2), digest)
+    return AttributeHead.from_weights(["low", "high"], weight, torch.zeros(2), name=f"tone {seed}", codec_digest=digest)
 
 
 def test_the_best_of_several_is_the_one_that_the_heads_like_most(pipe):

@@ -6,7 +6,6 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from latdiff.config import MODES
 from latdiff.diffusion.guidance import (
     MAX_RAMP,
     ClassifierFree,
@@ -17,8 +16,11 @@ from latdiff.diffusion.guidance import (
     titles,
     warn_of_strain,
 )
+from latdiff.diffusion.modes import MODES
 from latdiff.diffusion.noise import streams
-from latdiff.heads.linear import AttributeHead, CallableHead, NumberHead
+from latdiff.heads.attribute import AttributeHead
+from latdiff.heads.callable import CallableHead
+from latdiff.heads.number import NumberHead
 from latdiff.schedule import alpha2_at, betas, log_snr
 
 L, D = 2, 3
@@ -31,12 +33,12 @@ def noise(*shape, seed=0):
 
 def random_head(classes=3, seed=0, name="mood"):
     labels = [f"label{i}" for i in range(classes)]
-    return AttributeHead(name, labels, noise(classes, L, D, seed=seed), noise(classes, seed=seed + 1), "abc")
+    return AttributeHead.from_weights(labels, noise(classes, L, D, seed=seed), noise(classes, seed=seed + 1), name=name)
 
 
 def linear_guide(seed, scale=4.0, **settings):
     """Its class is so unlikely everywhere that log p is linear: the gradient is w1 - w0."""
-    head = AttributeHead("mood", ["label0", "label1"], noise(2, L, D, seed=seed), torch.tensor([200.0, -200.0]), "abc")
+    head = AttributeHead.from_weights(["label0", "label1"], noise(2, L, D, seed=seed), torch.tensor([200.0, -200.0]))
     return head.toward("label1", scale, **settings), head.weight[0, 1] - head.weight[0, 0]
 
 
@@ -61,7 +63,7 @@ def test_the_gradient_is_the_labels_weights_minus_the_expected_ones(classes, x0)
     head, t = random_head(classes), torch.full((5,), 49)
     ramp = ((1 - ALPHA2[49]) / ALPHA2[49]).sqrt()
     probability = torch.tensor(head.predict_proba(x0))
-    for index, label in enumerate(head.labels):
+    for index, label in enumerate(head.classes_):
         expected = head.weight[0, index] - torch.einsum("bc,cld->bld", probability, head.weight[0])
         moved = steered([head.toward(label, 2.0)], x0, t) - x0
         torch.testing.assert_close(moved, 2 * ramp * expected, rtol=1e-4, atol=1e-5)
@@ -102,7 +104,7 @@ def test_several_labels_make_their_sum_likelier(x0):
 
 
 def test_a_number_is_approached(x0):
-    head = NumberHead("words", noise(L, D), torch.tensor(1.0), "abc", sd=2.0)
+    head = NumberHead.from_weights(noise(L, D), torch.tensor(1.0), sd=2.0, name="words")
     t = torch.full((5,), 49)
     before = torch.tensor(head.predict(x0))
     after = torch.tensor(head.predict(steered([head.toward(4.0, scale=0.3)], x0, t)))
@@ -246,7 +248,7 @@ def sampled(denoise, n, steps):
 def number_world():
     """x ~ N(0, I) and y = <w, x> + 0.5 + N(0, 0.7²), to be 2."""
     weight, sd = noise(L, D, seed=9), 0.7
-    return NumberHead("y", weight, torch.tensor(0.5), "abc", sd=sd), weight, sd
+    return NumberHead.from_weights(weight, torch.tensor(0.5), sd=sd), weight, sd
 
 
 def test_mode_denoiser_is_autograd_through_the_denoiser(x0):
@@ -281,7 +283,7 @@ def test_mode_monte_carlo_is_exact_with_enough_draws(x0):
 def test_a_number_is_met_at_the_usual_scale_however_sure_the_head(mode, sd):
     """|w|² = 1, so that a head of sd .3 explains 92% of the variance; scales of label heads would diverge."""
     weight = noise(L, D, seed=9) / noise(L, D, seed=9).norm()
-    head = NumberHead("y", weight, torch.tensor(0.5), "abc", sd=sd)
+    head = NumberHead.from_weights(weight, torch.tensor(0.5), sd=sd)
     z = sampled(steer(exact_denoiser, [head.toward(2.0, mode=mode)]), 400, steps=25)
     found = torch.tensor(head.predict(z))
     assert found.mean() == pytest.approx(2.0, abs=0.25)
@@ -303,9 +305,9 @@ def mixture():
     levels = alphas_cumprod[torch.arange(900, -1, -9)]  # farther out, at 999, weights have to be extrapolated
     signed = torch.stack([-mean, mean])
     weight = levels.sqrt().view(-1, 1, 1, 1) * signed
-    noisy = AttributeHead("side", ["left", "right"], weight, torch.zeros(len(weight), 2), "abc",
-                          log_snrs=log_snr(levels))
-    return mean, alphas_cumprod, denoise, noisy, AttributeHead("side", ["left", "right"], signed, torch.zeros(2), "abc")
+    noisy = AttributeHead.from_weights(["left", "right"], weight, torch.zeros(len(weight), 2), log_snr(levels))
+    clean = AttributeHead.from_weights(["left", "right"], signed, torch.zeros(2))
+    return mean, alphas_cumprod, denoise, noisy, clean
 
 
 def test_mode_noisy_is_exact_at_scale_one(x0):

@@ -16,7 +16,7 @@ from latdiff.evaluation.judges import (
     SeenTexts,
     SimilarityJudge,
 )
-from latdiff.heads.linear import AttributeHead
+from latdiff.heads.attribute import AttributeHead
 
 GOOD = ["a lovely plate of food", "lovely staff", "what a lovely place!", "the food is lovely", "so lovely", "lovely!"]
 BAD = ["an awful plate of food", "awful staff", "what an awful place!", "the food is awful", "so awful", "awful!"]
@@ -55,10 +55,11 @@ def test_too_few_labels_are_refused(labels):
 
 
 def head_that_saw(pipe, texts):
-    from latdiff.heads.fitting import fingerprints
+    from latdiff.heads.inputs import fingerprints
 
     weight = torch.zeros(2, *pipe.codec.latent_shape)
-    return AttributeHead("taste", ["bad", "good"], weight, torch.zeros(2), "abc", fitted_on=fingerprints(texts))
+    return AttributeHead.from_weights(["bad", "good"], weight, torch.zeros(2), name="taste", codec_digest="abc",
+                                      fitted_on=fingerprints(texts))
 
 
 def test_a_judge_keeps_off_what_its_head_was_fitted_on(pipe):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 
-from latdiff import AttributeHead, CallableHead
+from latdiff import AttributeHead, CallableHead, fit_head
 from latdiff.codecs.files import CheckpointError
 from latdiff.codecs.protocol import TextError
 from latdiff.codecs.t5 import TextCodec
@@ -24,7 +24,7 @@ def seeded(seed=0):
 
 def random_head(digest, labels=("a", "b", "c")):
     weight, bias = torch.randn(len(labels), L, D, generator=seeded()), torch.zeros(len(labels))
-    return AttributeHead("mood", list(labels), weight, bias, digest)
+    return AttributeHead.from_weights(list(labels), weight, bias, name="mood", codec_digest=digest)
 
 
 @pytest.fixture
@@ -220,7 +220,7 @@ def test_a_lambda_can_guide(pipe):
 
 def test_a_head_fits_and_steers_on_the_pipelines_own_latents(pipe, stories):
     texts, labels = zip(*stories, strict=True)
-    head = AttributeHead.fit(pipe, list(texts), list(labels), name="tone")
+    head = fit_head(pipe.codec, list(texts), list(labels), name="tone")
     out = pipe(
         num_samples=2, guides=[head.toward("positive", scale=4.0)], num_inference_steps=5, generator=seeded()
     )

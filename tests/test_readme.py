@@ -23,7 +23,7 @@ def test_the_python_snippets_run_as_written(tiny, tmp_path, monkeypatch):
     out, tone = names["out"], names["tone"]
     assert len(out.texts) == 8 and out.latents.shape == (8, *names["pipe"].codec.latent_shape)
     assert list(out.scores) == ["tone=positive"] and len(out.scores["tone=positive"]) == 8
-    assert tone.labels == ["negative", "positive"]
+    assert tone.classes_.tolist() == ["negative", "positive"]
     assert names["pipe"].scheduler.config.algorithm_type == "sde-dpmsolver++"
 
 
@@ -41,7 +41,7 @@ def test_the_snippets_of_the_guidance_page_run_as_written(tiny, tmp_path, monkey
     names = {}
     for snippet in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
         exec(snippet, names)
-    assert names["generation"].labels == ["elder", "peer"]
+    assert names["generation"].classes_.tolist() == ["elder", "peer"]
     assert list(names["out"].scores) == [
         "attribute=elder", "attribute=elder+peer", "attribute=elder #2", "words=40", "centred=high",
     ]

@@ -27,7 +27,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from latdiff.config import MODES
+from latdiff.diffusion.modes import MODES
 from latdiff.diffusion.noise import fork
 from latdiff.diffusion.sampling import Denoise
 from latdiff.errors import UserError
@@ -44,7 +44,7 @@ class GuidanceError(UserError):
 
 
 class Head(Protocol):
-    """What a guide needs of a head; `latdiff.heads.linear` has three kinds."""
+    """What a guide needs of a head; `latdiff.heads` has three kinds."""
 
     name: str
     codec_digest: str | None  # None: any codec's latents will do

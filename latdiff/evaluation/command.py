@@ -42,7 +42,8 @@ from latdiff.evaluation.report import (
 )
 from latdiff.evaluation.rows import Evaluation, by_class, denoising, reconstruction, reranked, unsteered
 from latdiff.evaluation.scoring import Scorer
-from latdiff.heads.linear import AttributeHead, label_heads
+from latdiff.heads.attribute import AttributeHead
+from latdiff.heads.files import label_heads
 from latdiff.pipelines.files import load_for_commands
 from latdiff.pipelines.latent import check_guides
 
@@ -140,7 +141,7 @@ def _measure_rival(options: argparse.Namespace, place: Path) -> Measure:
     if codec is not None:
         codec.to("cuda" if torch.cuda.is_available() else "cpu")
         for head in heads:
-            check_guides(codec, [head.toward(head.labels[0])])
+            check_guides(codec, [head.toward(head.classes_[0])])
     scorer = _scorer(options, recipe, heads)
     if rival.classes and sorted(rival.classes) != sorted(scorer.corpus.classes):
         classes = ", ".join(scorer.corpus.classes) or "none"
@@ -193,7 +194,7 @@ def _scorer(options: argparse.Namespace, recipe: Recipe, heads: list[AttributeHe
     fluency = FluencyJudge(options.fluency) if options.fluency else None
     if fluency and getattr(fluency.model.config, "classes", []):
         raise UserError(f"--fluency {options.fluency}: this language model was told classes, and hardly knows texts "
-                        "without; train a judge with train_ar.told_nothing=1 and another name")
+                        "without; train a judge with train_ar.condition_dropout=1 and another name")
     crowds = CrowdJudge(options.mauve) if options.mauve else None
     similarity = SimilarityJudge(options.bert_score) if options.bert_score else None
     return Scorer(recipe, corpus, judges, fluency, crowds, similarity)

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 from latdiff.config import MIN_PER_CLASS
 from latdiff.data.tokens import letters_of, pad, tokenize
 from latdiff.errors import UserError, first_line
-from latdiff.heads.linear import AttributeHead
+from latdiff.heads.attribute import AttributeHead
 
 LONGEST = 512  # tokens of a text that are scored or written, where the model could read more
 
@@ -67,7 +67,7 @@ class LabelJudge:
                 )
         seen = [any(of_text) for of_text in zip(*(one.saw(texts) for one in known), strict=True)]
         pairs = [(text, label) for text, label, old in zip(texts, labels, seen, strict=True) if not old]
-        lost = sorted(set(known[0].labels) - {str(label) for _, label in pairs})
+        lost = sorted(set(map(str, known[0].classes_)) - {str(label) for _, label in pairs})
         if lost:
             raise JudgeError(
                 f"{known[0].name!r} and its judge need texts of their own: among the {len(pairs):,} that it has not "
@@ -88,7 +88,7 @@ class SeenTexts:
     """Texts that a judge has to keep off, such as those that a conditional denoiser learnt its classes from."""
 
     def __init__(self, name: str, labels: list[str], texts: list[str]):
-        self.name, self.labels, self._seen = name, labels, set(map(letters_of, texts))
+        self.name, self.classes_, self._seen = name, labels, set(map(letters_of, texts))
 
     def saw(self, texts: list[str]) -> list[bool]:
         """Whether each of the texts is among them, by its letters and digits."""

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from latdiff import storyworld
 from latdiff.codecs.t5 import TextCodec
-from latdiff.config import MODES
 from latdiff.data.tokens import IGNORED, labels_of, pad, tokenize
 from latdiff.diffusion.gaussian import GaussianDiffusion
 from latdiff.diffusion.guidance import Guide
+from latdiff.diffusion.modes import MODES
 from latdiff.evaluation import metrics
 from latdiff.evaluation.generators import BestOf, Generator, PipelineGenerator, TextsGenerator
 from latdiff.evaluation.scoring import Pairs, Scorer
-from latdiff.heads.linear import AttributeHead
+from latdiff.heads.attribute import AttributeHead
 from latdiff.models.backbone import decoder_logits
 from latdiff.pipelines.latent import LatentTextDiffusionPipeline
 from latdiff.schedule import add_noise
@@ -136,7 +136,7 @@ def reranked(
 
     All choose among the same texts, written and read once, as steered ones start from the same noise.
     """
-    combinations = [list(itertools.product(*(head.labels for head in heads))) for heads in sets]
+    combinations = [list(itertools.product(*(head.classes_.tolist() for head in heads))) for heads in sets]
     shares = [max(1, n // len(labels)) for labels in combinations]
     written, rows = BestOf(generator.generate(None, max(shares) * k, seed), codec, k), []
     for heads, of_set, share in zip(sets, combinations, shares, strict=True):
@@ -190,9 +190,9 @@ class Evaluation:
 
     def guided(self, head: AttributeHead, scale: float | None = None, mode: str = "x0") -> list[dict]:
         """A row for every label of a head; scale None is the head's usual one."""
-        share = max(1, self.num_samples // len(head.labels))
-        rows = []
-        for label in head.labels:
+        labels, rows = head.classes_.tolist(), []
+        share = max(1, self.num_samples // len(labels))
+        for label in labels:
             guide = head.toward(label, scale, mode)
             row = {"attribute": head.name, "target": label, "scale": guide.scale, "mode": guide.mode}
             rows.append(row | self._steered({head.name: label}, [guide], share))
@@ -228,9 +228,10 @@ class Evaluation:
         but outcome and feeling, which have to change with it.
         """
         bound = {"sentiment": ("outcome", "feeling")}.get(head.name, ())
-        share, rows = max(1, self.num_samples // len(head.labels)), []
-        for index, label in enumerate(head.labels):
-            guide = head.toward(head.labels[(index + 1) % len(head.labels)], scale, mode)
+        labels, rows = head.classes_.tolist(), []
+        share = max(1, self.num_samples // len(labels))
+        for index, label in enumerate(labels):
+            guide = head.toward(labels[(index + 1) % len(labels)], scale, mode)
             stories = storyworld.sample(share, self.seed + 1000, **{head.name: label})
             generator = torch.Generator().manual_seed(self.seed)
             texts = self.pipe.edit([s.text for s in stories], [guide], strength, generator=generator).texts
@@ -241,7 +242,7 @@ class Evaluation:
 
     def composed(self, heads: list[AttributeHead], scale: float | None = None, mode: str = "x0") -> list[dict]:
         """A row for every combination of one label from each of the heads."""
-        combinations = list(itertools.product(*(head.labels for head in heads)))
+        combinations = list(itertools.product(*(head.classes_.tolist() for head in heads)))
         share = max(1, self.num_samples // len(combinations))
         rows = []
         for labels in combinations:

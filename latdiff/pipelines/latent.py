@@ -16,7 +16,6 @@ from torch import Tensor
 from latdiff.codecs.files import CheckpointError, refuse_gaps
 from latdiff.codecs.protocol import Codec, as_texts
 from latdiff.codecs.t5 import TextCodec
-from latdiff.config import DEFAULT_STRENGTH
 from latdiff.diffusion.gaussian import GaussianDiffusion
 from latdiff.diffusion.guidance import (
     ClassifierFree,
@@ -31,6 +30,7 @@ from latdiff.diffusion.sampling import check_scheduler, first_step, noised, samp
 from latdiff.errors import UserError, nearest
 from latdiff.mbr import Utility, most_agreed
 from latdiff.models.conditions import Condition, Labels
+from latdiff.pipelines.defaults import DEFAULT_STRENGTH
 from latdiff.precision import compute_dtype
 
 CALLBACK_TENSORS = ["latents", "x0"]

@@ -122,6 +122,6 @@ def test_an_aim_makes_up_for_what_pilots_missed():
 def test_a_head_gets_so_many_texts_of_every_value_that_there_is(pipe):
     texts = [story.text for story in storyworld.sample(400, 5)]
     head = measure_control.fit(pipe, "who", ["uncle", "aunt", "nobody at all"], texts, most=7)
-    assert head.labels == ["aunt", "none of them", "uncle"]
+    assert head.classes_.tolist() == ["aunt", "none of them", "uncle"]
     assert head.report["texts"] == 21
     assert measure_control.fit(pipe, "who", ["nobody at all"], texts, most=7) is None

@@ -125,7 +125,7 @@ def test_a_new_codec_is_denoised(toy):
 def test_a_new_codec_is_steered_and_edited(toy):
     weight = torch.zeros(2, 2, 4)
     weight[1, 1, ANIMALS.index("owl")], weight[0, 1, ANIMALS.index("owl")] = 1.0, -1.0
-    head = AttributeHead("owl", ["no", "yes"], weight, torch.zeros(2), toy.codec.digest)
+    head = AttributeHead.from_weights(["no", "yes"], weight, torch.zeros(2), name="owl", codec_digest=toy.codec.digest)
     generator = torch.Generator().manual_seed(0)
     texts = toy(num_samples=100, guides=head.toward("yes", 3.0), generator=generator).texts
     assert sum("owl" in text for text in texts) > 90

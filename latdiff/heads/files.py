@@ -1,0 +1,83 @@
+"""A head's folder: config.json says what it is, model.safetensors holds its weights. No file of latdiff is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from latdiff.heads.attribute import AttributeHead
+from latdiff.heads.inputs import HeadError
+from latdiff.heads.number import NumberHead
+
+FILES = ("config.json", "model.safetensors")
+
+
+def save_head(head: AttributeHead | NumberHead, folder: str | Path) -> None:
+    """Write a fitted head's config.json and model.safetensors into the folder."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {"weight": head.weight, "bias": head.bias, "fitted_on": head.fitted_on}
+    save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, folder / "model.safetensors")
+    settings = head.get_params()
+    of_kind = {"labels": head.classes_.tolist()} if isinstance(head, AttributeHead) else {"sd": head.sd}
+    config = {
+        "kind": head.kind, "name": settings.pop("name"), **of_kind, "settings": settings, "radius": head.radius,
+        "log_snrs": None if head.log_snrs is None else head.log_snrs.tolist(),
+        "codec_digest": head.codec_digest, "report": head.report,
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def load_head(folder: str | Path) -> AttributeHead | NumberHead:
+    """Read a saved head.
+
+    Args:
+        folder: of the head, such as checkpoints/storyworld/heads/sentiment.
+
+    Returns:
+        The head, fitted, on the CPU.
+
+    Raises:
+        HeadError: when the folder is missing, incomplete or cut short, or its parts do not belong together.
+    """
+    folder = Path(folder)
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if isinstance(config, dict) and "labels" in config and "kind" not in config:
+            raise HeadError(f"the head in {folder} was written by an older latdiff; fit it again")
+        return _made_of(config, load_file(folder / "model.safetensors"))
+    except FileNotFoundError:
+        absent = [name for name in FILES if not (folder / name).exists()]
+        beside = sorted(p.parent.name for p in folder.parent.glob("*/config.json"))
+        raise HeadError(
+            f"no head in {folder} ({' and '.join(absent)} missing); "
+            f"fitted heads there: {', '.join(beside) or 'none'}. Fit one with `latdiff fit-head`."
+        ) from None
+    except HeadError as error:
+        raise error if str(folder) in str(error) else HeadError(f"{folder}: {error}; fit it again") from None
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise HeadError(f"the head in {folder} is cut short or damaged ({error}); fit it again") from None
+
+
+def label_heads(checkpoint: str | Path) -> list[AttributeHead]:
+    """All heads of labels in a checkpoint's folder, by name. Raises HeadError where one cannot be loaded."""
+    heads = [load_head(config.parent) for config in sorted(Path(checkpoint).glob("heads/*/config.json"))]
+    return [head for head in heads if isinstance(head, AttributeHead)]
+
+
+def _made_of(config: dict, tensors: dict[str, torch.Tensor]) -> AttributeHead | NumberHead:
+    kind, report = config["kind"], config["report"]
+    fitted = {key: config[key] for key in ("name", "radius", "codec_digest")} | tensors | {"report": report}
+    # before there were settings, the report had those that were not the usual ones
+    old = {key: report[key] for key in ("C", "features", "alpha") if key in report}
+    settings = config.get("settings", old)
+    if kind == NumberHead.kind:
+        return NumberHead.from_weights(sd=config["sd"], **fitted, **settings)
+    if kind != AttributeHead.kind:
+        raise HeadError(f"its kind is {kind!r}, must be {AttributeHead.kind} or {NumberHead.kind}")
+    log_snrs = None if config["log_snrs"] is None else torch.tensor(config["log_snrs"])
+    return AttributeHead.from_weights(config["labels"], log_snrs=log_snrs, **fitted, **settings)
