@@ -30,9 +30,10 @@ from sklearn.neural_network import MLPRegressor
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from latdiff.config import MIN_PER_CLASS, MODES, sampler_words
+from latdiff.config import MIN_PER_CLASS, sampler_words
 from latdiff.data.corpus import load_texts
 from latdiff.diffusion.guidance import Guide
+from latdiff.diffusion.modes import MODES
 from latdiff.diffusion.sampling import make_scheduler
 from latdiff.errors import UserError, plain_errors
 from latdiff.evaluation import metrics

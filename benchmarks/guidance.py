@@ -16,10 +16,11 @@ from pathlib import Path
 import torch
 
 from latdiff import storyworld
-from latdiff.config import MODES, load_recipe
+from latdiff.config import load_recipe
 from latdiff.data.corpus import load_corpus, load_labelled
 from latdiff.diffusion.gaussian import GaussianDiffusion
 from latdiff.diffusion.guidance import stack
+from latdiff.diffusion.modes import MODES
 from latdiff.diffusion.sampling import sample
 from latdiff.errors import plain_errors
 from latdiff.evaluation.metrics import mean_of

@@ -3,8 +3,8 @@
     python benchmarks/variance.py checkpoints/storyworld --json variance.json
 
 diffusers' `fixed_small` is the posterior variance for data that is known, `fixed_large` that for standard Gaussian data
-(Ho et al. 2020, section 3.2); LD4LG samples between them, at a share of the logarithm. A row for each, means and standard
-deviations over seeds; what stories themselves score is the floor.
+(Ho et al. 2020, section 3.2); LD4LG samples between them, at a share of the logarithm. A row for each, means and
+standard deviations over seeds; what stories themselves score is the floor.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def main() -> None:
     parser.add_argument("--num-samples", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=5, help="of the noise, from 0 (default 5)")
     options = parser.parse_args()
-    pipe, recipe = load_for_commands(options.checkpoint, quiet=True), load_recipe(str(options.checkpoint / "recipe.yaml"))
+    pipe = load_for_commands(options.checkpoint, quiet=True)
+    recipe = load_recipe(str(options.checkpoint / "recipe.yaml"))
     scorer, own = Scorer(recipe, load_corpus(recipe.data, recipe.seed)), pipe.scheduler
     document = {"checkpoint": options.checkpoint.name, "machine": machine(), "seeds": options.seeds,
                 "steps": pipe.config.num_inference_steps, "rows": []}

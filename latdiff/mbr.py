@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 import torch
 
-from latdiff.config import UTILITIES
 from latdiff.errors import UserError, nearest
+
+UTILITIES = ("bleu", "chrf", "rouge")
 
 Utility = Callable[[str, list[str]], list[float]]  # (text, others) -> how good each other says the text is
 

@@ -1,4 +1,4 @@
-"""What the training loops share: optimiser, learning rate, data order, resume state, progress."""
+"""What the training loops share: the step, optimiser, learning rate, data order, resume state, progress."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import json
 import math
 import os
 import random
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -19,9 +22,11 @@ from transformers.pytorch_utils import Conv1D
 
 from latdiff.config import Recipe, load_recipe
 from latdiff.errors import UserError, first_line
-from latdiff.precision import has_fast_bfloat16
+from latdiff.muon import Float32Muon
+from latdiff.precision import compute_dtype, has_fast_bfloat16
 
 LATENTS = Path("train/latents.safetensors")
+WARMUP_STEPS, SAVE_EVERY = 100, 500  # of stages without settings for them
 FREE = ("sample_every", "save_every")  # settings that change nothing in what is trained
 
 
@@ -29,16 +34,112 @@ class ResumeError(UserError):
     """A resume state that cannot be used, in one sentence."""
 
 
-def accelerator(recipe: Recipe, stage: str) -> Accelerator:
-    """accelerate's, in bfloat16 where the hardware multiplies in it, logging to wandb if the recipe asks for it."""
-    fast = has_fast_bfloat16("cuda" if torch.cuda.is_available() else "cpu")
-    accelerate = Accelerator(
-        mixed_precision="bf16" if fast else "no", log_with="wandb" if recipe.wandb_project else None
-    )
-    if recipe.wandb_project:
-        run = {"wandb": {"name": f"{recipe.name} {stage}"}}
-        accelerate.init_trackers(recipe.wandb_project, config=recipe.as_dict(), init_kwargs=run)
-    return accelerate
+class Run:
+    """One training, whose loop stays with the recipe:
+
+        run = Run(recipe, "denoiser", folder / "train" / "denoiser.safetensors", recipe.train_denoiser)
+        model = run.prepare(model)
+        for step, rows in run.steps(BatchOrder(...)):
+            with run.autocast():
+                loss = ...
+            run.update(loss)
+
+    It owns the learning rate, clipping, the log, progress and the resume state, from which `steps` goes on.
+
+    Args:
+        recipe: Names the run, its dtype and its Weights & Biases project.
+        stage: What is trained, in one word.
+        state: File of the resume state.
+        settings: The stage's section: steps, learning_rate, and where it has them warmup_steps and save_every.
+        quiet: No progress bar.
+    """
+
+    def __init__(self, recipe: Recipe, stage: str, state: Path, settings: Any, quiet: bool = False):
+        self.stage, self.state, self.settings, self.quiet = stage, state, settings, quiet
+        dtype = compute_dtype(recipe.dtype, "cuda" if torch.cuda.is_available() else "cpu")
+        self.dtype = str(dtype).removeprefix("torch.")
+        self.accelerate = Accelerator(
+            mixed_precision="bf16" if self.dtype == "bfloat16" else "no",
+            log_with="wandb" if recipe.wandb_project else None,
+        )
+        if recipe.wandb_project:
+            _begin_wandb(self.accelerate, recipe, stage)
+        self.device, self.autocast = self.accelerate.device, self.accelerate.autocast
+        self.start, self.minutes = 0, 0.0
+
+    def prepare(self, objective: nn.Module, trained: nn.Module | None = None, weight_decay: float = 0.01,
+                ema: EMAModel | None = None) -> nn.Module:
+        """Make optimisers and put a resume state back.
+
+        Args:
+            objective: What computes the loss; moved to the device.
+            trained: The part of it that is trained and saved; all of it by default.
+            weight_decay: Of the matrices.
+            ema: Running averages to update after each step.
+
+        Returns:
+            The objective, ready to be called.
+        """
+        self.optimizers = optimizers(trained or objective, self.settings.learning_rate, weight_decay)
+        objective, *self.optimizers = self.accelerate.prepare(objective, *self.optimizers)
+        self.trained, self.ema = trained or objective, ema
+        if ema is not None:
+            ema.to(self.device)
+        self.start = load_state(self.state, {"model": self.trained}, self.optimizers, ema)
+        return objective
+
+    def steps(self, order: BatchOrder) -> Iterator[tuple[int, list[int]]]:
+        """Steps and their batches' rows, from where the run was left to the end; saves the resume state under way."""
+        began, steps = time.monotonic(), self.settings.steps
+        warmup = getattr(self.settings, "warmup_steps", WARMUP_STEPS)
+        self.bar = progress_bar(self.start, steps, self.stage, self.quiet)
+        for step in self.bar:
+            self.step = step
+            set_learning_rate(self.optimizers, self.settings.learning_rate, step, steps, warmup)
+            yield step, order[step]
+            if self.due(getattr(self.settings, "save_every", SAVE_EVERY)) and step + 1 < steps:
+                save_state(self.state, step + 1, {"model": self.trained}, self.optimizers, self.ema)
+        self.minutes = (time.monotonic() - began) / 60
+        self.accelerate.end_training()
+
+    def update(self, loss: Tensor) -> None:
+        """One optimiser step down the loss, its gradient clipped to norm 1."""
+        self.accelerate.backward(loss)
+        self.accelerate.clip_grad_norm_(self.trained.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        if self.ema is not None:
+            self.ema.step(self.trained.parameters())
+        report(self.bar, self.accelerate, self.step, loss)
+
+    def due(self, every: int) -> bool:
+        """Whether something that happens every so many steps happens after this one."""
+        return (self.step + 1) % every == 0
+
+    def finish(self) -> nn.Module:
+        """The trained module, out of accelerate's wrapper and with the averaged weights if there are any."""
+        model = self.accelerate.unwrap_model(self.trained).eval()
+        if self.ema is not None:
+            self.ema.copy_to(model.parameters())
+        return model
+
+
+def _begin_wandb(accelerate: Accelerator, recipe: Recipe, stage: str) -> None:
+    """Begin a Weights & Biases run, offline where there is no key; raises UserError with what wandb says."""
+    try:
+        import wandb
+
+        settings: dict[str, Any] = {"name": f"{recipe.name} {stage}"}
+        if not os.environ.get("WANDB_MODE") and not wandb.api.api_key:
+            settings["mode"] = "offline"
+            print("wandb has no API key: the run is logged to ./wandb; `wandb login` and `wandb sync` upload it")
+        accelerate.init_trackers(recipe.wandb_project, config=recipe.as_dict(), init_kwargs={"wandb": settings})
+    except Exception as error:  # wandb raises kinds of its own, and those of its client
+        raise UserError(
+            f"wandb_project is {recipe.wandb_project!r}, but Weights & Biases could not begin a run "
+            f"({first_line(error)}); set wandb_project= to train without it"
+        ) from error
 
 
 def report(bar: tqdm, accelerate: Accelerator, step: int, loss: Tensor) -> None:
@@ -60,10 +161,10 @@ def optimizers(model: nn.Module, learning_rate: float, weight_decay: float = 0.0
         if isinstance(m, (nn.Linear, Conv1D)) and m.weight.requires_grad and id(m.weight) not in embeddings
     }
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in matrices]
+    fast = has_fast_bfloat16("cuda" if torch.cuda.is_available() else "cpu")
+    muon = torch.optim.Muon if fast else Float32Muon
     return [
-        torch.optim.Muon(
-            matrices.values(), lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
-        ),
+        muon(matrices.values(), lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(rest, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0),
     ]
 

@@ -9,7 +9,6 @@ masked, the decoder writes the whole text: the job it will have when latents rep
 from __future__ import annotations
 
 import random
-import time
 from pathlib import Path
 
 import torch
@@ -31,23 +30,11 @@ from latdiff.data.tokens import (
 )
 from latdiff.errors import plain_errors
 from latdiff.models.backbone import BackboneError, decoder_logits, encode_features, fast_attention
-from latdiff.training import (
-    BatchOrder,
-    accelerator,
-    load_state,
-    optimizers,
-    progress_bar,
-    report,
-    save_state,
-    set_learning_rate,
-    step_generator,
-)
-
-WARMUP_STEPS = 100
+from latdiff.training import BatchOrder, Run, step_generator
 
 
 def main(recipe: Recipe, quiet: bool = False) -> None:
-    folder, settings = Path(recipe.backbone.path), recipe.pretrain_backbone
+    folder, settings = Path(recipe.located(recipe.backbone.path)), recipe.pretrain_backbone
     state = folder / "train" / "backbone.safetensors"
     if (folder / "model.safetensors").exists():
         raise BackboneError(
@@ -67,35 +54,19 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     torch.manual_seed(recipe.seed)
     model = fast_attention(T5ForConditionalGeneration(model_config(recipe, len(tokenizer))))
     print(f"T5 with {sum(p.numel() for p in model.parameters()):,} weights -> {folder}")
-    accelerate = accelerator(recipe, "backbone")
-    steps, optimisers = settings.steps, optimizers(model, settings.learning_rate)
-    model, *optimisers = accelerate.prepare(model, *optimisers)
-    start = load_state(state, {"model": model}, optimisers)
-    order = BatchOrder(len(ids), settings.batch_size, recipe.seed, list(map(len, ids)))
+    run = Run(recipe, "backbone", state, settings, quiet)
+    model = run.prepare(model)
+    for step, rows in run.steps(BatchOrder(len(ids), settings.batch_size, recipe.seed, list(map(len, ids)))):
+        batch = masked_batch([ids[i] for i in rows], tokenizer, recipe, step)
+        with run.autocast():
+            loss = reconstruction_loss(model, *(x.to(run.device) for x in batch))
+        run.update(loss)
 
-    began = time.monotonic()
-    bar = progress_bar(start, steps, "backbone", quiet)
-    for step in bar:
-        set_learning_rate(optimisers, settings.learning_rate, step, steps, WARMUP_STEPS)
-        batch = masked_batch([ids[i] for i in order[step]], tokenizer, recipe, step)
-        with accelerate.autocast():
-            loss = reconstruction_loss(model, *(x.to(accelerate.device) for x in batch))
-        accelerate.backward(loss)
-        accelerate.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimisers:
-            optimizer.step()
-            optimizer.zero_grad()
-        report(bar, accelerate, step, loss)
-        if (step + 1) % 500 == 0 and step + 1 < steps:
-            save_state(state, step + 1, {"model": model}, optimisers)
-    minutes = (time.monotonic() - began) / 60
-    accelerate.end_training()
-
-    model = accelerate.unwrap_model(model).eval()
+    model = run.finish()
     print(table(model, tokenizer, corpus.valid[:500], recipe))
     model.to(torch.bfloat16).save_pretrained(folder)
     state.unlink(missing_ok=True)
-    print(f"{steps - start} steps in {minutes:.1f} minutes -> {folder}")
+    print(f"{settings.steps - run.start} steps in {run.minutes:.1f} minutes -> {folder}")
 
 
 def model_config(recipe: Recipe, vocab_size: int) -> T5Config:

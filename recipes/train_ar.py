@@ -4,14 +4,13 @@
 
 A GPT-2 with the backbone's vocabulary, written to checkpoints/NAME-ar; `latdiff evaluate --fluency` reads it, and
 `latdiff evaluate checkpoints/NAME-ar` measures what it writes. It learns from the training texts alone, never from
-samples. Where texts have classes, most of them are told their class; a judge of fluency is to be trained with
-train_ar.told_nothing=1.
+samples. Where texts have classes, most of them follow their class; a judge of fluency is to be trained with
+train_ar.condition_dropout=1.
 """
 
 from __future__ import annotations
 
 import itertools
-import time
 from pathlib import Path
 
 import torch
@@ -25,21 +24,7 @@ from latdiff.data.tokens import IGNORED, labels_of, pad, short_enough, tokenize
 from latdiff.errors import plain_errors
 from latdiff.evaluation.judges import FluencyJudge, class_prefix
 from latdiff.models.backbone import BackboneError, fast_attention
-from latdiff.training import (
-    BatchOrder,
-    accelerator,
-    load_state,
-    optimizers,
-    progress_bar,
-    refuse_changes,
-    report,
-    save_state,
-    set_learning_rate,
-    step_generator,
-)
-
-WARMUP_STEPS = 100
-SAVE_EVERY = 500
+from latdiff.training import BatchOrder, Run, refuse_changes, step_generator
 
 
 def main(recipe: Recipe, quiet: bool = False) -> None:
@@ -53,54 +38,38 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     refuse_changes(recipe, ("seed", "data", "backbone", "train_ar"), folder)
     corpus = load_corpus(recipe.data, recipe.seed)
     tokenizer = load_tokenizer(recipe)
-    recipe.save(folder / "recipe.yaml")
+    recipe.save(folder / "recipe.yaml", "train_ar")
     every = tokenize(tokenizer, corpus.train)
     ids = short_enough(every, recipe.data.max_tokens)
-    told = prefixes(recipe, corpus, tokenizer, [len(row) <= recipe.data.max_tokens for row in every])
+    shown = prefixes(recipe, corpus, tokenizer, [len(row) <= recipe.data.max_tokens for row in every])
 
     torch.manual_seed(recipe.seed)
     model = fast_attention(GPT2LMHeadModel(model_config(recipe, tokenizer, corpus.classes)))
     print(f"GPT-2 with {sum(p.numel() for p in model.parameters()):,} weights, {len(ids):,} texts -> {folder}")
-    accelerate = accelerator(recipe, "ar")
-    steps, optimisers = settings.steps, optimizers(model, settings.learning_rate, weight_decay=0.1)
-    model, *optimisers = accelerate.prepare(model, *optimisers)
-    start = load_state(state, {"model": model}, optimisers)
-    order = BatchOrder(len(ids), settings.batch_size, recipe.seed, list(map(len, ids)))
-
-    began = time.monotonic()
-    bar = progress_bar(start, steps, "language model", quiet)
-    for step in bar:
-        set_learning_rate(optimisers, settings.learning_rate, step, steps, WARMUP_STEPS)
-        torch.manual_seed(step_generator(recipe.seed, step).initial_seed())  # of the dropout, and who is told
-        chosen = order[step]
-        begun = [told[i] if told and torch.rand(()) >= settings.told_nothing else [] for i in chosen]
+    run = Run(recipe, "ar", state, settings, quiet)
+    model = run.prepare(model, weight_decay=0.1)
+    for step, chosen in run.steps(BatchOrder(len(ids), settings.batch_size, recipe.seed, list(map(len, ids)))):
+        torch.manual_seed(step_generator(recipe.seed, step).initial_seed())  # of the dropout, and whose class is shown
+        begun = [shown[i] if shown and torch.rand(()) >= settings.condition_dropout else [] for i in chosen]
         rows, mask = pad([own + ids[i] for own, i in zip(begun, chosen, strict=True)], tokenizer.pad_token_id)
-        with accelerate.autocast():
-            loss = next_token_loss(model, rows.to(accelerate.device), mask.to(accelerate.device), list(map(len, begun)))
-        accelerate.backward(loss)
-        accelerate.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimisers:
-            optimizer.step()
-            optimizer.zero_grad()
-        report(bar, accelerate, step, loss)
-        if (step + 1) % SAVE_EVERY == 0 and step + 1 < steps:
-            save_state(state, step + 1, {"model": model}, optimisers)
-    minutes = (time.monotonic() - began) / 60
-    accelerate.end_training()
+        with run.autocast():
+            loss = next_token_loss(model, rows.to(run.device), mask.to(run.device), list(map(len, begun)))
+        run.update(loss)
 
-    model = accelerate.unwrap_model(model).eval()
+    model = run.finish()
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
     state.unlink(missing_ok=True)
     unseen = FluencyJudge(folder).perplexity(corpus.valid)
     print(f"perplexity of {len(corpus.valid):,} unseen texts: {unseen['tokens']:.2f} a token, mean of the texts' own "
-          f"{unseen['texts']:.2f}; {steps - start} steps in {minutes:.1f} minutes -> {folder}")
+          f"{unseen['texts']:.2f}; {settings.steps - run.start} steps in {run.minutes:.1f} minutes -> {folder}")
 
 
 def load_tokenizer(recipe: Recipe):
     """The backbone's; raises BackboneError where there is none yet."""
     try:
-        return AutoTokenizer.from_pretrained(recipe.backbone.path, local_files_only=Path(recipe.backbone.path).is_dir())
+        place = recipe.located(recipe.backbone.path)
+        return AutoTokenizer.from_pretrained(place, local_files_only=Path(place).is_dir())
     except Exception as error:  # transformers and the hub each raise kinds of their own
         raise BackboneError(
             f"backbone.path is {recipe.backbone.path!r}, where no tokenizer could be read; train the backbone first, "
@@ -109,8 +78,8 @@ def load_tokenizer(recipe: Recipe):
 
 
 def prefixes(recipe: Recipe, corpus: Corpus, tokenizer, fits: list[bool]) -> list[list[int]]:
-    """What the texts that fit are told, as pieces to read before them; nothing where the recipe has no classes."""
-    if not corpus.classes or recipe.train_ar.told_nothing == 1:
+    """The classes of the texts that fit, as pieces to read before them; nothing where the recipe has no classes."""
+    if not corpus.classes or recipe.train_ar.condition_dropout == 1:
         return []
     of_class = {one: class_prefix(tokenizer, one, tokenizer.pad_token_id) for one in corpus.classes}
     return [of_class[one] for one in itertools.compress(corpus.train_conditions, fits)]
@@ -123,7 +92,7 @@ def model_config(recipe: Recipe, tokenizer, classes: list[str]) -> GPT2Config:
         vocab_size=len(tokenizer), n_positions=2 * recipe.data.max_tokens, n_embd=settings.width,
         n_layer=settings.layers, n_head=settings.heads, bos_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-        classes=classes if settings.told_nothing < 1 else [],
+        classes=classes if settings.condition_dropout < 1 else [],
     )
 
 

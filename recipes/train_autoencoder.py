@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import random
-import time
 from pathlib import Path
 
 import torch
@@ -41,17 +40,13 @@ from latdiff.models.backbone import decoder_logits, encode_features, load_backbo
 from latdiff.precision import autocast
 from latdiff.training import (
     BatchOrder,
-    accelerator,
-    load_state,
-    optimizers,
-    progress_bar,
+    Run,
     refuse_changes,
-    report,
     save_latents,
-    save_state,
-    set_learning_rate,
     step_generator,
 )
+
+SETTINGS = ("seed", "data", "backbone", "autoencoder", "train_autoencoder")  # that its result depends on
 
 
 class ReconstructionLoss(nn.Module):
@@ -80,15 +75,16 @@ class ReconstructionLoss(nn.Module):
 
 def main(recipe: Recipe, quiet: bool = False) -> None:
     folder, settings = recipe.folder, recipe.train_autoencoder
-    refuse_changes(recipe, ("seed", "data", "backbone", "autoencoder", "train_autoencoder"))
-    if (folder / "autoencoder" / "config.json").exists():
+    refuse_changes(recipe, SETTINGS)
+    if finished(recipe):
         print(f"{folder / 'autoencoder'} is already trained; delete {folder} or set name= to train another")
         return
     corpus = load_corpus(recipe.data, recipe.seed, extra=not recipe.autoencoder.path)
     if recipe.autoencoder.path:
         return adopt(recipe, corpus)
     build_missing_backbone(recipe, quiet)
-    tokenizer, text_model = load_backbone(recipe.backbone.path)
+    place = recipe.located(recipe.backbone.path)
+    tokenizer, text_model = load_backbone(place)
     refuse_unreadable(text_model, recipe.autoencoder.max_tokens)
     if any(settings.mask_rates):
         span_marks(tokenizer)  # before training: it refuses a tokenizer without any
@@ -99,59 +95,47 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
         print(f"{len(ids) - len(own):,} extra texts that are short enough, for the autoencoder alone")
     recipe.save(folder / "recipe.yaml")
 
-    accelerate = accelerator(recipe, "autoencoder")
+    run = Run(recipe, "autoencoder", folder / "train" / "autoencoder.safetensors", settings, quiet)
     torch.manual_seed(recipe.seed)
     autoencoder = build(recipe, text_model)
     print(f"autoencoder with {sum(p.numel() for p in autoencoder.parameters()):,} weights -> {folder}")
-    objective = ReconstructionLoss(text_model.to(accelerate.device), autoencoder, settings.latent_noise,
+    objective = ReconstructionLoss(text_model.to(run.device), autoencoder, settings.latent_noise,
                                    settings.latent_dropout)
-    steps, optimisers = settings.steps, optimizers(autoencoder, settings.learning_rate)
-    objective, *optimisers = accelerate.prepare(objective, *optimisers)
+    objective = run.prepare(objective, trained=autoencoder)
     codec = TextCodec(tokenizer, text_model, autoencoder)
-    state = folder / "train" / "autoencoder.safetensors"
-    start = load_state(state, {"autoencoder": autoencoder}, optimisers)
-    order = BatchOrder(len(ids), settings.batch_size, recipe.seed, list(map(len, ids)))
+    for step, rows in run.steps(BatchOrder(len(ids), settings.batch_size, recipe.seed, list(map(len, ids)))):
+        batch = corrupted_batch([ids[i] for i in rows], tokenizer, recipe, step)
+        with run.autocast():
+            loss = objective(*(x.to(run.device) for x in batch), step_generator(recipe.seed, step))
+        run.update(loss)
+        if run.due(settings.sample_every) and not quiet:
+            show(run.bar, codec, corpus.valid[:3])
 
-    began = time.monotonic()
-    bar = progress_bar(start, steps, "autoencoder", quiet)
-    for step in bar:
-        set_learning_rate(optimisers, settings.learning_rate, step, steps, settings.warmup_steps)
-        batch = corrupted_batch([ids[i] for i in order[step]], tokenizer, recipe, step)
-        with accelerate.autocast():
-            loss = objective(*(x.to(accelerate.device) for x in batch), step_generator(recipe.seed, step))
-        accelerate.backward(loss)
-        accelerate.clip_grad_norm_(autoencoder.parameters(), 1.0)
-        for optimizer in optimisers:
-            optimizer.step()
-            optimizer.zero_grad()
-        report(bar, accelerate, step, loss)
-        if (step + 1) % settings.sample_every == 0 and not quiet:
-            show(bar, codec, corpus.valid[:3])
-        if (step + 1) % settings.save_every == 0 and step + 1 < steps:
-            save_state(state, step + 1, {"autoencoder": autoencoder}, optimisers)
-    minutes = (time.monotonic() - began) / 60
-    accelerate.end_training()
-
-    autoencoder.eval()
-    with autocast(accelerate.device.type):
+    run.finish()
+    with run.autocast():
         latents = codec.compress(ids)
     autoencoder.set_whitening(latents.mean(0), latents.var(0))
-    made = {"training_minutes": round(minutes, 2)}
+    made = {"training_minutes": round(run.minutes, 2), "dtype": run.dtype}
     finish(recipe, codec, autoencoder.normalise(latents[: len(own)]), corpus.valid, made)
-    state.unlink(missing_ok=True)
-    print(f"trained in {minutes:.1f} minutes -> {folder}")
+    run.state.unlink(missing_ok=True)
+    print(f"trained in {run.minutes:.1f} minutes -> {folder}")
+
+
+def finished(recipe: Recipe) -> bool:
+    """Whether the recipe's folder has its codec."""
+    return (recipe.folder / "autoencoder" / "config.json").exists()
 
 
 def build_missing_backbone(recipe: Recipe, quiet: bool) -> None:
     """Pretrain a backbone of our own that is not there; nothing where it is, or is the hub's, or is adopted."""
     ours = recipe.backbone.path.startswith("checkpoints/") and not recipe.autoencoder.path
-    if ours and not Path(recipe.backbone.path, "config.json").exists():
+    if ours and not Path(recipe.located(recipe.backbone.path), "config.json").exists():
         pretrain_backbone.main(recipe, quiet)
 
 
 def adopt(recipe: Recipe, corpus: Corpus) -> None:
     """Take another checkpoint's backbone, autoencoder and whitening as they are, for this corpus."""
-    codec = load_codec(recipe.autoencoder.path)
+    codec = load_codec(Path(recipe.located(recipe.autoencoder.path)))
     limit = codec.autoencoder.config.max_tokens
     if recipe.data.max_tokens > limit:
         raise DataError(
@@ -161,7 +145,7 @@ def adopt(recipe: Recipe, corpus: Corpus) -> None:
     own = readable(recipe, codec.tokenizer, corpus, limit)
     recipe.save(recipe.folder / "recipe.yaml")
     codec.to("cuda" if torch.cuda.is_available() else "cpu")
-    with autocast(codec.autoencoder.device.type):
+    with autocast(codec.autoencoder.device.type, recipe.dtype):
         latents = codec.autoencoder.normalise(codec.compress(own))
     finish(recipe, codec, latents, corpus.valid, {"adopted_from": recipe.autoencoder.path})
     print(f"the backbone and the autoencoder of {recipe.autoencoder.path} -> {recipe.folder}")
@@ -191,7 +175,7 @@ def readable(recipe: Recipe, tokenizer, corpus: Corpus, limit: int) -> list[list
 
 
 def refuse_long_sources(recipe: Recipe, tokenizer, corpus: Corpus, limit: int) -> None:
-    """Raise DataError when the denoiser could be told no source, for it could only say so once this is trained."""
+    """Raise DataError when no source is short enough for the denoiser, which could only say so once this is trained."""
     for name, sources in (("training", corpus.train_conditions), ("unseen", corpus.valid_conditions)):
         shortest = min(map(len, tokenize(tokenizer, sources)))
         if shortest > limit:

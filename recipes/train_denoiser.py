@@ -8,14 +8,13 @@ run stopped, and writes a complete pipeline to checkpoints/NAME.
 
 from __future__ import annotations
 
+import importlib
 import itertools
-import time
 from collections.abc import Callable
 
 import torch
 from diffusers import DDPMScheduler
 from diffusers.training_utils import EMAModel
-from latdiff.recipes import train_autoencoder
 
 from latdiff.codecs.files import load_codec
 from latdiff.codecs.t5 import TextCodec
@@ -35,86 +34,67 @@ from latdiff.training import (
     LATENTS,
     BatchOrder,
     ResumeError,
-    accelerator,
+    Run,
     load_latents,
-    load_state,
-    optimizers,
-    progress_bar,
     refuse_changes,
-    report,
     save_latents,
-    save_state,
-    set_learning_rate,
     step_generator,
 )
 
 
 def main(recipe: Recipe, quiet: bool = False) -> None:
-    folder, settings = recipe.folder, recipe.train_denoiser
-    if not (folder / "autoencoder" / "config.json").exists():
-        train_autoencoder.main(recipe, quiet)
+    folder, settings, how = recipe.folder, recipe.train_denoiser, recipe.diffusion
+    codec_stage = importlib.import_module(f"latdiff.recipes.train_{recipe.codec}")
+    if not codec_stage.finished(recipe):
+        codec_stage.main(recipe, quiet)
     state = folder / "train" / "denoiser.safetensors"
     begun = ("denoiser", "diffusion", "train_denoiser") if state.exists() else ()
-    refuse_changes(recipe, ("seed", "data", "backbone", "autoencoder", "train_autoencoder", *begun))
+    refuse_changes(recipe, (*codec_stage.SETTINGS, *begun))
     if (folder / "model_index.json").exists():
         print(f"{folder} already holds a finished pipeline; delete {folder / 'denoiser'} and "
               f"{folder / 'model_index.json'} to train another denoiser, or set name=")
         return
-    accelerate = accelerator(recipe, "denoiser")
-    codec = load_codec(folder).to(accelerate.device)
+    run = Run(recipe, "denoiser", state, settings, quiet)
+    codec = load_codec(folder).to(run.device)
     digest = codec.digest
     corpus = load_corpus(recipe.data, recipe.seed)
     latents = cached_latents(recipe, codec, digest, corpus)
-    latents, told = conditioned(recipe, codec, corpus, latents)
-    recipe.save(folder / "recipe.yaml")
+    latents, conditions = conditioned(recipe, codec, corpus, latents)
+    recipe.save(folder / "recipe.yaml", "train_denoiser")
 
     torch.manual_seed(recipe.seed)
     denoiser = build(recipe, codec, digest, corpus)
     print(f"denoiser with {sum(p.numel() for p in denoiser.parameters()):,} weights -> {folder}")
     ema = EMAModel(denoiser.parameters(), decay=settings.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
-    steps, optimisers = settings.steps, optimizers(denoiser, settings.learning_rate)
-    denoiser, *optimisers = accelerate.prepare(denoiser, *optimisers)
-    ema.to(accelerate.device)
-    scheduler = DDPMScheduler(trained_betas=betas(recipe.diffusion.schedule))
-    how = recipe.diffusion
-    diffusion = GaussianDiffusion(denoiser, scheduler.alphas_cumprod, how.self_conditioning, settings.told_nothing,
+    denoiser = run.prepare(denoiser, ema=ema)
+    scheduler = DDPMScheduler(trained_betas=betas(how.schedule))
+    diffusion = GaussianDiffusion(denoiser, scheduler.alphas_cumprod, how.self_conditioning, settings.condition_dropout,
                                   how.times, how.logit_mean, how.logit_std)
-    start = load_state(state, {"denoiser": denoiser}, optimisers, ema)
-    order = BatchOrder(len(latents), settings.batch_size, recipe.seed)
-
-    began = time.monotonic()
-    bar = progress_bar(start, steps, "denoiser", quiet)
-    for step in bar:
-        set_learning_rate(optimisers, settings.learning_rate, step, steps, settings.warmup_steps)
-        batch, cond = latents[order[step]].to(accelerate.device), told(order[step])
-        with accelerate.autocast():
+    for step, rows in run.steps(BatchOrder(len(latents), settings.batch_size, recipe.seed)):
+        batch, cond = latents[rows].to(run.device), conditions(rows)
+        with run.autocast():
             loss = diffusion.loss(batch, step_generator(recipe.seed, step), cond)
-        accelerate.backward(loss)
-        accelerate.clip_grad_norm_(denoiser.parameters(), 1.0)
-        for optimizer in optimisers:
-            optimizer.step()
-            optimizer.zero_grad()
-        ema.step(denoiser.parameters())
-        report(bar, accelerate, step, loss)
-        if (step + 1) % settings.sample_every == 0 and step + 1 < steps and not quiet:
-            show(bar, recipe, codec, denoiser, ema, examples(corpus, codec, 3))
-        if (step + 1) % settings.save_every == 0 and step + 1 < steps:
-            save_state(state, step + 1, {"denoiser": denoiser}, optimisers, ema)
-    minutes = (time.monotonic() - began) / 60
-    accelerate.end_training()
+        run.update(loss)
+        if run.due(settings.sample_every) and step + 1 < settings.steps and not quiet:
+            show(run.bar, recipe, codec, denoiser, ema, examples(corpus, codec, 3))
 
-    denoiser = accelerate.unwrap_model(denoiser).eval()
-    ema.copy_to(denoiser.parameters())
+    write_pipeline(recipe, run, codec, corpus, quiet)
+
+
+def write_pipeline(recipe: Recipe, run: Run, codec: TextCodec, corpus: Corpus, quiet: bool) -> None:
+    """Save the pipeline with a few samples, its figures and its card."""
+    folder, denoiser = recipe.folder, run.finish()
     pipe = pipeline(recipe, codec, denoiser)
     cond = examples(corpus, codec, 20)
     texts = pipe(cond, None if cond else 20, generator=torch.Generator().manual_seed(recipe.seed)).texts
     texts = texts if cond is None else [f"{c} -> {text}" for c, text in zip(cond, texts, strict=True)]
     (folder / "samples.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
     pipe.save_pretrained(folder)
-    update_metrics(folder, {"training": {"denoiser_minutes": round(minutes, 2), "denoiser_steps": steps}})
+    trained = {"denoiser_minutes": round(run.minutes, 2), "denoiser_steps": run.settings.steps, "dtype": run.dtype}
+    update_metrics(folder, {"training": trained})
     write_card(folder)
-    state.unlink(missing_ok=True)
-    print("\n".join(texts[:5]) if not quiet else "", f"trained in {minutes:.1f} minutes -> {folder}", sep="\n")
+    run.state.unlink(missing_ok=True)
+    print("\n".join(texts[:5]) if not quiet else "", f"trained in {run.minutes:.1f} minutes -> {folder}", sep="\n")
 
 
 def cached_latents(recipe: Recipe, codec: TextCodec, digest: str, corpus: Corpus) -> torch.Tensor:
@@ -123,7 +103,7 @@ def cached_latents(recipe: Recipe, codec: TextCodec, digest: str, corpus: Corpus
     if latents is None:
         ids = short_enough(tokenize(codec.tokenizer, corpus.train), recipe.data.max_tokens)
         print(f"encoding {len(ids):,} texts once, for all steps to come")
-        with autocast(codec.autoencoder.device.type):
+        with autocast(codec.autoencoder.device.type, recipe.dtype):
             latents = codec.autoencoder.normalise(codec.compress(ids)).cpu()
         save_latents(recipe.folder, latents, digest)
     return latents
@@ -132,7 +112,7 @@ def cached_latents(recipe: Recipe, codec: TextCodec, digest: str, corpus: Corpus
 def conditioned(
     recipe: Recipe, codec: TextCodec, corpus: Corpus, latents: torch.Tensor
 ) -> tuple[torch.Tensor, Callable[[list[int]], Labels | Source | None]]:
-    """The latents whose condition can be told, and told(rows): what the denoiser is told about rows of them."""
+    """The latents whose condition can be read, and a function from rows of them to their conditions."""
     if not corpus.train_conditions:
         return latents, lambda rows: None
     short = [len(row) <= recipe.data.max_tokens for row in tokenize(codec.tokenizer, corpus.train)]
@@ -156,10 +136,10 @@ def conditioned(
 
 def examples(corpus: Corpus, codec: TextCodec, n: int) -> list[str] | None:
     """Conditions to show n samples of: the classes in turn, or unseen sources; none without either."""
-    told = corpus.classes
-    if not told and corpus.valid_conditions:
-        told = list(itertools.compress(corpus.valid_conditions, codec.fits(corpus.valid_conditions)))
-    return list(itertools.islice(itertools.cycle(told), n)) or None
+    known = corpus.classes
+    if not known and corpus.valid_conditions:
+        known = list(itertools.compress(corpus.valid_conditions, codec.fits(corpus.valid_conditions)))
+    return list(itertools.islice(itertools.cycle(known), n)) or None
 
 
 def build(recipe: Recipe, codec: TextCodec, digest: str, corpus: Corpus) -> LatentDenoiser:
@@ -185,8 +165,8 @@ def show(bar, recipe: Recipe, codec: TextCodec, denoiser: LatentDenoiser, ema: E
     pipe = pipeline(recipe, codec, denoiser)
     pipe.set_progress_bar_config(disable=True)
     texts = pipe(cond, None if cond else 3, generator=torch.Generator().manual_seed(recipe.seed)).texts
-    for told, text in zip(cond or [""] * 3, texts, strict=True):
-        bar.write(f"  {told or 'sample'}  {text}")
+    for one, text in zip(cond or [""] * 3, texts, strict=True):
+        bar.write(f"  {one or 'sample'}  {text}")
     ema.restore(denoiser.parameters())
 
 

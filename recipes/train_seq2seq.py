@@ -9,7 +9,6 @@ writes for unseen sources: those of `latdiff evaluate`, with the same decoding.
 from __future__ import annotations
 
 import itertools
-import time
 from pathlib import Path
 
 import torch
@@ -25,21 +24,8 @@ from latdiff.evaluation.metrics import require_packages
 from latdiff.evaluation.report import write_json
 from latdiff.evaluation.scoring import Pairs
 from latdiff.models.backbone import decoder_logits, encode_features, load_backbone
-from latdiff.training import (
-    BatchOrder,
-    accelerator,
-    load_state,
-    optimizers,
-    progress_bar,
-    refuse_changes,
-    report,
-    save_state,
-    set_learning_rate,
-    step_generator,
-)
+from latdiff.training import BatchOrder, Run, refuse_changes, step_generator
 
-WARMUP_STEPS = 100
-SAVE_EVERY = 500
 UNSEEN = 1000  # sources to write for
 
 
@@ -54,49 +40,35 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     require_packages()  # what it ends with needs them
     refuse_changes(recipe, ("seed", "data", "backbone", "train_seq2seq"), folder)
     corpus = load_corpus(recipe.data, recipe.seed)
-    tokenizer, model = load_backbone(recipe.backbone.path)
-    recipe.save(folder / "recipe.yaml")
+    tokenizer, model = load_backbone(recipe.located(recipe.backbone.path))
+    recipe.save(folder / "recipe.yaml", "train_seq2seq")
     most = recipe.data.max_tokens, recipe.autoencoder.max_tokens
     texts, sources = (tokenize(tokenizer, rows) for rows in (corpus.train, corpus.train_conditions))
     pairs = [(s, t) for s, t in zip(sources, texts, strict=True) if len(t) <= most[0] and len(s) <= most[1]]
     print(f"{len(pairs):,} pairs, {len(texts) - len(pairs):,} too long -> {folder}")
 
-    accelerate = accelerator(recipe, "seq2seq")
+    run = Run(recipe, "seq2seq", state, settings, quiet)
     torch.manual_seed(recipe.seed)
     model.requires_grad_(True).train()
-    steps, optimisers = settings.steps, optimizers(model, settings.learning_rate)
-    model, *optimisers = accelerate.prepare(model, *optimisers)
-    start = load_state(state, {"model": model}, optimisers)
+    model = run.prepare(model)
     order = BatchOrder(len(pairs), settings.batch_size, recipe.seed, [len(source) for source, _ in pairs])
-
-    began = time.monotonic()
-    bar = progress_bar(start, steps, "seq2seq", quiet)
-    for step in bar:
-        set_learning_rate(optimisers, settings.learning_rate, step, steps, WARMUP_STEPS)
+    for step, rows in run.steps(order):
         torch.manual_seed(step_generator(recipe.seed, step).initial_seed())  # of the dropout, if there is any
-        batch = [pad([pairs[i][side] for i in order[step]], tokenizer.pad_token_id) for side in (0, 1)]
-        with accelerate.autocast():
-            loss = pair_loss(model, *(x.to(accelerate.device) for x in itertools.chain(*batch)))
-        accelerate.backward(loss)
-        accelerate.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimisers:
-            optimizer.step()
-            optimizer.zero_grad()
-        report(bar, accelerate, step, loss)
-        if (step + 1) % SAVE_EVERY == 0 and step + 1 < steps:
-            save_state(state, step + 1, {"model": model}, optimisers)
-    minutes = (time.monotonic() - began) / 60
-    accelerate.end_training()
+        batch = [pad([pairs[i][side] for i in rows], tokenizer.pad_token_id) for side in (0, 1)]
+        with run.autocast():
+            loss = pair_loss(model, *(x.to(run.device) for x in itertools.chain(*batch)))
+        run.update(loss)
 
-    model = accelerate.unwrap_model(model).eval()
+    model = run.finish()
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
     state.unlink(missing_ok=True)
     unseen = Pairs.of(corpus, lambda texts: [len(row) <= most[1] for row in tokenize(tokenizer, texts)], UNSEEN)
     figures = unseen.figures(write(model, tokenizer, unseen.sources, most[0], recipe.sampling.decoding))
-    write_json(folder / "metrics.json", {"training_minutes": round(minutes, 2), "by_source": [figures]})
+    document = {"training_minutes": round(run.minutes, 2), "dtype": run.dtype, "by_source": [figures]}
+    write_json(folder / "metrics.json", document)
     print(f"BLEU {figures['bleu']:.1f}, SARI {figures['sari']:.1f}, {figures['n']:,} unseen sources; "
-          f"{steps - start} steps in {minutes:.1f} minutes -> {folder}")
+          f"{settings.steps - run.start} steps in {run.minutes:.1f} minutes -> {folder}")
 
 
 def pair_loss(model, source: Tensor, source_mask: Tensor, ids: Tensor, mask: Tensor) -> Tensor:

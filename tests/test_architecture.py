@@ -13,7 +13,9 @@ RANKS = {
     "errors": 0,
     "storyworld": 0,
     "schedule": 0,
-    "precision": 0,
+    "muon": 0,
+    "precision": 1,
+    "checkpoints": 1,
     "config": 1,
     "data": 2,
     "mbr": 2,
@@ -25,6 +27,7 @@ RANKS = {
     "pipelines": 6,
     "evaluation": 7,
     "cli": 8,
+    "__main__": 9,
 }
 FILES = sorted(file for file in PACKAGE.rglob("*.py") if file != PACKAGE / "__init__.py")
 

@@ -96,10 +96,10 @@ def test_a_reconstructor_that_is_told_no_noise_assumes_some():
     torch.manual_seed(0)
     autoencoder = LatentAutoencoder(H, L, D, width=16, depth=1, heads=2, max_tokens=12, assumed_noise=0.5)
     latents = torch.randn(2, L, D)
-    told = autoencoder.reconstruct(latents, torch.tensor([0.5, 0.1]).view(2, 1, 1))
+    given = autoencoder.reconstruct(latents, torch.tensor([0.5, 0.1]).view(2, 1, 1))
     assumed = autoencoder.reconstruct(latents)
-    torch.testing.assert_close(assumed[0], told[0])
-    assert (assumed[1] - told[1]).abs().max() > 1e-4
+    torch.testing.assert_close(assumed[0], given[0])
+    assert (assumed[1] - given[1]).abs().max() > 1e-4
 
 
 def test_gradients_reach_every_weight(autoencoder):

@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from latdiff import LatentTextDiffusionPipeline, cli, load_head, storyworld
+from latdiff.cli.sampling import side_by_side
 from latdiff.models.denoiser import LatentDenoiser
 
 # sample
@@ -114,7 +115,7 @@ def test_a_conditional_model_is_told_on_the_command_line(latdiff, pipe, tmp_path
 
 
 def test_two_columns():
-    assert cli.side_by_side("one two three", "four", width=8) == "one two   |  four\nthree     |  "
+    assert side_by_side("one two three", "four", width=8) == "one two   |  four\nthree     |  "
 
 
 def test_scheduler_and_steps_change_what_is_written(latdiff, pipe):

@@ -1,4 +1,4 @@
-"""What a denoiser is told: rows follow, and nothing told is nothing."""
+"""Conditions: rows follow, and leaving one out is the unconditional model."""
 
 import pytest
 import torch
@@ -46,13 +46,13 @@ ALL, NONE = torch.tensor([True] * 3), torch.tensor([False] * 3)
 
 
 @torch.no_grad()
-def test_what_is_told_matters_and_to_its_own_row_alone(conditional, z):
+def test_a_condition_matters_and_to_its_own_row_alone(conditional, z):
     denoiser, cond = conditional
-    told, untold = denoiser(z, SNR, cond), denoiser(z, SNR)
-    assert all((told - untold).abs().amax((1, 2)) > 1e-3)
+    given, free = denoiser(z, SNR, cond), denoiser(z, SNR)
+    assert all((given - free).abs().amax((1, 2)) > 1e-3)
     one = denoiser(z, SNR, cond.without(torch.tensor([True, False, True])))
-    torch.testing.assert_close(one[1], told[1])
-    torch.testing.assert_close(one[[0, 2]], untold[[0, 2]])
+    torch.testing.assert_close(one[1], given[1])
+    torch.testing.assert_close(one[[0, 2]], free[[0, 2]])
 
 
 @torch.no_grad()
@@ -86,8 +86,8 @@ def test_a_new_conditional_denoiser_predicts_zero(z):
 def test_every_weight_of_a_condition_gets_a_gradient(conditional, z):
     denoiser, cond = conditional
     denoiser(z, SNR, cond).square().sum().backward()
-    told = [p for name, p in denoiser.named_parameters() if "source" in name or "class" in name]
-    assert told and all(p.grad.abs().sum() > 0 for p in told)
+    own = [p for name, p in denoiser.named_parameters() if "source" in name or "class" in name]
+    assert own and all(p.grad.abs().sum() > 0 for p in own)
 
 
 def test_a_condition_of_another_kind_is_refused(z):

@@ -6,7 +6,6 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from latdiff.config import MODES
 from latdiff.diffusion.guidance import (
     MAX_RAMP,
     ClassifierFree,
@@ -17,6 +16,7 @@ from latdiff.diffusion.guidance import (
     titles,
     warn_of_strain,
 )
+from latdiff.diffusion.modes import MODES
 from latdiff.diffusion.noise import streams
 from latdiff.heads.attribute import AttributeHead
 from latdiff.heads.callable import CallableHead

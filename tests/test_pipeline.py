@@ -374,7 +374,7 @@ def test_a_scheduler_of_the_wrong_kind_is_refused(pipe, scheduler):
 
 
 @pytest.fixture(params=["label", "text"])
-def told(request, pipe):
+def conditional(request, pipe):
     """A pipeline whose denoiser reads a condition, with random weights, and two conditions for it."""
     settings = {"classes": ["calm", "wild"]} if request.param == "label" else {"source_dim": 16}
     torch.manual_seed(0)
@@ -390,8 +390,8 @@ def latents_of(pipe, **settings):
     return pipe(generator=seeded(1), **settings).latents
 
 
-def test_what_the_denoiser_is_told_changes_the_sample_alone(told):
-    pipe, (one, two) = told
+def test_a_condition_changes_the_sample_alone(conditional):
+    pipe, (one, two) = conditional
     both = latents_of(pipe, cond=[one, two])
     assert both.shape[0] == 2  # a list says how many
     torch.testing.assert_close(both[0], latents_of(pipe, num_samples=2, cond=one)[0], rtol=1e-3, atol=1e-3)
@@ -399,8 +399,8 @@ def test_what_the_denoiser_is_told_changes_the_sample_alone(told):
     assert not torch.allclose(both, latents_of(pipe, num_samples=2), atol=1e-2)
 
 
-def test_chunks_of_a_batch_keep_their_conditions(told):
-    pipe, (one, two) = told
+def test_chunks_of_a_batch_keep_their_conditions(conditional):
+    pipe, (one, two) = conditional
     noise = torch.randn(3, 3, 4, generator=seeded(2))
     pipe.scheduler = make_scheduler("ddim", pipe.scheduler.config.trained_betas)  # draws no noise of its own
     cond = [one, two, two]
@@ -408,8 +408,8 @@ def test_chunks_of_a_batch_keep_their_conditions(told):
     torch.testing.assert_close(chunked, whole, rtol=1e-3, atol=1e-3)
 
 
-def test_a_guide_through_a_conditional_denoiser_works_in_inference_mode(told):
-    pipe, (one, two) = told
+def test_a_guide_through_a_conditional_denoiser_works_in_inference_mode(conditional):
+    pipe, (one, two) = conditional
     guide = random_head(pipe.codec.digest).toward("a", 1.0, "denoiser")
     plain = latents_of(pipe, cond=[one, two], guides=[guide])
     with torch.inference_mode():
@@ -421,8 +421,8 @@ def test_noise_of_ones_own_says_how_many_texts(pipe):
     assert len(pipe(latents=torch.zeros(3, L, D)).texts) == 3
 
 
-def test_the_guidance_scale_leads_from_nothing_told_to_what_is(told):
-    pipe, (one, _) = told
+def test_the_guidance_scale_leads_from_no_condition_to_the_one_given(conditional):
+    pipe, (one, _) = conditional
     free, plain, more = (latents_of(pipe, cond=one, guidance_scale=scale) for scale in (0, 1, 2))
     torch.testing.assert_close(free, latents_of(pipe))
     assert not torch.allclose(plain, more, atol=1e-3)
@@ -430,8 +430,8 @@ def test_the_guidance_scale_leads_from_nothing_told_to_what_is(told):
     torch.testing.assert_close(edited, pipe.edit(["I walked."], generator=seeded(1)).latents)
 
 
-def test_the_best_of_some_candidates_is_one_of_them(told, monkeypatch):
-    pipe, (one, two) = told
+def test_the_best_of_some_candidates_is_one_of_them(conditional, monkeypatch):
+    pipe, (one, two) = conditional
     texts = ["odd", "a b c d e", "a b c d f", "x y z w v", "strange", "x y z w u"]
     cut = [True, False] * 3
     monkeypatch.setattr(TextCodec, "generate", lambda *_, **__: (texts, cut))
@@ -441,15 +441,15 @@ def test_the_best_of_some_candidates_is_one_of_them(told, monkeypatch):
     torch.testing.assert_close(out.latents, all_six[[1, 3]], rtol=1e-3, atol=1e-3)
 
 
-def test_some_of_what_was_told_the_same_are_kept(told):
-    pipe, (one, _) = told
+def test_some_samples_of_one_condition_are_kept(conditional):
+    pipe, (one, _) = conditional
     torch.testing.assert_close(
         latents_of(pipe, cond=[one] * 2, keep=0.5), latents_of(pipe, cond=one, num_samples=2, keep=0.5)
     )
 
 
-def test_conditions_that_cannot_be_told(told, tiny):
-    pipe, (one, _) = told
+def test_conditions_that_are_refused(conditional, tiny):
+    pipe, (one, _) = conditional
     for settings, said in (
         ({"cond": "" if pipe.denoiser.config.source_dim else "cal"}, "empty" if pipe.denoiser.config.source_dim
          else "did you mean calm"),

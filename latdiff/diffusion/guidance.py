@@ -27,7 +27,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from latdiff.config import MODES
+from latdiff.diffusion.modes import MODES
 from latdiff.diffusion.noise import fork
 from latdiff.diffusion.sampling import Denoise
 from latdiff.errors import UserError

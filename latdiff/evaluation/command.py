@@ -194,7 +194,7 @@ def _scorer(options: argparse.Namespace, recipe: Recipe, heads: list[AttributeHe
     fluency = FluencyJudge(options.fluency) if options.fluency else None
     if fluency and getattr(fluency.model.config, "classes", []):
         raise UserError(f"--fluency {options.fluency}: this language model was told classes, and hardly knows texts "
-                        "without; train a judge with train_ar.told_nothing=1 and another name")
+                        "without; train a judge with train_ar.condition_dropout=1 and another name")
     crowds = CrowdJudge(options.mauve) if options.mauve else None
     similarity = SimilarityJudge(options.bert_score) if options.bert_score else None
     return Scorer(recipe, corpus, judges, fluency, crowds, similarity)

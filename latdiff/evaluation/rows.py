@@ -14,10 +14,10 @@ from torch import Tensor
 
 from latdiff import storyworld
 from latdiff.codecs.t5 import TextCodec
-from latdiff.config import MODES
 from latdiff.data.tokens import IGNORED, labels_of, pad, tokenize
 from latdiff.diffusion.gaussian import GaussianDiffusion
 from latdiff.diffusion.guidance import Guide
+from latdiff.diffusion.modes import MODES
 from latdiff.evaluation import metrics
 from latdiff.evaluation.generators import BestOf, Generator, PipelineGenerator, TextsGenerator
 from latdiff.evaluation.scoring import Pairs, Scorer

@@ -15,9 +15,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from latdiff.config import DEFAULT_C
 from latdiff.diffusion.guidance import Guide
 from latdiff.errors import nearest
+from latdiff.heads.defaults import DEFAULT_C
 from latdiff.heads.inputs import HeadError, check_features, labels_of
 from latdiff.heads.linear import LinearHead
 from latdiff.heads.regression import (

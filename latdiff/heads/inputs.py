@@ -12,9 +12,9 @@ import torch
 from sklearn.utils.multiclass import check_classification_targets
 from torch import Tensor
 
-from latdiff.config import FEATURES
 from latdiff.data.tokens import letters_of
 from latdiff.errors import UserError
+from latdiff.heads.defaults import FEATURES
 
 
 class HeadError(UserError):

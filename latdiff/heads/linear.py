@@ -13,8 +13,8 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from latdiff.config import MODES
 from latdiff.diffusion.guidance import Guide
+from latdiff.diffusion.modes import MODES
 from latdiff.heads.inputs import HeadError, fingerprints
 
 # Root mean square of a usual push where the ramp is 1 and the head undecided, in latent standard deviations.

@@ -13,8 +13,8 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import KFold, cross_val_predict
 from torch import Tensor
 
-from latdiff.config import DEFAULT_ALPHA
 from latdiff.diffusion.guidance import MAX_RAMP, Guide
+from latdiff.heads.defaults import DEFAULT_ALPHA
 from latdiff.heads.inputs import HeadError, numbers_of
 from latdiff.heads.linear import LinearHead
 from latdiff.heads.regression import FOLDS, radius

@@ -16,7 +16,6 @@ from torch import Tensor
 from latdiff.codecs.files import CheckpointError, refuse_gaps
 from latdiff.codecs.protocol import Codec, as_texts
 from latdiff.codecs.t5 import TextCodec
-from latdiff.config import DEFAULT_STRENGTH
 from latdiff.diffusion.gaussian import GaussianDiffusion
 from latdiff.diffusion.guidance import (
     ClassifierFree,
@@ -31,6 +30,7 @@ from latdiff.diffusion.sampling import check_scheduler, first_step, noised, samp
 from latdiff.errors import UserError, nearest
 from latdiff.mbr import Utility, most_agreed
 from latdiff.models.conditions import Condition, Labels
+from latdiff.pipelines.defaults import DEFAULT_STRENGTH
 from latdiff.precision import compute_dtype
 
 CALLBACK_TENSORS = ["latents", "x0"]
@@ -116,7 +116,7 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
                 refuse_gaps(name, part)
         known = denoiser.config.codec_digest
         if autoencoder is not None and not autoencoder.config.codec_digest:
-            # of before 0.1.0, when no digest was stored; one of weights in half precision cannot be told any more
+            # from before a digest was stored; that of weights in half precision cannot be computed any more
             autoencoder.register_to_config(
                 codec_digest=self.codec.digest if autoencoder.dtype == torch.float32 else known
             )
@@ -315,11 +315,11 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
         if run.callback is None:
             return None
 
-        def told(step: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict | None:
+        def callback(step: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict | None:
             wanted = {name: tensors[name] for name in run.tensors}
             return run.callback(self, part * len(self.scheduler.timesteps) + step, timestep, wanted)
 
-        return told
+        return callback
 
     def _output(self, latents: Tensor, run: _Run) -> TextPipelineOutput:
         own = [guide for guide in run.guides if isinstance(guide, Guide)]

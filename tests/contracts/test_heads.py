@@ -4,8 +4,8 @@ import pytest
 import torch
 from sklearn.svm import LinearSVC
 
-from latdiff.config import MODES
 from latdiff.diffusion.guidance import Guide, steer, titles, warn_of_contradictions, warn_of_strain
+from latdiff.diffusion.modes import MODES
 from latdiff.heads.attribute import AttributeHead
 from latdiff.heads.callable import CallableHead
 from latdiff.heads.files import load_head

@@ -6,6 +6,7 @@ import pytest
 from runs import Interrupted
 from tqdm.auto import tqdm
 
+from latdiff import training
 from latdiff.config import load_recipe
 
 
@@ -25,9 +26,13 @@ def recipe(workplace):
 @pytest.fixture
 def interrupt(monkeypatch):
     """interrupt(recipe module, step): its loop breaks off before that step; interrupt(module): no longer."""
+    progress_bar = training.progress_bar
 
     def stop(module, step=None):
         def bar(start, steps, title, quiet):
+            if module.__name__.rpartition("_")[2] != title:
+                return progress_bar(start, steps, title, quiet)
+
             def going():
                 yield from range(start, steps if step is None else step)
                 if step is not None:
@@ -36,7 +41,7 @@ def interrupt(monkeypatch):
             starts.append(start)
             return tqdm(going(), disable=True)
 
-        monkeypatch.setattr(module, "progress_bar", bar)
+        monkeypatch.setattr(training, "progress_bar", bar)
 
     starts = stop.starts = []
     return stop

@@ -14,7 +14,7 @@ from latdiff.recipes import pretrain_backbone, train_ar, train_autoencoder, trai
 from runs import Interrupted, assert_equal, undo_denoiser, weights
 from safetensors.torch import load_file
 
-from latdiff import storyworld
+from latdiff import storyworld, training
 from latdiff.codecs.files import load_codec
 from latdiff.config import load_recipe
 from latdiff.models.backbone import BackboneError
@@ -229,9 +229,7 @@ def test_training_learns_something(recipe, monkeypatch):
     """Not much in sixty steps, but the loss of the last is below that of the first."""
     losses = []
     undo_denoiser(recipe().folder)
-    monkeypatch.setattr(
-        train_denoiser, "report", lambda bar, accelerate, step, loss: losses.append(loss.item())
-    )
+    monkeypatch.setattr(training, "report", lambda bar, accelerate, step, loss: losses.append(loss.item()))
     train_denoiser.main(recipe("train_denoiser.steps=60", "train_denoiser.batch_size=32"), quiet=True)
     assert len(losses) == 60
     assert sum(losses[-20:]) < sum(losses[:20])

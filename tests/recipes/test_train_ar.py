@@ -9,7 +9,7 @@ import torch
 from latdiff.recipes import train_ar
 from runs import Interrupted, assert_equal, weights
 
-from latdiff import cli
+from latdiff import cli, training
 from latdiff.errors import UserError
 from latdiff.evaluation.generators import LanguageModelGenerator
 from latdiff.evaluation.judges import FluencyJudge
@@ -24,7 +24,7 @@ def test_a_language_model_keeps_to_the_texts_that_its_checkpoint_learnt_from(rec
 
 
 def test_a_language_model_that_was_interrupted_is_the_same_in_the_end(tiny, recipe, interrupt, monkeypatch):
-    monkeypatch.setattr(train_ar, "SAVE_EVERY", 2)
+    monkeypatch.setattr(training, "SAVE_EVERY", 2)
     shutil.rmtree("checkpoints/tiny-ar")
     interrupt(train_ar, 3)
     with pytest.raises(Interrupted):
@@ -49,7 +49,7 @@ def test_a_language_model_needs_the_backbones_vocabulary(recipe):
 
 def test_a_language_model_is_told_classes_and_is_measured_by_class(recipe):
     """Half of the stories are told their tense: the model knows both, writes for both, and can be told nothing."""
-    told = ("name=told", "data.condition=label", "data.condition_column=tense", "train_ar.told_nothing=0.5")
+    told = ("name=told", "data.condition=label", "data.condition_column=tense", "train_ar.condition_dropout=0.5")
     train_ar.main(recipe(*told), quiet=True)
     generator = LanguageModelGenerator("checkpoints/told-ar")
     assert generator.classes == ["past", "present"]
@@ -65,9 +65,9 @@ def test_a_language_model_is_told_classes_and_is_measured_by_class(recipe):
     flags = ["--json", "m.json", "--num-samples", "2", "--seeds", "1"]
     with pytest.raises(SystemExit, match="was told the classes past, present"):
         cli.main(["evaluate", "checkpoints/told-ar", "--recipe", "checkpoints/tiny/recipe.yaml", *flags])
-    with pytest.raises(SystemExit, match=r"train_ar\.told_nothing=1"):
+    with pytest.raises(SystemExit, match=r"train_ar\.condition_dropout=1"):
         cli.main(["evaluate", "checkpoints/tiny-ar", "--fluency", "checkpoints/told-ar", *flags])
-    train_ar.main(recipe(*told, "name=judge", "train_ar.told_nothing=1"), quiet=True)
+    train_ar.main(recipe(*told, "name=judge", "train_ar.condition_dropout=1"), quiet=True)
     assert LanguageModelGenerator("checkpoints/judge-ar").classes == []
 
 

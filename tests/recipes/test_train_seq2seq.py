@@ -8,6 +8,7 @@ import pytest
 from latdiff.recipes import train_seq2seq
 from safetensors.torch import load_file
 
+from latdiff import training
 from latdiff.config import load_recipe
 from latdiff.errors import UserError
 
@@ -33,7 +34,7 @@ def test_it_is_measured_on_unseen_sources_with_all_of_their_texts(recipe):
 
 def test_more_steps_learn_the_pairs_better(recipe, monkeypatch):
     losses = []
-    monkeypatch.setattr(train_seq2seq, "report", lambda bar, accelerate, step, loss: losses.append(loss.item()))
+    monkeypatch.setattr(training, "report", lambda bar, accelerate, step, loss: losses.append(loss.item()))
     train_seq2seq.main(recipe("train_seq2seq.steps=60", "train_seq2seq.learning_rate=5e-3"), quiet=True)
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
 
@@ -43,10 +44,10 @@ def test_a_run_that_was_interrupted_is_the_same_in_the_end(recipe, monkeypatch):
         if step == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_seq2seq, "SAVE_EVERY", 2)
+    monkeypatch.setattr(training, "SAVE_EVERY", 2)
     train_seq2seq.main(recipe("name=whole"), quiet=True)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(train_seq2seq, "report", report)
+        patch.setattr(training, "report", report)
         train_seq2seq.main(recipe("name=broken"), quiet=True)
     with pytest.raises(UserError, match=r"train_seq2seq\.steps was 4, is 5"):
         train_seq2seq.main(recipe("name=broken", "train_seq2seq.steps=5"), quiet=True)

@@ -1,0 +1,5 @@
+"""`python -m latdiff` is `latdiff`."""
+
+from latdiff.cli import main
+
+main()

@@ -1,0 +1,36 @@
+"""Where a checkpoint lies: a folder, or a snapshot of one on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from latdiff.errors import UserError, first_line
+
+
+def folder_of(checkpoint: str | Path) -> Path:
+    """The folder or file of a checkpoint, fetched from the hub where it is the id of one.
+
+    Args:
+        checkpoint: A path, in which ~ is the home folder, or a hub id owner/name. What lies here comes first, and
+            names below checkpoints/ are never ids.
+
+    Returns:
+        The path, which need not exist where it is no hub id.
+
+    Raises:
+        UserError: For a hub id that cannot be fetched.
+    """
+    path = Path(checkpoint).expanduser()
+    is_id = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", str(checkpoint))
+    if path.exists() or not is_id or str(checkpoint).startswith("checkpoints/"):
+        return path
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(checkpoint)))
+    except Exception as error:  # the hub raises kinds of its own, and those of its client
+        raise UserError(
+            f"{checkpoint} is no folder here, and could not be fetched from the hub ({first_line(error)}); give the "
+            "path of a checkpoint, or the id of one that can be reached"
+        ) from error

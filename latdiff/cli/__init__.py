@@ -1,0 +1,39 @@
+"""The `latdiff` command: thin; every subcommand hands over to the library and prints what comes back."""
+
+from __future__ import annotations
+
+import argparse
+
+import latdiff
+from latdiff.checkpoints import folder_of
+from latdiff.cli.evaluation import add_evaluate
+from latdiff.cli.heads import add_fit_head
+from latdiff.cli.recipes import add_check_config, add_training
+from latdiff.cli.sampling import add_edit, add_sample
+from latdiff.errors import plain_errors
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one subcommand; a UserError is printed as a sentence with exit status 1."""
+    top = parser()
+    options, rest = top.parse_known_args(arguments)
+    if "settings" in options:  # which may stand behind a flag, where argparse leaves them
+        options.settings += [word for word in rest if not word.startswith("-")]
+        rest = [word for word in rest if word.startswith("-")]
+    if rest:
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    with plain_errors():
+        if "checkpoint" in options:
+            options.checkpoint = str(folder_of(options.checkpoint))
+        options.run(options)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of all subcommands; builds it without loading torch."""
+    description = "Latent text diffusion: train, sample, steer, measure."
+    top = argparse.ArgumentParser(prog="latdiff", description=description)
+    top.add_argument("--version", action="version", version=f"latdiff {latdiff.__version__}")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    for add in (add_training, add_sample, add_edit, add_fit_head, add_evaluate, add_check_config):
+        add(commands)
+    return top

@@ -1,0 +1,96 @@
+"""`latdiff fit-head`: a guidance head from labelled texts."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import re
+import time
+from pathlib import Path
+
+from latdiff.cli.options import check_limit, command_of
+from latdiff.errors import UserError
+from latdiff.heads.defaults import DEFAULT_ALPHA, DEFAULT_C, FEATURES
+
+
+def add_fit_head(commands) -> None:
+    command = command_of(commands, "fit-head", run_fit_head, "fit a head on labelled texts")
+    command.add_argument("--data", required=True, help="labelled .jsonl, .csv, .tsv or .parquet, or storyworld")
+    command.add_argument("--name", required=True, help="what to call the attribute")
+    command.add_argument("--text-column", default="text", help="column of the texts (default text)")
+    command.add_argument("--label-column", default="label", help="column of the labels; dots reach into nested columns")
+    command.add_argument("--limit", type=int, help="use at most so many texts (storyworld: 400)")
+    command.add_argument("--number", action="store_true", help="the labels are numbers: fit a ridge regression")
+    command.add_argument("--regularisation", default=None, metavar="C",
+                         help=f"scikit-learn's C, inverse strength (default {DEFAULT_C:g}), or cv to choose it by "
+                         "cross-validation; with --number its alpha, strength "
+                         f"(default {DEFAULT_ALPHA:g})")
+    command.add_argument("--features", choices=FEATURES, default="flat", help="of the latents (default flat)")
+    command.add_argument("--noise-aware", action="store_true", help="also fit on noised latents, for --mode noisy")
+
+
+def run_fit_head(options: argparse.Namespace) -> None:
+    from latdiff.data.corpus import load_labelled
+
+    if not re.fullmatch(r"\w[\w.-]*", options.name):
+        raise UserError(f"--name is {options.name!r}, must be a word of letters, digits, '_', '-' and '.'")
+    check_limit(options)
+    if options.number and (options.noise_aware or options.features != "flat"):
+        raise UserError("--number fits flat clean latents; leave out --noise-aware and --features")
+    strength = _regularisation(options)
+    texts, labels = load_labelled(options.data, options.text_column, options.label_column, options.limit,
+                                  classes=not options.number)
+    from latdiff.heads.attribute import AttributeHead
+    from latdiff.heads.fitting import fit_head
+    from latdiff.heads.number import NumberHead
+
+    codec, estimate = _codec_and_estimate(options)
+    fits = codec.fits(texts)
+    texts, labels = list(itertools.compress(texts, fits)), list(itertools.compress(labels, fits))
+    began = time.monotonic()
+    if options.number:
+        head = fit_head(codec, texts, labels, NumberHead(options.name, alpha=strength))
+        quality = f"cross-validated R2 {head.report['r2']:.3f}, typical error {head.sd:.3g}"
+    else:
+        kind = AttributeHead(options.name, C=strength, features=options.features, noise_aware=options.noise_aware)
+        head = fit_head(codec, texts, labels, kind, estimate=estimate)
+        quality = (f"labels {', '.join(map(str, head.classes_))}, cross-validated accuracy "
+                   f"{head.report['accuracy']:.3f} (the most frequent label: {head.report['majority']:.3f}), "
+                   f"calibration error {head.report['calibration_error']:.3f}, C {head.report['C']:g}")
+    folder = Path(options.checkpoint) / "heads" / options.name
+    head.save(folder)
+    print(f"{options.name}: {len(texts)} texts ({fits.count(False)} too long, left out), {quality}, "
+          f"fitted in {time.monotonic() - began:.1f} s -> {folder}")
+    if "accuracy_by_noise" in head.report:
+        read = "at z_t" if options.noise_aware else "at the denoiser's estimate"
+        levels = "  ".join(f"{sigma}: {value:.2f}" for sigma, value in head.report["accuracy_by_noise"].items())
+        print(f"accuracy by noise level sigma, {read}:  {levels}")
+
+
+def _codec_and_estimate(options: argparse.Namespace):
+    """The codec of a folder, and its denoiser's estimate of x0 where it has a denoiser already."""
+    import torch
+
+    from latdiff.codecs.files import load_codec
+    from latdiff.pipelines.files import load_for_commands
+
+    if (Path(options.checkpoint) / "model_index.json").exists():
+        pipe = load_for_commands(options.checkpoint, options.quiet)
+        return pipe.codec, pipe.estimate
+    return load_codec(options.checkpoint).to("cuda" if torch.cuda.is_available() else "cpu"), None
+
+
+def _regularisation(options: argparse.Namespace) -> float | str:
+    """scikit-learn's C, or its alpha with --number."""
+    given = options.regularisation
+    if given is None:
+        return DEFAULT_ALPHA if options.number else DEFAULT_C
+    if given == "cv" and not options.number:
+        return "cv"
+    try:
+        if 0 < float(given) < math.inf:
+            return float(given)
+    except ValueError:
+        pass
+    raise UserError(f"--regularisation is {given!r}, must be a number above 0{'' if options.number else ', or cv'}")

@@ -1,0 +1,34 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+import argparse
+
+from latdiff.config import DECODING
+from latdiff.errors import UserError
+
+
+def command_of(
+    commands, name: str, run, help: str, subject: str = "a folder such as checkpoints/storyworld, or a hub id"
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=help, description=help)
+    command.add_argument("checkpoint", help=subject)
+    command.add_argument("--quiet", action="store_true", help="no progress bars")
+    command.set_defaults(run=run)
+    return command
+
+
+def keep_option(command) -> None:
+    command.add_argument("--keep", type=float, metavar="SHARE",
+                         help="draw more and keep this share, the samples that lie nearest to their own texts: many a "
+                         "broken text is among the others (default 1: all)")
+
+
+def decode_option(command) -> None:
+    command.add_argument("--decode", help=f"how the decoder writes, one of {', '.join(DECODING)}: the last searches 4 "
+                         "beams and repeats no three tokens (default: the checkpoint's)")
+
+
+def check_limit(options: argparse.Namespace) -> None:
+    if options.limit is not None and options.limit < 1:
+        raise UserError(f"--limit is {options.limit}, must be 1 or more")

@@ -1,0 +1,144 @@
+"""What a recipe is composed of: sections, the stages that declare them, and the two sections that all stages share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict
+from pydantic_core import PydanticCustomError
+
+from latdiff.errors import UserError
+
+if TYPE_CHECKING:
+    from latdiff.config.recipe import Recipe
+
+Scheduler = Literal["ddpm", "ddim", "dpm++", "sde-dpm++", "unipc", "tcd", "renoise"]
+Times = Literal["stratified", "uniform", "logit-normal"]  # how training draws them: diffusion/gaussian.py
+Normalisation = Literal["whitening", "l2"]  # of latents: models/autoencoder.py
+SCHEDULERS, TIMES, NORMALISATIONS = get_args(Scheduler), get_args(Times), get_args(Normalisation)
+MIN_PER_CLASS = 5  # texts of each label, to fit or train anything on them
+# How the decoder writes, by name: settings of transformers' `generate`. Each sets all that a model's own configuration
+# may ask for: the hub's BART would search beams and never repeat three words.
+GREEDY = {"do_sample": False, "num_beams": 1, "min_length": 0, "no_repeat_ngram_size": 0,
+          "encoder_no_repeat_ngram_size": 0, "repetition_penalty": 1.0, "length_penalty": 1.0,
+          "early_stopping": False}
+LD4LG = {"num_beams": 4, "min_length": 5, "no_repeat_ngram_size": 3, "repetition_penalty": 1.2}  # its code's "beam"
+DECODING = {"greedy": GREEDY, "ld4lg": GREEDY | LD4LG}
+
+
+def _no_truth(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise PydanticCustomError("float_type", "a number")
+    return value
+
+
+def _shares(rates: tuple) -> tuple:
+    if not rates or not all(isinstance(rate, int | float) and 0 <= rate < 1 for rate in rates):
+        raise PydanticCustomError("shares", "shares of at least 0 and below 1")
+    return rates
+
+
+Whole = Annotated[int, Strict()]
+Number = Annotated[float, BeforeValidator(_no_truth)]  # 2e-3, which YAML reads as a text, is one
+Rates = Annotated[tuple, AfterValidator(_shares)]  # of masking
+
+
+class Section(BaseModel):
+    """Settings of one purpose, each with its default, its limits and a sentence of documentation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
+
+    def problems(self, recipe: Recipe) -> Iterator[str]:
+        """`section.key: what is wrong` for each setting that contradicts another one, of this section or another."""
+        yield from ()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A module of latdiff.recipes: the names of the sections that it reads, and the stages that it runs first.
+
+    A stage in `builds` may contain {codec}, which stands for the recipe's `codec`.
+    """
+
+    sections: tuple[str, ...]
+    builds: tuple[str, ...] = ()
+
+
+SECTIONS: dict[str, type[Section]] = {}
+STAGES: dict[str, Stage] = {}
+
+
+def stage(name: str, shared: tuple[str, ...] = (), builds: tuple[str, ...] = (), **sections: type[Section]) -> None:
+    """Declare the stage latdiff.recipes.NAME.
+
+    Args:
+        name: the module's name, e.g. "train_denoiser".
+        shared: names of sections that other stages declare and this one reads too.
+        builds: stages that it runs first where their result is missing.
+        sections: its own sections, by the name that they have in a recipe.
+    """
+    SECTIONS.update(sections)
+    STAGES[name] = Stage((*shared, *sections), builds)
+
+
+def headed(section: str, width: int, heads: int) -> Iterator[str]:
+    """The problem of a section's width that its attention heads do not divide."""
+    if width % heads:
+        fits = width - width % heads or heads
+        yield f"{section}.width: {width} is not divisible by heads={heads}; try {fits}"
+
+
+class DataConfig(Section):
+    """Where the texts come from.
+
+    A hub id is owner/name, owner/name:configuration where a data set has several, and either may end in @revision:
+    wmt/wmt14:de-en with text_column translation.de. With train_size, only as many of its rows are read as that needs.
+    """
+
+    source: str = Field("storyworld", description="storyworld, a hub id, or a file or folder of "
+                        "jsonl/csv/tsv/txt/parquet")
+    text_column: str = Field("text", description="column that holds the text, or a list of texts that each count for "
+                             "themselves; a dot reaches into nested columns")
+    extra_sources: tuple[str, ...] = Field((), description="more texts, same column, for the backbone and the "
+                                           "autoencoder alone: a small corpus by itself is learnt by heart")
+    splits: tuple[str, ...] = Field(("train", "valid"), description="the training split and the one of unseen texts, "
+                                    "where the source has several; one name alone: unseen texts are held out of it")
+    train_size: Whole = Field(0, ge=0, description="at most so many training texts, 0 for all (storyworld writes "
+                              "60,000)")
+    valid_size: Whole = Field(1000, ge=1, description="at most so many unseen texts to measure on")
+    max_tokens: Whole = Field(96, ge=4, description="longer texts are counted, reported and left out of training")
+    condition: Literal["none", "label", "text", "prefix"] = Field(
+        "none", description="what the denoiser is conditioned on: a class, a source text, or the text's own first "
+        "sentence, which is then no longer part of the text")
+    condition_column: str = Field("label", description="column of the class or the source text")
+    classes: tuple[str, ...] = Field((), description="the classes there may be; none listed: those of the training "
+                                     "texts")
+
+    @property
+    def reads_source(self) -> bool:
+        """Whether the denoiser is conditioned on a source text."""
+        return self.condition in ("text", "prefix")
+
+    def problems(self, recipe: Recipe) -> Iterator[str]:
+        if self.classes and self.condition != "label":
+            yield f"data.classes: are listed, but data.condition is {self.condition!r}; set it to label"
+        if not 1 <= len(set(self.splits)) == len(self.splits) <= 2:
+            yield f"data.splits: is {list(self.splits)}, must be one name, or two that differ"
+
+
+class SamplingConfig(Section):
+    """What the finished pipeline samples with unless a call says otherwise."""
+
+    scheduler: Scheduler = Field("ddpm", description="diffusers scheduler")
+    steps: Whole = Field(50, ge=1, description="denoiser calls a text")
+    decoding: Literal["greedy", "ld4lg"] = Field("greedy", description="how the decoder writes")
+
+
+def sampler_words(text: str, flag: str = "--samplers") -> tuple[str, int]:
+    """'ddpm:50' -> ('ddpm', 50). Raises UserError, with the flag's name, for anything else."""
+    name, _, steps = text.partition(":")
+    if name not in SCHEDULERS or not steps.isdigit() or int(steps) < 1:
+        raise UserError(f"{flag} has {text!r}, must be NAME:STEPS with a name of {', '.join(SCHEDULERS)}")
+    return name, int(steps)

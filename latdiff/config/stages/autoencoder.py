@@ -1,0 +1,60 @@
+"""recipes/train_autoencoder.py: the codec of a frozen encoder-decoder and a Perceiver around it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydantic import Field
+
+from latdiff.config.sections import Normalisation, Number, Rates, Section, Whole, headed, stage
+
+
+class AutoencoderConfig(Section):
+    """The compressor to L latents of width D and the reconstructor."""
+
+    path: str = Field("", description="a checkpoint whose backbone and autoencoder are taken as they are; empty: "
+                      "train one")
+    num_latents: Whole = Field(16, ge=1, description="L")
+    latent_dim: Whole = Field(32, ge=1, description="D")
+    width: Whole = Field(128, ge=8, description="inner width of both transformers")
+    depth: Whole = Field(2, ge=1, description="blocks in each")
+    heads: Whole = Field(4, ge=1, description="attention heads; must divide width")
+    max_tokens: Whole = Field(128, ge=4, description="positions the compressor knows")
+    normalisation: Normalisation = Field("whitening", description="zero mean and unit variance of every number, or "
+                                         "l2: every latent has norm √D (LD4LG for BART)")
+    assumed_noise: Number = Field(0.0, ge=0.0, description="sd of the latent noise that the reconstructor, which is "
+                                  "then conditioned on it in training, assumes when it decodes; 0: it knows no noise")
+
+    def problems(self, recipe) -> Iterator[str]:
+        yield from headed("autoencoder", self.width, self.heads)
+        most = recipe.train_autoencoder.latent_noise
+        if self.assumed_noise > most:
+            yield (f"autoencoder.assumed_noise: is {self.assumed_noise:g}, but training adds noise of at most "
+                   f"train_autoencoder.latent_noise={most:g}; lower the former or raise the latter")
+        if not self.path and recipe.data.max_tokens > self.max_tokens:
+            yield (f"data.max_tokens: {recipe.data.max_tokens} is more than autoencoder.max_tokens={self.max_tokens}; "
+                   "raise the latter")
+
+
+class TrainAutoencoderConfig(Section):
+    """Its training."""
+
+    steps: Whole = Field(2000, ge=1, description="optimiser steps")
+    batch_size: Whole = Field(64, ge=2, description="texts a step")
+    learning_rate: Number = Field(2e-3, ge=0.0, description="Muon's peak rate for the matrices")
+    warmup_steps: Whole = Field(100, ge=0, description="steps of linear warm-up")
+    mask_rates: Rates = Field((0.0,), description="share of tokens hidden from the encoder, drawn anew for each text")
+    latent_noise: Number = Field(0.7, ge=0.0, description="latents get noise of sd ~ U(0, this) in training")
+    latent_dropout: Number = Field(0.0, ge=0.0, le=0.9, description="share of latents' numbers that are zero in "
+                                   "training")
+    sample_every: Whole = Field(500, ge=1, description="steps between looks at reconstructed texts")
+    save_every: Whole = Field(500, ge=1, description="steps between resume states")
+
+
+stage(
+    "train_autoencoder",
+    shared=("data", "backbone"),
+    builds=("pretrain_backbone",),
+    autoencoder=AutoencoderConfig,
+    train_autoencoder=TrainAutoencoderConfig,
+)

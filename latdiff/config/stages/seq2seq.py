@@ -1,0 +1,22 @@
+"""recipes/train_seq2seq.py: the backbone itself, fine-tuned on pairs; the rival of a text-conditional model."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from latdiff.config.sections import Number, Section, Whole, stage
+
+
+class TrainSeq2seqConfig(Section):
+    """Its training."""
+
+    steps: Whole = Field(3000, ge=1, description="optimiser steps")
+    batch_size: Whole = Field(64, ge=1, description="pairs a step")
+    learning_rate: Number = Field(1e-3, ge=0.0, description="Muon's peak rate for the matrices")
+
+
+stage(
+    "train_seq2seq",
+    shared=("data", "backbone", "autoencoder", "sampling"),
+    train_seq2seq=TrainSeq2seqConfig,
+)

@@ -1,0 +1,48 @@
+"""Where a checkpoint lies: here, or on the hub."""
+
+import huggingface_hub
+import pytest
+
+from latdiff import cli
+from latdiff.checkpoints import folder_of
+from latdiff.errors import UserError
+
+
+@pytest.fixture
+def hub(monkeypatch, checkpoint):
+    """A hub that has one checkpoint, owner/tiny; what was asked of it."""
+    asked = []
+
+    def download(name, **_):
+        asked.append(name)
+        if name != "owner/tiny":
+            raise OSError("404: no such repository")
+        return str(checkpoint)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    return asked
+
+
+def test_a_folder_comes_first_and_is_not_looked_for_on_the_hub(hub, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "owner" / "tiny").mkdir(parents=True)
+    assert folder_of(checkpoint) == checkpoint
+    assert str(folder_of("owner/tiny")) == "owner/tiny"
+    assert folder_of("~/runs/one") == tmp_path / "runs" / "one"
+    for path in ("checkpoints/none", "./none", "../none", "/none/at/all", "a/b/c", "none"):
+        assert str(folder_of(path)) == path.removeprefix("./")
+    assert hub == []
+
+
+def test_a_hub_id_goes_wherever_a_folder_goes_heads_included(hub, checkpoint, capsys):
+    cli.main(["sample", "owner/tiny", "--quiet", "--num-samples", "1", "--guide", "tense=past", "--seed", "3"])
+    found = capsys.readouterr().out
+    cli.main(["sample", str(checkpoint), "--quiet", "--num-samples", "1", "--guide", "tense=past", "--seed", "3"])
+    assert found == capsys.readouterr().out
+    assert hub == ["owner/tiny"]
+
+
+def test_an_id_that_the_hub_does_not_have_is_one_sentence(hub):
+    with pytest.raises(UserError, match=r"owner/none is no folder here, and could not be fetched .*404"):
+        folder_of("owner/none")

@@ -1,0 +1,92 @@
+"""What `pip install .` brings: the wheel trains and samples in an empty environment, from any working directory."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = (
+    "data.train_size=60", "data.valid_size=4", "autoencoder.num_latents=2", "autoencoder.latent_dim=4",
+    "autoencoder.width=16", "autoencoder.depth=1", "autoencoder.heads=2", "train_autoencoder.steps=20",
+    "train_autoencoder.batch_size=4", "denoiser.width=16", "denoiser.depth=1", "denoiser.heads=2",
+    "train_denoiser.steps=20", "train_denoiser.batch_size=4", "sampling.steps=2",
+)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel, built of the tracked files and nothing that lies beside them."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, tracked.split("\0")):
+        if name.startswith(("latdiff/", "recipes/", "checkpoints/")) or "/" not in name:
+            if not (ROOT / name).is_file():
+                continue
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet", "-w", out, source]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    (file,) = out.glob("latdiff-*.whl")
+    return file
+
+
+@pytest.fixture(scope="module")
+def python(wheel, tmp_path_factory):
+    """An environment's interpreter, with the wheel and the packages that the tests run with, but without this folder."""
+    place = tmp_path_factory.mktemp("environment")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", place], check=True)
+    (packages,) = (place / "lib").glob("python*/site-packages")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(packages)
+    beside = [path for path in sys.path if path.endswith("site-packages")] or [sysconfig.get_path("purelib")]
+    (packages / "beside.pth").write_text("\n".join(beside), encoding="utf-8")
+    return place / "bin" / "python"
+
+
+@pytest.fixture
+def latdiff(python, tmp_path):
+    """latdiff(words) -> what `python -m latdiff` prints in an empty folder"""
+
+    def run(*words):
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        done = subprocess.run([python, "-m", "latdiff", *words], cwd=tmp_path, env=environment | {"HOME": str(tmp_path)},
+                              capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+def test_the_wheel_holds_recipes_and_a_backbone_and_is_small(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    shipped = {f"latdiff/recipes/configs/{path.name}" for path in (ROOT / "recipes" / "configs").glob("*.yaml")}
+    assert shipped <= set(names)
+    for file in ("py.typed", "pretrained/t5-mini/model.safetensors", "pretrained/t5-mini/tokenizer.json",
+                 "recipes/train_denoiser.py", "config/stages/denoiser.py", "cli/recipes.py"):
+        assert f"latdiff/{file}" in names
+    packages = {name.rpartition("/")[0] for name in names if name.endswith(".py")}
+    assert packages == {str(path.parent.relative_to(ROOT)) for path in (ROOT / "latdiff").rglob("*.py")} | {
+        "latdiff/recipes", "latdiff/pretrained"}
+    assert wheel.stat().st_size < 6_000_000
+
+
+def test_it_is_the_wheel_that_runs_and_tells_its_version(python, latdiff, tmp_path):
+    code = "import latdiff, latdiff.recipes.train_denoiser; print(latdiff.__file__, latdiff.recipes.__file__)"
+    done = subprocess.run([python, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert all(Path(file).is_relative_to(python.parents[1]) for file in done.stdout.split())
+    assert latdiff("--version").startswith("latdiff 0.")
+    assert latdiff("check-config", "storyworld-full").startswith("name: storyworld-full")
+
+
+def test_it_trains_and_samples_from_an_empty_folder(latdiff, tmp_path):
+    assert "trained in" in latdiff("train-diffusion", "storyworld", *SMALL, "--quiet")
+    assert (tmp_path / "checkpoints" / "storyworld" / "model_index.json").is_file()
+    texts = latdiff("sample", "checkpoints/storyworld", "--num-samples", "2", "--quiet")
+    assert len(texts.splitlines()) == 2
+    assert "trained in" in latdiff("train-ae", "storyworld", *SMALL, "--quiet", "--output", "elsewhere")
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["storyworld"]
