@@ -13,7 +13,7 @@ RANKS = {
     "errors": 0,
     "storyworld": 0,
     "schedule": 0,
-    "precision": 0,
+    "precision": 1,
     "checkpoints": 1,
     "config": 1,
     "data": 2,

@@ -37,7 +37,7 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def python(wheel, tmp_path_factory):
-    """An environment's interpreter, with the wheel and the packages that the tests run with, but without this folder."""
+    """The interpreter of an environment with the wheel and the packages that the tests run with, not this folder."""
     place = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", place], check=True)
     (packages,) = (place / "lib").glob("python*/site-packages")
@@ -54,8 +54,8 @@ def latdiff(python, tmp_path):
 
     def run(*words):
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        done = subprocess.run([python, "-m", "latdiff", *words], cwd=tmp_path, env=environment | {"HOME": str(tmp_path)},
-                              capture_output=True, text=True, check=False)
+        done = subprocess.run([python, "-m", "latdiff", *words], cwd=tmp_path, env=environment, capture_output=True,
+                              text=True, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
