@@ -191,7 +191,8 @@ class BatchOrder:
             raise UserError("there is nothing to train on: every text is longer than data.max_tokens")
         self.rows, self.batch_size = rows, min(batch_size, rows)
         self.seed, self.lengths = seed, lengths
-        self.epoch, self.batches = -1, []
+        self.epoch = -1
+        self.batches: list[list[int]] = []
 
     def __getitem__(self, step: int) -> list[int]:
         per_epoch = self.rows // self.batch_size
