@@ -1,6 +1,6 @@
 """Train the denoising transformer on cached latents.
 
-    python recipes/train_denoiser.py storyworld train_denoiser.steps=500
+    latdiff train-diffusion storyworld train_denoiser.steps=500
 
 Builds what it needs that is missing (backbone, autoencoder, latent cache), resumes where an earlier
 run stopped, and writes a complete pipeline to checkpoints/NAME.
