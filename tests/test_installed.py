@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = (
     "data.train_size=60", "data.valid_size=4", "data.max_tokens=80", "autoencoder.num_latents=2",
-    "autoencoder.latent_dim=4", "autoencoder.width=16", "autoencoder.depth=1", "autoencoder.heads=2", "train_autoencoder.steps=20",
+    "autoencoder.latent_dim=4", "autoencoder.width=16", "autoencoder.depth=1", "autoencoder.heads=2",
+    "train_autoencoder.steps=20",
     "train_autoencoder.batch_size=4", "denoiser.width=16", "denoiser.depth=1", "denoiser.heads=2",
     "train_denoiser.steps=20", "train_denoiser.batch_size=4", "sampling.steps=2",
 )
