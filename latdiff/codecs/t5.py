@@ -53,6 +53,11 @@ class TextCodec(Codec):
         return self.autoencoder.config.max_tokens
 
     @property
+    def condition_dim(self) -> int:
+        """H, the width of the frozen encoder's features."""
+        return self.text_model.get_input_embeddings().embedding_dim
+
+    @property
     def device(self) -> torch.device:
         """Where the models are."""
         return self.autoencoder.device
@@ -67,9 +72,10 @@ class TextCodec(Codec):
         """Ids of every text, end-of-text included, nothing cut."""
         return tokenize(self.tokenizer, texts)
 
-    def fits(self, texts: Iterable[str]) -> list[bool]:
+    def fits(self, texts: Iterable[str], max_tokens: int | None = None) -> list[bool]:
         texts = [texts] if isinstance(texts, str) else list(texts)
-        return [len(row) <= self.max_tokens for row in self.tokenize(texts)] if texts else []
+        most = self.max_tokens if max_tokens is None else max_tokens
+        return [len(row) <= most for row in self.tokenize(texts)] if texts else []
 
     def split(self, text: str) -> list[str]:
         """A long text in pieces that each fit, in order, cut at sentence ends; only white space between them is lost.
