@@ -6,7 +6,7 @@ import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Iterable
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -44,10 +44,10 @@ class Codec(Protocol):
         condition_dim: H of `encode_condition`; 0 where it cannot.
     """
 
-    latent_shape: tuple[int, int]
-    digest: str
-    device: torch.device
-    condition_dim: int = 0
+    latent_shape: Any  # a field or a property of one of these types: a checker knows no way to say so
+    digest: Any
+    device: Any
+    condition_dim: Any = 0
 
     @abstractmethod
     def to(self, device: torch.device | str) -> Codec:

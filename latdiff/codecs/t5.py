@@ -70,7 +70,7 @@ class TextCodec(Codec):
 
     def tokenize(self, texts: Iterable[str]) -> list[list[int]]:
         """Ids of every text, end-of-text included, nothing cut."""
-        return tokenize(self.tokenizer, texts)
+        return tokenize(self.tokenizer, list(texts))
 
     def fits(self, texts: Iterable[str], max_tokens: int | None = None) -> list[bool]:
         texts = [texts] if isinstance(texts, str) else list(texts)
@@ -120,8 +120,8 @@ class TextCodec(Codec):
     @torch.no_grad()
     def features(self, ids: list[list[int]], batch_size: int = 256) -> Source:
         """Features [B, T, H] of tokenized texts, and their mask."""
-        ids, mask = (x.to(self.device) for x in pad(ids, self.tokenizer.pad_token_id))
-        chunks = zip(ids.split(batch_size), mask.split(batch_size), strict=True)
+        padded, mask = (x.to(self.device) for x in pad(ids, self.tokenizer.pad_token_id))
+        chunks = zip(padded.split(batch_size), mask.split(batch_size), strict=True)
         return Source(torch.cat([encode_features(self.text_model, *chunk) for chunk in chunks]), mask)
 
     @torch.no_grad()

@@ -45,7 +45,7 @@ from latdiff.evaluation.scoring import Scorer
 from latdiff.heads.attribute import AttributeHead
 from latdiff.heads.files import label_heads
 from latdiff.pipelines.files import load_for_commands
-from latdiff.pipelines.latent import check_guides
+from latdiff.pipelines.output import check_guides
 
 OF_PIPELINES = ("samplers", "scale", "sweep_scale", "guidance_scale", "decode", "keep")
 OF_RIVALS = ("recipe", "top_p", "rerank", "text_column")

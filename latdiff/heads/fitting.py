@@ -125,7 +125,7 @@ def accuracy_by_noise(
     for time in NOISE_TIMES:
         alpha2 = alpha2_at("cosine", torch.full((len(latents),), time))
         z = add_noise(latents.cpu(), torch.randn(latents.shape, generator=generator), alpha2).to(latents)
-        if head.noise_aware:
+        if head.noise_aware or estimate is None:
             guessed = head.log_prob(z, log_snr(alpha2)).argmax(1)
         else:
             x0 = torch.cat([estimate(part, alpha2[0].item()) for part in z.split(BATCH)])
