@@ -121,8 +121,8 @@ def _measure_pipeline(options: argparse.Namespace, folder: Path) -> Measure:
     back = reconstruction(pipe.codec, unseen, options.seed, pipe.config.decoding, bleu=True)
     of_training = (training_figures(folder).get("reconstruction") or {}) | back
     return measure, _of_all_seeds(scorer, options) | {
-        "machine": machine(pipe.config.dtype), "decoding": pipe.config.decoding, "keep": keep, "reconstruction": of_training,
-        "denoising": denoising(pipe, unseen, options.seed),
+        "machine": machine(pipe.config.dtype), "decoding": pipe.config.decoding, "keep": keep,
+        "reconstruction": of_training, "denoising": denoising(pipe, unseen, options.seed),
     }
 
 

@@ -27,9 +27,9 @@ class LatentDenoiser(ModelMixin, ConfigMixin):
         depth: its blocks.
         heads: must divide width.
         prediction: "v" or "x0", what `forward` returns.
+        codec_digest: of the codec whose latents it was trained on; a pipeline refuses any other.
         classes: labels that it can be conditioned on, C of them, as an embedding added to the noise level's.
         source_dim: H, the width of a source text's features, which every block attends to; 0 for none.
-        codec_digest: of the codec whose latents it was trained on; a pipeline refuses any other.
     """
 
     __module__ = "latdiff"  # what a saved pipeline names: no file
