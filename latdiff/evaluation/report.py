@@ -115,7 +115,10 @@ def write_card(folder: Path) -> None:
     shown = [row["samples"][:5] for row in figures.get("unconditional", [])[:1]]
     samples = "".join(f"- {text}\n" for texts in shown for text in texts)
     sweep = sweep_tables(figures.get("sweep", []))
-    seeds = "seeds " + ", ".join(map(str, figures["seeds"])) if "seeds" in figures else ""
+    measured = "Not measured yet: `latdiff evaluate` does that. What training found:"
+    if "seeds" in figures:
+        seeds = ", ".join(map(str, figures["seeds"]))
+        measured = f"Measured by `latdiff evaluate`, seeds {seeds}, {figures['machine']}; all of it in\n`metrics.json`:"
     names = [picture(folder / "metrics.json", name).name for name in ("lengths", "reconstruction", "denoising")]
     pictures = "".join(f"![]({name})\n" for name in names if (folder / name).exists())
     (folder / "README.md").write_text(
@@ -125,8 +128,7 @@ A latent text diffusion pipeline, trained by latdiff on {recipe.data.source} (`r
 
     latdiff sample {folder} --num-samples 8 --seed 0
 
-Measured by `latdiff evaluate`, {seeds or "not measured"}, {figures.get("machine", "not measured")}; all of it in
-`metrics.json`:
+{measured}
 
 ```
 {summary(figures)}
