@@ -51,8 +51,9 @@ quickstart-short: install ## the same with 60 steps each: every command once, te
 test: install ## all tests, offline
 	$(PY) -m pytest $(ARGS)
 
-lint: install ## style and likely mistakes
+lint: install ## style, likely mistakes and types
 	$(PY) -m ruff check .
+	$(PY) -m mypy
 
 pretrain-backbone: install ## a small T5 of your own on the recipe's texts
 	$(PY) recipes/pretrain_backbone.py $(RECIPE) $(ARGS)

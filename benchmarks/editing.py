@@ -91,8 +91,8 @@ def main() -> None:
     pipe = load_for_commands(options.checkpoint, quiet=True)
     head, fluency = load_head(options.checkpoint / "heads" / options.head), FluencyJudge(options.fluency)
     rewrites, too_long = load_rewrites(options.data, pipe.codec.fits)
-    labels = head.classes_.tolist() if isinstance(head, AttributeHead) else []
-    other = sorted(set(rewrites.targets) - set(map(str, labels))) if labels else ["any label"]
+    labels = list(map(str, head.classes_)) if isinstance(head, AttributeHead) else []
+    other = sorted(set(rewrites.targets) - set(labels)) if labels else ["any label"]
     if other:
         raise HeadError(f"head {head.name!r} cannot steer to {', '.join(other)}, which --data {options.data} asks for")
     judged = SeenTexts("the rewrites", labels, rewrites.sources + rewrites.references)

@@ -47,5 +47,5 @@ def _named(utility: str) -> Utility:
     if utility == "rouge":  # ROUGE-2, as LD4LG's code takes it
         rouge = RougeScorer(["rouge2"], use_stemmer=True)
         return lambda text, others: [rouge.score(other, text)["rouge2"].fmeasure for other in others]
-    sentence = {"bleu": sacrebleu.sentence_bleu, "chrf": sacrebleu.sentence_chrf}[utility]
+    sentence = sacrebleu.sentence_bleu if utility == "bleu" else sacrebleu.sentence_chrf
     return lambda text, others: [sentence(text, [other]).score for other in others]

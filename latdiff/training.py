@@ -63,7 +63,7 @@ class Run:
             log_with="wandb" if recipe.wandb_project else None,
         )
         if recipe.wandb_project:
-            _begin_wandb(self.accelerate, recipe, stage)
+            begin_wandb(self.accelerate, recipe, stage)
         self.device, self.autocast = self.accelerate.device, self.accelerate.autocast
         self.start, self.minutes = 0, 0.0
 
@@ -125,13 +125,13 @@ class Run:
         return model
 
 
-def _begin_wandb(accelerate: Accelerator, recipe: Recipe, stage: str) -> None:
+def begin_wandb(accelerate: Accelerator, recipe: Recipe, stage: str) -> None:
     """Begin a Weights & Biases run, offline where there is no key; raises UserError with what wandb says."""
     try:
         import wandb
 
         settings: dict[str, Any] = {"name": f"{recipe.name} {stage}"}
-        if not os.environ.get("WANDB_MODE") and not wandb.api.api_key:
+        if not os.environ.get("WANDB_MODE") and not wandb.login(prompt=False):
             settings["mode"] = "offline"
             print("wandb has no API key: the run is logged to ./wandb; `wandb login` and `wandb sync` upload it")
         accelerate.init_trackers(recipe.wandb_project, config=recipe.as_dict(), init_kwargs={"wandb": settings})
@@ -192,7 +192,8 @@ class BatchOrder:
             raise UserError("there is nothing to train on: every text is longer than data.max_tokens")
         self.rows, self.batch_size = rows, min(batch_size, rows)
         self.seed, self.lengths = seed, lengths
-        self.epoch, self.batches = -1, []
+        self.epoch = -1
+        self.batches: list[list[int]] = []
 
     def __getitem__(self, step: int) -> list[int]:
         per_epoch = self.rows // self.batch_size

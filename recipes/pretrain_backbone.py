@@ -1,6 +1,6 @@
 """Pretrain a small T5 and its vocabulary on a corpus, to be frozen ever after.
 
-    python recipes/pretrain_backbone.py storyworld backbone.path=checkpoints/my-t5
+    latdiff pretrain-backbone storyworld backbone.path=checkpoints/my-t5
 
 Writes tokenizer and model to the recipe's `backbone.path`. The encoder reads a text with spans
 masked, the decoder writes the whole text: the job it will have when latents replace the encoder.

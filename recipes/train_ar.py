@@ -1,6 +1,6 @@
 """Train an autoregressive language model on the recipe's texts: a judge of fluency, and a rival that writes texts.
 
-    python recipes/train_ar.py storyworld train_ar.steps=3000
+    latdiff train-ar storyworld train_ar.steps=3000
 
 A GPT-2 with the backbone's vocabulary, written to checkpoints/NAME-ar; `latdiff evaluate --fluency` reads it, and
 `latdiff evaluate checkpoints/NAME-ar` measures what it writes. It learns from the training texts alone, never from

@@ -1,6 +1,6 @@
 """Train the compressor and the reconstructor around a frozen encoder-decoder.
 
-    python recipes/train_autoencoder.py storyworld train_autoencoder.steps=500
+    latdiff train-ae storyworld train_autoencoder.steps=500
 
 Builds a missing backbone first, resumes where an earlier run stopped, writes checkpoints/NAME and
 ends with a table of how well unseen texts come back, clean and under latent noise.

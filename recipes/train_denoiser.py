@@ -1,6 +1,6 @@
 """Train the denoising transformer on cached latents.
 
-    python recipes/train_denoiser.py storyworld train_denoiser.steps=500
+    latdiff train-diffusion storyworld train_denoiser.steps=500
 
 Builds what it needs that is missing (backbone, autoencoder, latent cache), resumes where an earlier
 run stopped, and writes a complete pipeline to checkpoints/NAME.
@@ -17,10 +17,9 @@ from diffusers import DDPMScheduler
 from diffusers.training_utils import EMAModel
 
 from latdiff.codecs.files import load_codec
-from latdiff.codecs.t5 import TextCodec
+from latdiff.codecs.protocol import Codec
 from latdiff.config import Recipe, recipe_from_command_line
 from latdiff.data.corpus import Corpus, load_corpus
-from latdiff.data.tokens import short_enough, tokenize
 from latdiff.diffusion.gaussian import GaussianDiffusion
 from latdiff.diffusion.sampling import make_scheduler
 from latdiff.errors import plain_errors
@@ -56,14 +55,14 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
         return
     run = Run(recipe, "denoiser", state, settings, quiet)
     codec = load_codec(folder).to(run.device)
-    digest = codec.digest
     corpus = load_corpus(recipe.data, recipe.seed)
-    latents = cached_latents(recipe, codec, digest, corpus)
-    latents, conditions = conditioned(recipe, codec, corpus, latents)
+    short = codec.fits(corpus.train, recipe.data.max_tokens)
+    latents = cached_latents(recipe, codec, corpus, short)
+    latents, conditions = conditioned(recipe, codec, corpus, latents, short)
     recipe.save(folder / "recipe.yaml", "train_denoiser")
 
     torch.manual_seed(recipe.seed)
-    denoiser = build(recipe, codec, digest, corpus)
+    denoiser = build(recipe, codec, corpus)
     print(f"denoiser with {sum(p.numel() for p in denoiser.parameters()):,} weights -> {folder}")
     ema = EMAModel(denoiser.parameters(), decay=settings.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
     denoiser = run.prepare(denoiser, ema=ema)
@@ -81,7 +80,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     write_pipeline(recipe, run, codec, corpus, quiet)
 
 
-def write_pipeline(recipe: Recipe, run: Run, codec: TextCodec, corpus: Corpus, quiet: bool) -> None:
+def write_pipeline(recipe: Recipe, run: Run, codec: Codec, corpus: Corpus, quiet: bool) -> None:
     """Save the pipeline with a few samples, its figures and its card."""
     folder, denoiser = recipe.folder, run.finish()
     pipe = pipeline(recipe, codec, denoiser)
@@ -97,25 +96,24 @@ def write_pipeline(recipe: Recipe, run: Run, codec: TextCodec, corpus: Corpus, q
     print("\n".join(texts[:5]) if not quiet else "", f"trained in {run.minutes:.1f} minutes -> {folder}", sep="\n")
 
 
-def cached_latents(recipe: Recipe, codec: TextCodec, digest: str, corpus: Corpus) -> torch.Tensor:
-    """Whitened latents [N, L, D] of the training set, from disk, or encoded and put there."""
-    latents = load_latents(recipe.folder, digest)
+def cached_latents(recipe: Recipe, codec: Codec, corpus: Corpus, short: list[bool]) -> torch.Tensor:
+    """Latents [N, L, D] of the training texts that are short enough, from disk, or encoded and put there."""
+    latents = load_latents(recipe.folder, codec.digest)
     if latents is None:
-        ids = short_enough(tokenize(codec.tokenizer, corpus.train), recipe.data.max_tokens)
-        print(f"encoding {len(ids):,} texts once, for all steps to come")
-        with autocast(codec.autoencoder.device.type, recipe.dtype):
-            latents = codec.autoencoder.normalise(codec.compress(ids)).cpu()
-        save_latents(recipe.folder, latents, digest)
+        texts = list(itertools.compress(corpus.train, short))
+        print(f"encoding {len(texts):,} texts once, for all steps to come")
+        with autocast(codec.device.type, recipe.dtype):
+            latents = codec.encode(texts).cpu()
+        save_latents(recipe.folder, latents, codec.digest)
     return latents
 
 
 def conditioned(
-    recipe: Recipe, codec: TextCodec, corpus: Corpus, latents: torch.Tensor
+    recipe: Recipe, codec: Codec, corpus: Corpus, latents: torch.Tensor, short: list[bool]
 ) -> tuple[torch.Tensor, Callable[[list[int]], Labels | Source | None]]:
     """The latents whose condition can be read, and a function from rows of them to their conditions."""
     if not corpus.train_conditions:
         return latents, lambda rows: None
-    short = [len(row) <= recipe.data.max_tokens for row in tokenize(codec.tokenizer, corpus.train)]
     conditions = list(itertools.compress(corpus.train_conditions, short))
     if len(conditions) != len(latents):
         raise ResumeError(
@@ -124,17 +122,14 @@ def conditioned(
             "train beside it."
         )
     if recipe.data.condition == "label":
-        labels = Labels.of(conditions, corpus.classes).to(codec.autoencoder.device)
+        labels = Labels.of(conditions, corpus.classes).to(codec.device)
         return latents, labels.__getitem__
-    sources = tokenize(codec.tokenizer, conditions)
-    limit = codec.autoencoder.config.max_tokens
-    kept = [i for i, source in enumerate(sources) if len(source) <= limit]
-    print(f"{len(kept):,} texts with a source of at most {limit} tokens; "
-          f"left out: {len(sources) - len(kept):,}")
-    return latents[kept], lambda rows: codec.features([sources[kept[i]] for i in rows])
+    kept = [i for i, fits in enumerate(codec.fits(conditions)) if fits]
+    print(f"{len(kept):,} texts with a source that the codec reads; left out: {len(conditions) - len(kept):,}")
+    return latents[kept], lambda rows: codec.encode_condition([conditions[kept[i]] for i in rows])
 
 
-def examples(corpus: Corpus, codec: TextCodec, n: int) -> list[str] | None:
+def examples(corpus: Corpus, codec: Codec, n: int) -> list[str] | None:
     """Conditions to show n samples of: the classes in turn, or unseen sources; none without either."""
     known = corpus.classes
     if not known and corpus.valid_conditions:
@@ -142,23 +137,23 @@ def examples(corpus: Corpus, codec: TextCodec, n: int) -> list[str] | None:
     return list(itertools.islice(itertools.cycle(known), n)) or None
 
 
-def build(recipe: Recipe, codec: TextCodec, digest: str, corpus: Corpus) -> LatentDenoiser:
+def build(recipe: Recipe, codec: Codec, corpus: Corpus) -> LatentDenoiser:
     return LatentDenoiser(
         *codec.latent_shape, width=recipe.denoiser.width, depth=recipe.denoiser.depth, heads=recipe.denoiser.heads,
-        prediction=recipe.diffusion.prediction, codec_digest=digest, classes=corpus.classes or None,
-        source_dim=codec.text_model.get_input_embeddings().embedding_dim if recipe.data.reads_source else 0,
+        prediction=recipe.diffusion.prediction, codec_digest=codec.digest, classes=corpus.classes or None,
+        source_dim=codec.condition_dim if recipe.data.reads_source else 0,
     )
 
 
-def pipeline(recipe: Recipe, codec: TextCodec, denoiser: LatentDenoiser) -> LatentTextDiffusionPipeline:
+def pipeline(recipe: Recipe, codec: Codec, denoiser: LatentDenoiser) -> LatentTextDiffusionPipeline:
     return LatentTextDiffusionPipeline(
         codec=codec, denoiser=denoiser,
         scheduler=make_scheduler(recipe.sampling.scheduler, betas(recipe.diffusion.schedule)),
-        num_inference_steps=recipe.sampling.steps, decoding=recipe.sampling.decoding,
+        num_inference_steps=recipe.sampling.steps, decoding=recipe.sampling.decoding, dtype=recipe.dtype,
     )
 
 
-def show(bar, recipe: Recipe, codec: TextCodec, denoiser: LatentDenoiser, ema: EMAModel, cond: list | None) -> None:
+def show(bar, recipe: Recipe, codec: Codec, denoiser: LatentDenoiser, ema: EMAModel, cond: list | None) -> None:
     """A few decoded samples of the averaged weights, so that a person sees text emerge."""
     ema.store(denoiser.parameters())
     ema.copy_to(denoiser.parameters())

@@ -1,6 +1,6 @@
 """Fine-tune the recipe's backbone on pairs of source and text: what a text-conditional denoiser is held against.
 
-    python recipes/train_seq2seq.py asset train_seq2seq.steps=3000
+    latdiff train-seq2seq asset train_seq2seq.steps=3000
 
 The same backbone, not frozen and without latents, written to checkpoints/NAME-seq2seq with the figures of what it
 writes for unseen sources: those of `latdiff evaluate`, with the same decoding.

@@ -86,7 +86,7 @@ def test_compare_shows_unsteered_texts_of_the_same_seed(latdiff):
     assert all(line.count("  |  ") == 1 for line in beside.splitlines() if line)
 
 
-def test_a_conditional_model_is_told_on_the_command_line(latdiff, pipe, tmp_path, monkeypatch):
+def test_the_command_line_gives_a_conditional_model_its_condition(latdiff, pipe, tmp_path, monkeypatch):
     call = LatentTextDiffusionPipeline.__call__
     settings = {"codec_digest": pipe.codec.digest, "classes": ["calm", "wild"]}
     denoiser = LatentDenoiser(3, 4, width=16, depth=1, heads=2, **settings)
@@ -99,9 +99,9 @@ def test_a_conditional_model_is_told_on_the_command_line(latdiff, pipe, tmp_path
     assert [json.loads(row)["cond"] for row in rows] == ["calm", "wild"]
     asked = {}
 
-    def listening(self, **given):
-        asked.update(given)
-        return call(self, **given)
+    def listening(self, cond=None, num_samples=None, guides=(), **given):
+        asked.update(given, cond=cond, num_samples=num_samples)
+        return call(self, cond, num_samples, guides, **given)
 
     monkeypatch.setattr(LatentTextDiffusionPipeline, "__call__", listening)
     flags = ("--cond", "calm", "--keep", 0.75, "--num-samples", 3, "--json")

@@ -6,11 +6,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from latdiff import cards, evaluation, storyworld
+from latdiff import storyworld
 from latdiff.config import DataConfig, Recipe, load_recipe
 from latdiff.data.corpus import Corpus, load_corpus
 from latdiff.data.tokens import tokenize
 from latdiff.diffusion.gaussian import GaussianDiffusion
+from latdiff.evaluation import report
+from latdiff.evaluation import rows as evaluation
 from latdiff.evaluation.rows import Evaluation, denoising, reconstruction, token_accuracy
 from latdiff.evaluation.scoring import Scorer
 from latdiff.heads.attribute import AttributeHead
@@ -253,7 +255,7 @@ def test_the_summary_carries_every_row(pipe):
         "guided": [row for h in heads for row in measured.guided(h, 2.0)],
         "composed": measured.composed(heads, 2.0),
     }
-    said = cards.summary(document)
+    said = report.summary(document)
     assert "ddim 7 steps: valid 1.000" in said and "round trip 0.00 sd" in said
     assert "steered by sentiment: right 0.500 (worst 0.000), valid 1.000, 8 samples at scale 2" in said
     assert "steered by tense:" in said
@@ -296,7 +298,7 @@ def test_every_class_that_a_model_is_told_has_a_row(pipe):
         ("negative", 1, 4, "oracle"), ("positive", 1, 4, "oracle"),
     ]
     assert obedient.calls == [{"guidance_scale": 2.0}] * 2
-    said = cards.summary({"by_class": rows})
+    said = report.summary({"by_class": rows})
     assert said == "told its sentiment, guidance scale 2: right 1.000 (worst 1.000), valid 1.000, 8 samples"
 
 
@@ -314,7 +316,7 @@ def test_what_is_written_for_a_source_is_held_against_its_own_text(pipe):
     assert row["bleu"] == row["bleu_of_sources"] == row["sources_as_they_are"] == pytest.approx(100)
     assert row["samples"][0] == [TEXTS[0], TEXTS[0].upper(), TEXTS[0]]
     assert obedient.calls == [{"guidance_scale": 1.0, "candidates": 5}]
-    said = cards.summary({"by_source": [row]})
+    said = report.summary({"by_source": [row]})
     assert said.startswith("told its source, guidance scale 1, best of 5: BLEU 100.0, SARI 100.0 (the sources as they")
     assert "BERTScore 1.000" in said
 

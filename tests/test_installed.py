@@ -11,8 +11,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = (
-    "data.train_size=60", "data.valid_size=4", "autoencoder.num_latents=2", "autoencoder.latent_dim=4",
-    "autoencoder.width=16", "autoencoder.depth=1", "autoencoder.heads=2", "train_autoencoder.steps=20",
+    "data.train_size=60", "data.valid_size=4", "data.max_tokens=80", "autoencoder.num_latents=2",
+    "autoencoder.latent_dim=4", "autoencoder.width=16", "autoencoder.depth=1", "autoencoder.heads=2",
+    "train_autoencoder.steps=20",
     "train_autoencoder.batch_size=4", "denoiser.width=16", "denoiser.depth=1", "denoiser.heads=2",
     "train_denoiser.steps=20", "train_denoiser.batch_size=4", "sampling.steps=2",
 )
@@ -37,7 +38,7 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def python(wheel, tmp_path_factory):
-    """An environment's interpreter, with the wheel and the packages that the tests run with, but without this folder."""
+    """The interpreter of an environment with the wheel and the packages that the tests run with, not this folder."""
     place = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", place], check=True)
     (packages,) = (place / "lib").glob("python*/site-packages")
@@ -54,8 +55,8 @@ def latdiff(python, tmp_path):
 
     def run(*words):
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        done = subprocess.run([python, "-m", "latdiff", *words], cwd=tmp_path, env=environment | {"HOME": str(tmp_path)},
-                              capture_output=True, text=True, check=False)
+        done = subprocess.run([python, "-m", "latdiff", *words], cwd=tmp_path, env=environment, capture_output=True,
+                              text=True, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -88,5 +89,3 @@ def test_it_trains_and_samples_from_an_empty_folder(latdiff, tmp_path):
     assert (tmp_path / "checkpoints" / "storyworld" / "model_index.json").is_file()
     texts = latdiff("sample", "checkpoints/storyworld", "--num-samples", "2", "--quiet")
     assert len(texts.splitlines()) == 2
-    assert "trained in" in latdiff("train-ae", "storyworld", *SMALL, "--quiet", "--output", "elsewhere")
-    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["storyworld"]

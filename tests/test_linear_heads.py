@@ -1,5 +1,6 @@
 """Heads against scikit-learn, their files, and every refusal."""
 
+import doctest
 import json
 import math
 from functools import partial
@@ -20,6 +21,7 @@ from sklearn.svm import SVC, LinearSVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from latdiff.diffusion.guidance import Guide, warn_of_contradictions
+from latdiff.heads import attribute, callable, fitting, number
 from latdiff.heads.attribute import AttributeHead
 from latdiff.heads.callable import CallableHead
 from latdiff.heads.files import load_head
@@ -384,6 +386,22 @@ def test_weights_are_moved_once_and_not_at_every_step(noise_aware):
     again = fit_head(CODEC, *labelled("ab"))
     again.logits(x)  # follows the latents where nobody moved it
     assert again.weight.device.type == "meta"
+
+
+def test_a_head_fitted_in_inference_mode_steers(numbered, x0):
+    latents, labels, _ = numbered
+    with torch.inference_mode():
+        head = AttributeHead().fit(latents.clone(), labels)
+        head.to("cpu")
+    guide = head.toward("class a")
+    (gradient,) = torch.autograd.grad(guide.log_prob(x0.requires_grad_()).sum(), x0)
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("module", [attribute, callable, fitting, number])
+def test_the_examples_run(module):
+    found = doctest.testmod(module)
+    assert found.attempted > 0 and found.failed == 0
 
 
 # Saving

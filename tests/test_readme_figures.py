@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 README = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-RESULTS = ROOT / "docs" / "results"
+RESULTS = ROOT / "docs" / "lab" / "results"
 
 
 def document(name):
@@ -92,7 +92,7 @@ CLAIMS = {
     r"Length in words takes more: .*? where the heads": lambda: [
         document("e2e-control")["length"]["success"], document("e2e-length-best-25")["length"]["success"]
     ],
-    r"told its class with guidance: right .*? of the time": lambda: mean(
+    r"conditioned on its class with guidance: right .*? of the time": lambda: mean(
         (row for row in document("agnews")["by_class"] if row["guidance_scale"] == 4), "success"
     ),
     r"with little sense \(MAUVE .*?\)": lambda: [

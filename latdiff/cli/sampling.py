@@ -70,7 +70,7 @@ def run_sample(options: argparse.Namespace) -> None:
         pipe.scheduler = make_scheduler(options.scheduler, pipe.scheduler.config.trained_betas)
 
     def draw(guides):
-        return pipe(cond, count, guides, num_inference_steps=options.steps,
+        return pipe(cond=cond, num_samples=count, guides=guides, num_inference_steps=options.steps,
                     guidance_scale=options.guidance_scale, candidates=options.candidates, keep=keep,
                     generator=torch.Generator().manual_seed(options.seed), decode_options=options.decode)
 

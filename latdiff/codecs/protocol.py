@@ -6,7 +6,7 @@ import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Iterable
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -41,11 +41,17 @@ class Codec(Protocol):
         latent_shape: (L, D).
         digest: what tells its latents from those of any other codec; a denoiser and a head remember it.
         device: where its models are.
+        condition_dim: H of `encode_condition`; 0 where it cannot.
     """
 
-    latent_shape: tuple[int, int]
-    digest: str
-    device: torch.device
+    latent_shape: Any  # a field or a property of one of these types: a checker knows no way to say so
+    digest: Any
+    device: Any
+    condition_dim: Any = 0
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> Codec:
+        """Move its models; returns the codec."""
 
     @abstractmethod
     def encode(self, texts: Iterable[str], batch_size: int = 256) -> Tensor:
@@ -60,8 +66,8 @@ class Codec(Protocol):
         """Texts of latents [B, L, D], and which of them were cut; `options` are the codec's own."""
 
     @abstractmethod
-    def fits(self, texts: Iterable[str]) -> list[bool]:
-        """Whether each text is short enough for `encode`."""
+    def fits(self, texts: Iterable[str], max_tokens: int | None = None) -> list[bool]:
+        """Whether each text is short enough for `encode`, or has at most so many tokens."""
 
     def check_options(self, **options) -> None:
         """Raise UserError for options that `generate` does not know, before anything is sampled."""

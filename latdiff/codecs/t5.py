@@ -53,6 +53,11 @@ class TextCodec(Codec):
         return self.autoencoder.config.max_tokens
 
     @property
+    def condition_dim(self) -> int:
+        """H, the width of the frozen encoder's features."""
+        return self.text_model.get_input_embeddings().embedding_dim
+
+    @property
     def device(self) -> torch.device:
         """Where the models are."""
         return self.autoencoder.device
@@ -65,11 +70,12 @@ class TextCodec(Codec):
 
     def tokenize(self, texts: Iterable[str]) -> list[list[int]]:
         """Ids of every text, end-of-text included, nothing cut."""
-        return tokenize(self.tokenizer, texts)
+        return tokenize(self.tokenizer, list(texts))
 
-    def fits(self, texts: Iterable[str]) -> list[bool]:
+    def fits(self, texts: Iterable[str], max_tokens: int | None = None) -> list[bool]:
         texts = [texts] if isinstance(texts, str) else list(texts)
-        return [len(row) <= self.max_tokens for row in self.tokenize(texts)] if texts else []
+        most = self.max_tokens if max_tokens is None else max_tokens
+        return [len(row) <= most for row in self.tokenize(texts)] if texts else []
 
     def split(self, text: str) -> list[str]:
         """A long text in pieces that each fit, in order, cut at sentence ends; only white space between them is lost.
@@ -114,8 +120,8 @@ class TextCodec(Codec):
     @torch.no_grad()
     def features(self, ids: list[list[int]], batch_size: int = 256) -> Source:
         """Features [B, T, H] of tokenized texts, and their mask."""
-        ids, mask = (x.to(self.device) for x in pad(ids, self.tokenizer.pad_token_id))
-        chunks = zip(ids.split(batch_size), mask.split(batch_size), strict=True)
+        padded, mask = (x.to(self.device) for x in pad(ids, self.tokenizer.pad_token_id))
+        chunks = zip(padded.split(batch_size), mask.split(batch_size), strict=True)
         return Source(torch.cat([encode_features(self.text_model, *chunk) for chunk in chunks]), mask)
 
     @torch.no_grad()

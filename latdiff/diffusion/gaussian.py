@@ -65,6 +65,8 @@ class GaussianDiffusion:
         Returns:
             The loss, a scalar.
         """
+        if self.alpha2 is None:
+            raise ValueError("a loss needs alpha2, the signal variance of every timestep")
         batch, steps = len(x0), len(self.alpha2)
         times = training_times(self.times, batch, generator, self.logit_mean, self.logit_std)
         alpha2 = self.alpha2.cpu()[(times * steps).long().clamp(max=steps - 1)]

@@ -122,7 +122,17 @@ class Guide:
         return (sigma >= self.interval[0]) & (sigma <= self.interval[1])
 
     def push(self, x0: Tensor, z: Tensor, signal: Tensor, generators: Sequence[torch.Generator] | None) -> Tensor:
-        """The scaled push on x0 [B, L, D] at signal variance alpha^2 [B]; generators are for mode monte-carlo."""
+        """How far the estimate is moved.
+
+        Args:
+            x0: the denoiser's estimate [B, L, D].
+            z: the noisy latents that it was estimated from [B, L, D].
+            signal: their signal variance alpha^2 [B].
+            generators: one for each row, for mode monte-carlo.
+
+        Returns:
+            The scaled push on x0 [B, L, D], zero outside the interval.
+        """
         alpha, sigma = signal.sqrt().view(-1, 1, 1), (1 - signal).sqrt().view(-1, 1, 1)
         most = MAX_RAMP if self.mode == "x0" else MAX_RATIO
         ramp = (sigma / alpha.clamp(min=1e-9)).clamp(max=most)

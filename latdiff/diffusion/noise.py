@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 
 from latdiff.errors import UserError
 
-Seeds = torch.Generator | Sequence[torch.Generator] | None
+Seeds: TypeAlias = "torch.Generator | Sequence[torch.Generator] | None"
 
 
 def streams(generator: Seeds, count: int) -> list[torch.Generator]:

@@ -45,7 +45,7 @@ from latdiff.evaluation.scoring import Scorer
 from latdiff.heads.attribute import AttributeHead
 from latdiff.heads.files import label_heads
 from latdiff.pipelines.files import load_for_commands
-from latdiff.pipelines.latent import check_guides
+from latdiff.pipelines.output import check_guides
 
 OF_PIPELINES = ("samplers", "scale", "sweep_scale", "guidance_scale", "decode", "keep")
 OF_RIVALS = ("recipe", "top_p", "rerank", "text_column")
@@ -121,8 +121,8 @@ def _measure_pipeline(options: argparse.Namespace, folder: Path) -> Measure:
     back = reconstruction(pipe.codec, unseen, options.seed, pipe.config.decoding, bleu=True)
     of_training = (training_figures(folder).get("reconstruction") or {}) | back
     return measure, _of_all_seeds(scorer, options) | {
-        "decoding": pipe.config.decoding, "keep": keep, "reconstruction": of_training,
-        "denoising": denoising(pipe, unseen, options.seed),
+        "machine": machine(pipe.config.dtype), "decoding": pipe.config.decoding, "keep": keep,
+        "reconstruction": of_training, "denoising": denoising(pipe, unseen, options.seed),
     }
 
 

@@ -19,7 +19,8 @@ from latdiff.diffusion.guidance import Guide
 from latdiff.diffusion.sampling import make_scheduler
 from latdiff.errors import UserError
 from latdiff.evaluation.judges import LONGEST, causal_language_model, class_prefix
-from latdiff.pipelines.latent import LatentTextDiffusionPipeline, TextPipelineOutput, check_guides, scores
+from latdiff.pipelines.latent import LatentTextDiffusionPipeline
+from latdiff.pipelines.output import TextPipelineOutput, check_guides, scores
 
 
 class Generator(Protocol):

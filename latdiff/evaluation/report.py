@@ -14,6 +14,7 @@ from typing import Any
 from latdiff.config import load_recipe
 from latdiff.errors import UserError
 from latdiff.evaluation.metrics import mean_of
+from latdiff.precision import compute_dtype
 
 
 def reconstruction_table(measured: dict) -> str:
@@ -124,7 +125,7 @@ A latent text diffusion pipeline, trained by latdiff on {recipe.data.source} (`r
 
     latdiff sample {folder} --num-samples 8 --seed 0
 
-Measured by `latdiff evaluate`, {seeds or "not yet"}, {figures.get("machine", "not yet")}; all of it in
+Measured by `latdiff evaluate`, {seeds or "not measured"}, {figures.get("machine", "not measured")}; all of it in
 `metrics.json`:
 
 ```
@@ -240,9 +241,19 @@ def write_json(path: Path, document: dict) -> None:
     os.replace(unfinished, path)
 
 
-def machine() -> str:
-    """The processor, its cores and the GPU, for beside a figure."""
+def machine(dtype: str = "auto") -> str:
+    """The processor, its threads, the GPU and the dtype that is denoised in, for beside a figure."""
     import torch
 
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{platform.machine()}, {torch.get_num_threads()} threads{gpu}, torch {torch.__version__}"
+    computed = compute_dtype(dtype, "cuda" if gpu else "cpu")
+    return (f"{_processor()}, {torch.get_num_threads()} threads{gpu}, {str(computed).removeprefix('torch.')}, torch "
+            f"{torch.__version__}")
+
+
+def _processor() -> str:
+    """The model's name where the system says it, as Linux does; else the architecture."""
+    described = Path("/proc/cpuinfo")
+    lines = described.read_text(encoding="utf-8").splitlines() if described.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

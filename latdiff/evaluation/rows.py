@@ -136,7 +136,7 @@ def reranked(
 
     All choose among the same texts, written and read once, as steered ones start from the same noise.
     """
-    combinations = [list(itertools.product(*(head.classes_.tolist() for head in heads))) for heads in sets]
+    combinations = [list(itertools.product(*(map(str, head.classes_) for head in heads))) for heads in sets]
     shares = [max(1, n // len(labels)) for labels in combinations]
     written, rows = BestOf(generator.generate(None, max(shares) * k, seed), codec, k), []
     for heads, of_set, share in zip(sets, combinations, shares, strict=True):
@@ -190,7 +190,7 @@ class Evaluation:
 
     def guided(self, head: AttributeHead, scale: float | None = None, mode: str = "x0") -> list[dict]:
         """A row for every label of a head; scale None is the head's usual one."""
-        labels, rows = head.classes_.tolist(), []
+        labels, rows = list(map(str, head.classes_)), []
         share = max(1, self.num_samples // len(labels))
         for label in labels:
             guide = head.toward(label, scale, mode)
@@ -228,7 +228,7 @@ class Evaluation:
         but outcome and feeling, which have to change with it.
         """
         bound = {"sentiment": ("outcome", "feeling")}.get(head.name, ())
-        labels, rows = head.classes_.tolist(), []
+        labels, rows = list(map(str, head.classes_)), []
         share = max(1, self.num_samples // len(labels))
         for index, label in enumerate(labels):
             guide = head.toward(labels[(index + 1) % len(labels)], scale, mode)
@@ -242,7 +242,7 @@ class Evaluation:
 
     def composed(self, heads: list[AttributeHead], scale: float | None = None, mode: str = "x0") -> list[dict]:
         """A row for every combination of one label from each of the heads."""
-        combinations = list(itertools.product(*(head.classes_.tolist() for head in heads)))
+        combinations = list(itertools.product(*(map(str, head.classes_) for head in heads)))
         share = max(1, self.num_samples // len(combinations))
         rows = []
         for labels in combinations:

@@ -47,11 +47,11 @@ class AttributeHead(ClassifierMixin, LinearHead):
         noise_aware: also fit one regression a noise level, on noised latents, to be read at z_t.
         random_state: an integer, the seed of that noise and of the folds.
 
-    Attributes beside LinearHead's:
+    Attributes:
         classes_: the C labels, sorted, of the type they were given in.
         coef_: of clean latents, [1, L * D] for two classes, else [C, L * D].
         intercept_: [1] or [C].
-        C_: the C that was fitted with.
+        C_: the C that was fitted with. The rest are LinearHead's.
 
     Examples:
         >>> import torch
@@ -124,7 +124,10 @@ class AttributeHead(ClassifierMixin, LinearHead):
             weight: [C, L, D] of clean latents, or [K, C, L, D] of K noise levels.
             bias: [C] or [K, C].
             log_snrs: [K], for several levels.
-            radius, codec_digest, report, fitted_on: LinearHead's attributes.
+            radius: the largest root mean square of latents that it knows.
+            codec_digest: of the codec whose latents it reads.
+            report: what is known of how good it is.
+            fitted_on: fingerprints of its texts.
             **settings: parameters such as `name`.
 
         Raises:

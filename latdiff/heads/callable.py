@@ -28,7 +28,8 @@ class CallableHead:
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor], name: str = "callable", codec_digest: str | None = None):
-        self.function, self.name, self.codec_digest, self.radius = function, name, codec_digest, None
+        self.function, self.name, self.codec_digest = function, name, codec_digest
+        self.radius: float | None = None
 
     def to(self, device: torch.device | str) -> CallableHead:
         """Move the function where it is a module; returns the head."""

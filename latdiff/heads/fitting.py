@@ -22,6 +22,7 @@ from latdiff.schedule import add_noise, alpha2_at, log_snr
 if TYPE_CHECKING:
     from latdiff.codecs.protocol import Codec
 
+BATCH = 256  # latents that are estimated at once
 Estimate = Callable[[Tensor, float], Tensor]  # z [B, L, D] and its signal variance -> x0 [B, L, D]
 H = TypeVar("H", AttributeHead, NumberHead)
 
@@ -124,10 +125,11 @@ def accuracy_by_noise(
     for time in NOISE_TIMES:
         alpha2 = alpha2_at("cosine", torch.full((len(latents),), time))
         z = add_noise(latents.cpu(), torch.randn(latents.shape, generator=generator), alpha2).to(latents)
-        if head.noise_aware:
-            guessed = head.log_prob(z, log_snr(alpha2).to(z)).argmax(1)
+        if head.noise_aware or estimate is None:
+            guessed = head.log_prob(z, log_snr(alpha2)).argmax(1)
         else:
-            guessed = head.log_prob(estimate(z, alpha2[0].item())).argmax(1)
+            x0 = torch.cat([estimate(part, alpha2[0].item()) for part in z.split(BATCH)])
+            guessed = head.log_prob(x0).argmax(1)
         sigma = (1 - alpha2[0]).sqrt().item()
         found[f"{sigma:.2f}"] = float(accuracy_score(labels, head.classes_[guessed.cpu().numpy()]))
     return found

@@ -104,5 +104,5 @@ def _check_classes(name: str, labels: np.ndarray, per_class: int) -> None:
     except ValueError as error:
         raise HeadError(f"head {name!r}: {str(error).split('. ')[0]}; fit a NumberHead to numbers") from None
     if min(counts) < per_class:
-        found = dict(zip(classes.tolist(), counts.tolist(), strict=True))
-        raise HeadError(f"head {name!r}: every class needs {per_class} texts or more, found {found}")
+        by_class = dict(zip(classes.tolist(), counts.tolist(), strict=True))
+        raise HeadError(f"head {name!r}: every class needs {per_class} texts or more, found {by_class}")

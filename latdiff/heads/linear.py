@@ -37,6 +37,8 @@ class LinearHead(BaseEstimator):
     """
 
     kind = ""
+    name: str
+    random_state: int
     log_snrs: Tensor | None = None
     radius: float | None = None
     codec_digest: str | None = None
@@ -109,7 +111,9 @@ class LinearHead(BaseEstimator):
             )
         if log_snrs is not None and not (levels > 1 and (log_snrs.diff() > 0).all()):
             raise HeadError(f"head {self.name!r}: log_snrs is {log_snrs.tolist()}, must be two or more, ascending")
-        self.weight, self.bias, self.log_snrs = weight.float().contiguous(), bias.float().contiguous(), log_snrs
+        with torch.inference_mode(False):  # copies that autograd can save, whoever made what is given
+            self.weight, self.bias = weight.detach().float().clone().contiguous(), bias.detach().float().clone()
+            self.log_snrs = None if log_snrs is None else log_snrs.clone()
         self.radius, self.codec_digest, self.report = radius, codec_digest, report or {}
         self.fitted_on = torch.empty(0, dtype=torch.int64) if fitted_on is None else fitted_on
         self.n_features_in_ = weight.shape[2] * weight.shape[3]

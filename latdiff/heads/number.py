@@ -30,10 +30,10 @@ class NumberHead(RegressorMixin, LinearHead):
         alpha: regularisation.
         random_state: an integer, the seed of the folds.
 
-    Attributes beside LinearHead's:
+    Attributes:
         coef_: [L * D].
         intercept_: a number.
-        sd: of the held-out errors, in the unit of the number.
+        sd: of the held-out errors, in the unit of the number. The rest are LinearHead's.
 
     Examples:
         >>> import torch
@@ -96,7 +96,10 @@ class NumberHead(RegressorMixin, LinearHead):
             weight: [L, D], or [1, 1, L, D].
             bias: a single number.
             sd: of the errors.
-            radius, codec_digest, report, fitted_on: LinearHead's attributes.
+            radius: the largest root mean square of latents that it knows.
+            codec_digest: of the codec whose latents it reads.
+            report: what is known of how good it is.
+            fitted_on: fingerprints of its texts.
             **settings: parameters such as `name`.
 
         Raises:

@@ -27,9 +27,9 @@ class LatentDenoiser(ModelMixin, ConfigMixin):
         depth: its blocks.
         heads: must divide width.
         prediction: "v" or "x0", what `forward` returns.
+        codec_digest: of the codec whose latents it was trained on; a pipeline refuses any other.
         classes: labels that it can be conditioned on, C of them, as an embedding added to the noise level's.
         source_dim: H, the width of a source text's features, which every block attends to; 0 for none.
-        codec_digest: of the codec whose latents it was trained on; a pipeline refuses any other.
     """
 
     __module__ = "latdiff"  # what a saved pipeline names: no file
@@ -84,16 +84,17 @@ class LatentDenoiser(ModelMixin, ConfigMixin):
         x = self.latents_in(torch.cat([z, x_prev], dim=-1).to(self.positions.dtype)) + self.positions
         at = self.time(log_snr.clamp(min=self.least_log_snr))
         if self.class_embedding is not None:
-            at = at + self.class_embedding(log_snr.new_zeros(len(z), dtype=torch.long) if cond is None else cond.index)
+            none = log_snr.new_zeros(len(z), dtype=torch.long)
+            at = at + self.class_embedding(cond.index if isinstance(cond, Labels) else none)
         modulation = rearrange(self.modulation(at), "b (six w) -> b six w", six=6)
-        context = self._context(len(z), cond)
+        context = self._context(len(z), cond if isinstance(cond, Source) else None)
         for block in self.blocks:
             x = block(x, modulation, *context)
         return self.out(self.out_norm(x)).float()
 
     def _context(self, batch: int, cond: Source | None) -> tuple[Tensor | None, Tensor | None]:
         """What the blocks attend to [B, 1 + T, W], and where [B, 1 + T]; the first place is always there."""
-        if self.source_in is None:
+        if self.source_in is None or self.no_source is None:
             return None, None
         nothing = self.no_source.expand(batch, 1, -1)
         if cond is None:

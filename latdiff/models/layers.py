@@ -104,7 +104,7 @@ class AdaptiveBlock(nn.Module):
     ) -> Tensor:
         scale_a, shift_a, gate_a, scale_f, shift_f, gate_f = (modulation + self.offset)[:, None].unbind(2)
         x = x + gate_a * self.attention(self.norm(x) * (1 + scale_a) + shift_a)
-        if self.source_attention is not None:
+        if self.source_norm is not None and self.source_attention is not None:
             x = x + self.source_attention(self.source_norm(x), context, mask)
         return x + gate_f * self.feed_forward(self.norm(x) * (1 + scale_f) + shift_f)
 

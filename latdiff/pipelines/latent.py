@@ -9,19 +9,17 @@ from typing import ClassVar
 
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from latdiff.codecs.files import CheckpointError, refuse_gaps
-from latdiff.codecs.protocol import Codec, as_texts
+from latdiff.codecs.protocol import Codec, Decoded, as_texts
 from latdiff.codecs.t5 import TextCodec
 from latdiff.diffusion.gaussian import GaussianDiffusion
 from latdiff.diffusion.guidance import (
     ClassifierFree,
     Guide,
     stack,
-    titles,
     warn_of_contradictions,
     warn_of_strain,
 )
@@ -31,27 +29,11 @@ from latdiff.errors import UserError, nearest
 from latdiff.mbr import Utility, most_agreed
 from latdiff.models.conditions import Condition, Labels
 from latdiff.pipelines.defaults import DEFAULT_STRENGTH
+from latdiff.pipelines.output import TextPipelineOutput, check_guides, chosen, scores
 from latdiff.precision import compute_dtype
 
 CALLBACK_TENSORS = ["latents", "x0"]
 OUTPUTS = ("text", "latent")
-
-
-@dataclass
-class TextPipelineOutput(BaseOutput):
-    """What a call returns.
-
-    Attributes:
-        texts: B strings; none with output_type="latent".
-        latents: what they were decoded from, [B, L, D].
-        scores: per guide, e.g. "tone=positive", B numbers: see `scores`.
-        cut: for each of the texts whether it reached the codec's limit before its end.
-    """
-
-    texts: list[str]
-    latents: Tensor
-    scores: dict[str, list[float]]
-    cut: list[bool]
 
 
 @dataclass(frozen=True)
@@ -194,17 +176,18 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
         """
         if candidates < 1:
             raise UserError(f"candidates is {candidates}, must be 1 or more")
-        several = isinstance(cond, (list, tuple))
+        conditions = cond if isinstance(cond, (list, tuple)) else None
+        several = conditions is not None
         if num_samples is None:
             num_samples = 1 if latents is None or several else len(latents) // candidates
-        if num_samples < 1 or (several and not cond):
+        if num_samples < 1 or conditions == []:
             raise UserError(f"num_samples is {num_samples}, must be 1 or more, and a list of conditions not empty")
         if candidates > 1:
             most_agreed([], utility)  # refuses an unknown one before the first step
-        asked = num_samples * (len(cond) if several else 1)
+        asked = num_samples * (1 if conditions is None else len(conditions))
         drawn = asked if keep == 1 else _drawn(asked, keep, cond, candidates, latents)
-        if drawn > asked and several:
-            cond, num_samples, several = cond[0], drawn, False
+        if drawn > asked and conditions is not None:
+            cond, several = conditions[0], False
         samples = (num_samples if several else drawn) * candidates
         run = self._prepare(
             guides, num_inference_steps, cond, samples, guidance_scale, generator, batch_size, decode_options, dtype,
@@ -219,10 +202,10 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
         out = self._output(self._denoise(latents, run), run)
         if drawn > asked:
             nearest_first = self.codec.round_trip(out.latents, out.texts, batch_size).argsort(stable=True)
-            out = _some(out, sorted(nearest_first[:asked].tolist()))
+            out = chosen(out, sorted(nearest_first[:asked].tolist()))
         elif candidates > 1:
             groups = [out.texts[i : i + candidates] for i in range(0, len(out.texts), candidates)]
-            out = _some(out, [candidates * i + best for i, best in enumerate(most_agreed(groups, utility))])
+            out = chosen(out, [candidates * i + best for i, best in enumerate(most_agreed(groups, utility))])
         return out if return_dict else (out.texts, out.latents, out.scores, out.cut)
 
     @torch.no_grad()
@@ -312,24 +295,25 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
         return torch.cat(clean)
 
     def _callback(self, run: _Run, part: int) -> Callable | None:
-        if run.callback is None:
+        function = run.callback
+        if function is None:
             return None
 
         def callback(step: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict | None:
             wanted = {name: tensors[name] for name in run.tensors}
-            return run.callback(self, part * len(self.scheduler.timesteps) + step, timestep, wanted)
+            return function(self, part * len(self.scheduler.timesteps) + step, timestep, wanted)
 
         return callback
 
     def _output(self, latents: Tensor, run: _Run) -> TextPipelineOutput:
         own = [guide for guide in run.guides if isinstance(guide, Guide)]
         warn_of_strain(latents, own)
-        texts, cut = [], []
+        decoded = Decoded([], [])
         if run.output_type == "text":
-            texts, cut = self.codec.generate(latents, batch_size=run.batch_size, **run.decode_options)
+            decoded = self.codec.generate(latents, batch_size=run.batch_size, **run.decode_options)
         found = scores(latents, own, run.batch_size)
         self.maybe_free_model_hooks()
-        return TextPipelineOutput(texts=texts, latents=latents, scores=found, cut=cut)
+        return TextPipelineOutput(texts=decoded.texts, latents=latents, scores=found, cut=decoded.cut)
 
     def _prepare(
         self, guides, num_inference_steps, cond, samples: int, guidance_scale, generator, batch_size, decode_options,
@@ -395,38 +379,6 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
         return GaussianDiffusion(self.denoiser, dtype=self.config.dtype if dtype is None else dtype)
 
 
-def check_guides(codec: Codec, guides: Sequence[Guide]) -> None:
-    """Raise CheckpointError for a head that was fitted on the latents of another codec."""
-    for guide in guides:
-        if guide.head.codec_digest not in (codec.digest, None):
-            raise CheckpointError(
-                f"head {guide.head.name!r} was fitted on latents of codec {guide.head.codec_digest}, but this "
-                f"pipeline's codec is {codec.digest}; fit it again with `latdiff fit-head`"
-            )
-
-
-def scores(latents: Tensor, guides: Sequence[Guide], batch_size: int = 256) -> dict[str, list[float]]:
-    """What each guide's own head says of latents: exp of log p(target).
-
-    That is a probability for a label; with weights the weighted sum, and for a number 1 where it is met.
-
-    Args:
-        latents: [B, L, D].
-        guides: of heads.
-        batch_size: how many latents at once.
-
-    Returns:
-        Per guide, such as "tone=positive", B numbers.
-    """
-    found: dict[str, list[float]] = {title: [] for title in titles(guides)}
-    with torch.inference_mode(False), torch.enable_grad():  # a CallableHead insists on a function with a gradient
-        for part in latents.clone().split(batch_size) if guides else ():
-            at = part.detach().requires_grad_()
-            for title, guide in zip(found, guides, strict=True):
-                found[title] += guide.log_prob(at).detach().exp().tolist()
-    return found
-
-
 def _drawn(asked: int, keep: float, cond, candidates: int, latents: Tensor | None) -> int:
     """How many texts to draw, of which so large a share makes what was asked for. Raises UserError as a call does."""
     if not 0 < keep <= 1:
@@ -437,10 +389,3 @@ def _drawn(asked: int, keep: float, cond, candidates: int, latents: Tensor | Non
         raise UserError(f"keep is {keep:g}, which drops some of the samples, and does not go with "
                         f"{' and '.join(k for k, v in named.items() if v)}; leave one of them out")
     return math.ceil(asked / keep - 1e-9)  # 7 / 0.7 is a little more than 10
-
-
-def _some(out: TextPipelineOutput, rows: list[int]) -> TextPipelineOutput:
-    """Some of the texts, with all that belongs to them."""
-    texts, cut = ([values[i] for i in rows] for values in (out.texts, out.cut))
-    found = {title: [values[i] for i in rows] for title, values in out.scores.items()}
-    return TextPipelineOutput(texts=texts, latents=out.latents[rows], scores=found, cut=cut)

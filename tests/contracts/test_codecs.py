@@ -1,13 +1,19 @@
 """One suite that every codec passes, and a toy one from end to end: denoised, steered, edited and saved."""
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
+from latdiff.recipes import train_denoiser
 from toy_codec import ANIMALS, COLOURS, ToyCodec
 
 import latdiff
 from latdiff import AttributeHead, GaussianDiffusion, LatentDenoiser, LatentTextDiffusionPipeline
 from latdiff.codecs.files import CheckpointError, load_codec, save_codec
 from latdiff.codecs.protocol import Codec, TextError
+from latdiff.config import load_recipe
+from latdiff.config.sections import STAGES, Stage
 from latdiff.diffusion.sampling import make_scheduler
 from latdiff.errors import UserError
 from latdiff.pipelines.files import load_pipeline
@@ -142,6 +148,28 @@ def test_a_new_codec_is_saved_with_its_pipeline(toy, tmp_path, monkeypatch):
     again.set_progress_bar_config(disable=True)
     first, second = (p(num_samples=4, generator=torch.Generator().manual_seed(1)) for p in (toy, again))
     assert first.texts == second.texts
+
+
+def test_a_new_codec_goes_through_the_recipe(tmp_path, monkeypatch):
+    """Beside its own file and its own stage, nothing is touched."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(latdiff, "ToyCodec", ToyCodec, raising=False)
+    monkeypatch.setattr(ToyCodec, "__module__", "latdiff")
+    stage = SimpleNamespace(SETTINGS=("seed", "data"), finished=lambda recipe: (recipe.folder / "codec").exists(),
+                            main=lambda recipe, quiet: save_codec(ToyCodec(), recipe.folder))
+    monkeypatch.setitem(sys.modules, "latdiff.recipes.train_toy", stage)
+    monkeypatch.setitem(STAGES, "train_toy", Stage(("data",), ()))  # what `stage("train_toy", shared=("data",))` does
+    (tmp_path / "pairs.jsonl").write_text("".join(f'{{"text": "{text}"}}\n' for text in PAIRS), encoding="utf-8")
+    (tmp_path / "toy.yaml").write_text("""
+codec: toy
+data: {source: pairs.jsonl, valid_size: 2}
+denoiser: {width: 32, depth: 1, heads: 2}
+train_denoiser: {steps: 3, batch_size: 8, sample_every: 2}
+sampling: {steps: 3}
+""", encoding="utf-8")
+    train_denoiser.main(load_recipe("toy.yaml"), quiet=True)
+    pipe = load_pipeline("checkpoints/toy")
+    assert all(text.split()[0] in COLOURS for text in pipe(num_samples=3).texts)
 
 
 def test_what_only_the_t5_codec_can_do_is_refused_in_a_sentence(toy):

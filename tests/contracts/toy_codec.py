@@ -23,7 +23,7 @@ class ToyCodec(ModelMixin, ConfigMixin, Codec):
     def digest(self):
         return hashlib.sha256(f"toy {self.config.noise}".encode()).hexdigest()[:16]
 
-    def fits(self, texts):
+    def fits(self, texts, max_tokens=None):
         return [len(text.split()) == 2 for text in texts]
 
     def encode(self, texts, batch_size=256):

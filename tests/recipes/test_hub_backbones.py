@@ -86,7 +86,7 @@ def test_a_saved_pipeline_writes_the_same(pipe, tmp_path):
 
 
 def test_pipeline_and_autoencoder_are_of_one_codec(trained, pipe):
-    assert load_codec(trained[1]).digest() == pipe.codec.digest
+    assert load_codec(trained[1]).digest == pipe.codec.digest
 
 
 def test_a_text_as_long_as_the_positions_goes_in_and_comes_out(pipe):

@@ -1,5 +1,6 @@
 """The training recipes for a few steps: fresh, interrupted, finished, and started with mistakes."""
 
+import importlib
 import itertools
 import json
 import os
@@ -7,16 +8,19 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from latdiff.recipes import pretrain_backbone, train_ar, train_autoencoder, train_denoiser
+from latdiff.recipes import pretrain_backbone, train_autoencoder, train_denoiser
 from runs import Interrupted, assert_equal, undo_denoiser, weights
 from safetensors.torch import load_file
 
 from latdiff import storyworld, training
+from latdiff.cli.recipes import STAGES as COMMANDS
 from latdiff.codecs.files import load_codec
 from latdiff.config import load_recipe
+from latdiff.errors import UserError
 from latdiff.models.backbone import BackboneError
 from latdiff.pipelines.files import load_pipeline
 from latdiff.training import ResumeError
@@ -270,11 +274,9 @@ def test_three_mistakes_are_all_told_before_anything_begins(workplace, fingerpri
     assert fingerprint(".") == before
 
 
-@pytest.mark.parametrize(
-    "stage", [pretrain_backbone, train_autoencoder, train_denoiser, train_ar], ids=lambda s: s.__name__
-)
-def test_every_stage_tells_its_usage(stage):
-    assert stage.__doc__.count(f"python recipes/{stage.__name__}.py storyworld") == 1
+@pytest.mark.parametrize("command, stage", [(name, stage) for name, (stage, _) in COMMANDS.items()])
+def test_every_stage_tells_its_usage(command, stage):
+    assert importlib.import_module(f"latdiff.recipes.{stage}").__doc__.count(f"    latdiff {command} ") == 1
 
 
 def test_the_batches_of_a_backbone_depend_on_the_step_alone(tiny, recipe):
@@ -290,6 +292,51 @@ def test_the_batches_of_a_backbone_depend_on_the_step_alone(tiny, recipe):
     assert all(itertools.starmap(torch.equal, zip(once, again, strict=True)))
     assert not torch.equal(once[0], other[0])
     assert [row[row >= 0].tolist() for row in once[2]] == rows  # the labels are the whole texts
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_recipe_sets_what_training_computes_in_and_figures_name_it(tiny, recipe, dtype):
+    undo_denoiser(recipe().folder)
+    train_denoiser.main(recipe(f"dtype={dtype}"), quiet=True)
+    figures = json.loads((recipe().folder / "metrics.json").read_text(encoding="utf-8"))
+    assert figures["training"]["dtype"] == dtype
+    own = json.loads((tiny.checkpoint / "metrics.json").read_text(encoding="utf-8"))["training"]["dtype"]
+    found, expected = weights(recipe().folder / "denoiser"), weights(tiny.checkpoint / "denoiser")
+    assert all(torch.equal(found[name], expected[name]) for name in expected) == (dtype == own)
+
+
+def test_output_and_a_home_folder_hold_what_a_run_writes(workplace, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    settings = ["output=~/runs", "backbone.path=~/my-t5", "train_autoencoder.steps=2", "train_denoiser.steps=2"]
+    shutil.copytree("checkpoints/tiny-t5", tmp_path / "my-t5")
+    train_denoiser.main(load_recipe("tiny.yaml", settings), quiet=True)
+    assert load_pipeline(tmp_path / "runs" / "tiny").denoiser.config.depth == 1
+
+
+def test_wandb_without_a_key_runs_offline_and_says_so(recipe, monkeypatch, capsys):
+    import wandb
+
+    begun = []
+    tracker = SimpleNamespace(init_trackers=lambda project, config, init_kwargs: begun.append(init_kwargs["wandb"]))
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    for has_key in (False, True):
+        monkeypatch.setattr(wandb, "login", lambda has_key=has_key, **_: has_key)
+        training.begin_wandb(tracker, recipe("wandb_project=stories"), "denoiser")
+    assert begun == [{"name": "tiny denoiser", "mode": "offline"}, {"name": "tiny denoiser"}]
+    assert capsys.readouterr().out.count("wandb has no API key: the run is logged to ./wandb") == 1
+
+
+def test_what_wandb_refuses_is_one_sentence(recipe, monkeypatch):
+    import wandb
+
+    def refuse(**_):
+        raise wandb.errors.CommError("permission denied\nand more")
+
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setattr(wandb, "init", refuse)
+    undo_denoiser(recipe().folder)
+    with pytest.raises(UserError, match=r"wandb_project is 'stories', .*permission denied\); set wandb_project= to"):
+        train_denoiser.main(recipe("wandb_project=stories"), quiet=True)
 
 
 @pytest.mark.parametrize("project", ["", "stories"])

@@ -20,7 +20,7 @@ class Recorder(torch.nn.Module):
     def compress(self, features, mask):
         return torch.ones(len(features), 50, 40)
 
-    def whiten(self, latents):
+    def normalise(self, latents):
         return latents
 
     def reconstruct(self, latents, noise=None):

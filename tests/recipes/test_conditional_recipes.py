@@ -53,8 +53,8 @@ def test_a_source_that_has_changed_since_its_latents_were_cached(recipe):
     told = ["name=told", "data.condition=label", "data.condition_column=sentiment", "data.train_size=150"]
     train_autoencoder.main(recipe(*told), quiet=True)
     cache = recipe(*told).folder / "train" / "latents.safetensors"
-    latents = load_latents(recipe(*told).folder, load_codec(recipe(*told).folder).digest())
-    save_latents(recipe(*told).folder, latents[:-1], load_codec(recipe(*told).folder).digest())
+    latents = load_latents(recipe(*told).folder, load_codec(recipe(*told).folder).digest)
+    save_latents(recipe(*told).folder, latents[:-1], load_codec(recipe(*told).folder).digest)
     with pytest.raises(ResumeError, match="holds 149 texts, but storyworld now has 150"):
         train_denoiser.main(recipe(*told), quiet=True)
     assert cache.exists()

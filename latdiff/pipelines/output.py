@@ -1,0 +1,70 @@
+"""What a pipeline returns, and what its guides' heads say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers.utils import BaseOutput
+from torch import Tensor
+
+from latdiff.codecs.files import CheckpointError
+from latdiff.codecs.protocol import Codec
+from latdiff.diffusion.guidance import Guide, titles
+
+
+@dataclass
+class TextPipelineOutput(BaseOutput):
+    """What a call returns.
+
+    Attributes:
+        texts: B strings; none with output_type="latent".
+        latents: what they were decoded from, [B, L, D].
+        scores: per guide, e.g. "tone=positive", B numbers: see `scores`.
+        cut: for each of the texts whether it reached the codec's limit before its end.
+    """
+
+    texts: list[str]
+    latents: Tensor
+    scores: dict[str, list[float]]
+    cut: list[bool]
+
+
+def check_guides(codec: Codec, guides: Sequence[Guide]) -> None:
+    """Raise CheckpointError for a head that was fitted on the latents of another codec."""
+    for guide in guides:
+        if guide.head.codec_digest not in (codec.digest, None):
+            raise CheckpointError(
+                f"head {guide.head.name!r} was fitted on latents of codec {guide.head.codec_digest}, but this "
+                f"pipeline's codec is {codec.digest}; fit it again with `latdiff fit-head`"
+            )
+
+
+def scores(latents: Tensor, guides: Sequence[Guide], batch_size: int = 256) -> dict[str, list[float]]:
+    """What each guide's own head says of latents: exp of log p(target).
+
+    That is a probability for a label; with weights the weighted sum, and for a number 1 where it is met.
+
+    Args:
+        latents: [B, L, D].
+        guides: of heads.
+        batch_size: how many latents at once.
+
+    Returns:
+        Per guide, such as "tone=positive", B numbers.
+    """
+    found: dict[str, list[float]] = {title: [] for title in titles(guides)}
+    with torch.inference_mode(False), torch.enable_grad():  # a CallableHead insists on a function with a gradient
+        for part in latents.clone().split(batch_size) if guides else ():
+            at = part.detach().requires_grad_()
+            for title, guide in zip(found, guides, strict=True):
+                found[title] += guide.log_prob(at).detach().exp().tolist()
+    return found
+
+
+def chosen(out: TextPipelineOutput, rows: list[int]) -> TextPipelineOutput:
+    """Some of the texts, with all that belongs to them."""
+    scores = {title: [values[i] for i in rows] for title, values in out.scores.items()}
+    return TextPipelineOutput(texts=[out.texts[i] for i in rows], latents=out.latents[rows], scores=scores,
+                              cut=[out.cut[i] for i in rows])
