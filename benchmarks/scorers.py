@@ -98,7 +98,7 @@ def figures_by(crowds: CrowdJudge, fluency: FluencyJudge, n: int) -> Callable[[l
     references = [story.text for story in storyworld.sample(n, SEED - 1)]
 
     def figures(texts: list[str]) -> dict:
-        told, perplexity = judged(texts), fluency.perplexity(texts)
+        told, perplexity = judged(storyworld, texts), fluency.perplexity(texts)
         return {
             "n": len(texts), "validity": told["validity"], "slot_tv": told["slot_tv"],
             "mauve": crowds.mauve(texts, references),

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-from latdiff import storyworld
 from latdiff.config import Recipe
 from latdiff.data.corpus import Corpus
 from latdiff.evaluation import metrics
 from latdiff.evaluation.judges import CrowdJudge, FluencyJudge, LabelJudge, SimilarityJudge
+from latdiff.worlds import Oracle, world
 
 SELF_BLEU_TEXTS = 100
 
@@ -72,7 +72,7 @@ class Scorer:
         self.recipe, self.corpus = recipe, corpus
         self.judges, self.fluency, self.crowds, self.similarity = judges or {}, fluency, crowds, similarity
         self.training = set(corpus.train)
-        self.has_oracle = recipe.data.source == "storyworld"
+        self.oracle = world(recipe.data.source)
 
     @cached_property
     def _four_grams(self) -> set[tuple[str, ...]]:
@@ -99,7 +99,7 @@ class Scorer:
         """Success of texts that were asked to have labels, by the name of the attribute, and what it cost."""
         hits, judge = self._hits(texts, targets)
         row = {"n": len(texts), "success": sum(hits) / len(texts), "judge": judge}
-        row |= judged(texts, **targets) if judge == "oracle" else {}
+        row |= judged(self.oracle, texts, **targets) if judge == "oracle" else {}
         return row | self.fluency_of(texts) | {"distinct": metrics.distinct(texts)}
 
     def written_for(self, pairs: Pairs, texts: list[str]) -> dict:
@@ -117,7 +117,7 @@ class Scorer:
         return {"perplexity": measured["tokens"], "perplexity_of_texts": measured["texts"]}
 
     def _figures(self, texts: list[str]) -> dict:
-        return {"n": len(texts)} | (judged(texts) if self.has_oracle else {}) | self.fluency_of(texts) | {
+        return {"n": len(texts)} | (judged(self.oracle, texts) if self.oracle else {}) | self.fluency_of(texts) | {
             "distinct": metrics.distinct(texts),
             "memorised": metrics.memorised(texts, self.training),
             "four_gram_memorisation": metrics.four_gram_memorisation(texts, self._four_grams),
@@ -132,8 +132,8 @@ class Scorer:
 
     def _hits(self, texts: list[str], targets: dict[str, str]) -> tuple[list[bool], str]:
         """Whether each text has all the labels, and who says so."""
-        if self.has_oracle and all(label in storyworld.ATTRIBUTES.get(name, ()) for name, label in targets.items()):
-            read = [storyworld.read(text).attributes for text in texts]
+        if self.oracle and all(label in self.oracle.attributes.get(name, ()) for name, label in targets.items()):
+            read = [self.oracle.read(text).attributes for text in texts]
             return [all(found.get(k) == v for k, v in targets.items()) for found in read], "oracle"
         if targets.keys() <= self.judges.keys():
             judges = {name: self.judges[name] for name in targets}
@@ -144,12 +144,12 @@ class Scorer:
         return hits, "the label's words stand in the text"
 
 
-def judged(texts: list[str], **attributes: str) -> dict:
-    """The oracle's figures; coverage against the corpus given the attributes.
+def judged(oracle: Oracle, texts: list[str], **attributes: str) -> dict:
+    """An oracle's figures; coverage against the corpus given the attributes.
 
     `coherence` is of all texts, and of the valid ones 1: the oracle calls no other text valid.
     """
-    compared = storyworld.compare(texts, **attributes).as_dict()
+    compared = oracle.compare(texts, **attributes).as_dict()
     tv = compared["slot_tv"]
     return {
         "validity": compared["valid"],

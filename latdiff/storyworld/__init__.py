@@ -6,13 +6,16 @@ six independent attributes with uniform priors (`ATTRIBUTES`: topic, sentiment, 
 weather), and everything else is drawn uniformly from lists: names, places, objects, clauses and the frame of
 every sentence. `sample` draws stories from a seed. `read` takes any text and says whether it is a story of
 this world, what is wrong with it (`ERRORS`) and which attributes and choices it shows. `marginals` gives the
-exact probability of every choice, `count_stories` the number of stories, and `compare` measures a set of
-texts against them.
+exact probability of every choice, `log_prob` that of a whole story, `count_stories` the number of stories, and
+`compare` measures a set of texts against them.
 """
 
 from .compare import Comparison, compare
 from .grammar import ATTRIBUTES, Story, count_stories, marginals, sample
+from .likelihood import log_prob
 from .oracle import ERRORS, Reading, read
 
-__all__ = ["ATTRIBUTES", "ERRORS", "Comparison", "Reading", "Story", "compare", "count_stories", "marginals",
-           "read", "sample"]
+__all__ = ["ATTRIBUTES", "ERRORS", "Comparison", "Reading", "Story", "attributes", "compare", "count_stories",
+           "log_prob", "marginals", "read", "sample"]
+
+attributes = ATTRIBUTES  # the name that `latdiff.worlds.Oracle` asks for
