@@ -18,6 +18,7 @@ RANKS = {
     "checkpoints": 1,
     "config": 1,
     "data": 2,
+    "lm": 2,
     "mbr": 2,
     "training": 2,
     "models": 3,

@@ -9,8 +9,9 @@ from latdiff import storyworld
 from latdiff.codecs.files import CheckpointError
 from latdiff.errors import UserError
 from latdiff.evaluation.generators import BestOf, LanguageModelGenerator, PipelineGenerator, TextsGenerator
-from latdiff.evaluation.judges import FluencyJudge, JudgeError, class_prefix
+from latdiff.evaluation.judges import FluencyJudge, class_prefix
 from latdiff.heads.attribute import AttributeHead
+from latdiff.lm import LanguageModelError
 
 WRITTEN = [f"text {number}" for number in range(12)]
 
@@ -108,7 +109,7 @@ def test_a_nucleus_that_cannot_be(tiny, top_p):
 
 
 def test_no_language_model_at_all(tmp_path):
-    with pytest.raises(JudgeError):
+    with pytest.raises(LanguageModelError):
         LanguageModelGenerator(tmp_path)
 
 

@@ -18,7 +18,8 @@ from latdiff.data.corpus import load_texts
 from latdiff.diffusion.guidance import Guide
 from latdiff.diffusion.sampling import make_scheduler
 from latdiff.errors import UserError
-from latdiff.evaluation.judges import LONGEST, causal_language_model, class_prefix
+from latdiff.evaluation.judges import LONGEST, class_prefix
+from latdiff.lm import causal_language_model
 from latdiff.pipelines.latent import LatentTextDiffusionPipeline, TextPipelineOutput, check_guides, scores
 
 
@@ -84,7 +85,7 @@ class LanguageModelGenerator:
     BATCH = 256
 
     def __init__(self, path: str | Path, top_p: float = 1.0):
-        """Raises JudgeError where there is no causal language model."""
+        """Raises LanguageModelError where there is no causal language model."""
         if not 0 < top_p <= 1:
             raise UserError(f"top_p is {top_p}, must be above 0 and at most 1")
         self.tokenizer, self.model, self.start = causal_language_model(str(path))
