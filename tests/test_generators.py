@@ -80,7 +80,7 @@ def first_pieces(generator, n):
     drawn = []
 
     def batch_decode(ids, **_):
-        drawn.append(ids[:, 0])
+        drawn.append(torch.tensor([row[0] for row in ids]))
         return [""] * len(ids)
 
     generator.tokenizer = SimpleNamespace(batch_decode=batch_decode)
@@ -100,6 +100,15 @@ def test_a_language_model_samples_from_its_own_distribution(tiny):
     assert torch.allclose(shares, values[:20], atol=4 * (values[0] / 4000).sqrt().item())
     likely = pieces[: int((values.cumsum(0) < 0.3).sum()) + 1]
     assert set(first_pieces(nucleus, 500).tolist()) <= set(likely.tolist())
+
+
+def test_a_language_models_text_depends_on_its_place_and_its_class_alone(tiny):
+    generator = LanguageModelGenerator(tiny.ar)
+    assert generator.generate(None, 5, 0)[:2] == generator.generate(None, 2, 0)
+    generator.classes, generator.BATCH = ["music", "a walk to the harbor"], 2
+    music, walk, both = ([generator.classes[which] for which in row] for row in ([0] * 3, [1] * 3, [0, 1, 0]))
+    of_music, of_walk, of_both = (generator.generate(told, 3, 0) for told in (music, walk, both))
+    assert of_both == [of_music[0], of_walk[1], of_music[2]]
 
 
 @pytest.mark.parametrize("top_p", [0, 1.5, -1])
