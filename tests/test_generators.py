@@ -9,8 +9,9 @@ from latdiff import storyworld
 from latdiff.codecs.files import CheckpointError
 from latdiff.errors import UserError
 from latdiff.evaluation.generators import BestOf, LanguageModelGenerator, PipelineGenerator, TextsGenerator
-from latdiff.evaluation.judges import FluencyJudge, JudgeError, class_prefix
+from latdiff.evaluation.judges import FluencyJudge, class_prefix
 from latdiff.heads.attribute import AttributeHead
+from latdiff.lm import LanguageModelError
 
 WRITTEN = [f"text {number}" for number in range(12)]
 
@@ -79,7 +80,7 @@ def first_pieces(generator, n):
     drawn = []
 
     def batch_decode(ids, **_):
-        drawn.append(ids[:, 0])
+        drawn.append(torch.tensor([row[0] for row in ids]))
         return [""] * len(ids)
 
     generator.tokenizer = SimpleNamespace(batch_decode=batch_decode)
@@ -101,6 +102,15 @@ def test_a_language_model_samples_from_its_own_distribution(tiny):
     assert set(first_pieces(nucleus, 500).tolist()) <= set(likely.tolist())
 
 
+def test_a_language_models_text_depends_on_its_place_and_its_class_alone(tiny):
+    generator = LanguageModelGenerator(tiny.ar)
+    assert generator.generate(None, 5, 0)[:2] == generator.generate(None, 2, 0)
+    generator.classes, generator.BATCH = ["music", "a walk to the harbor"], 2
+    music, walk, both = ([generator.classes[which] for which in row] for row in ([0] * 3, [1] * 3, [0, 1, 0]))
+    of_music, of_walk, of_both = (generator.generate(told, 3, 0) for told in (music, walk, both))
+    assert of_both == [of_music[0], of_walk[1], of_music[2]]
+
+
 @pytest.mark.parametrize("top_p", [0, 1.5, -1])
 def test_a_nucleus_that_cannot_be(tiny, top_p):
     with pytest.raises(UserError, match="top_p"):
@@ -108,7 +118,7 @@ def test_a_nucleus_that_cannot_be(tiny, top_p):
 
 
 def test_no_language_model_at_all(tmp_path):
-    with pytest.raises(JudgeError):
+    with pytest.raises(LanguageModelError):
         LanguageModelGenerator(tmp_path)
 
 

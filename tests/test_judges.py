@@ -17,6 +17,7 @@ from latdiff.evaluation.judges import (
     SimilarityJudge,
 )
 from latdiff.heads.attribute import AttributeHead
+from latdiff.lm import LanguageModelError
 
 GOOD = ["a lovely plate of food", "lovely staff", "what a lovely place!", "the food is lovely", "so lovely", "lovely!"]
 BAD = ["an awful plate of food", "awful staff", "what an awful place!", "the food is awful", "so awful", "awful!"]
@@ -150,7 +151,7 @@ def test_a_beginning_that_the_tokenizer_writes_itself_is_not_scored(tmp_path, la
 @pytest.mark.parametrize("path", ["nowhere", "{tmp}/empty"])
 def test_a_language_model_that_is_not_there_is_told_in_a_sentence(tmp_path, path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(JudgeError, match="language model"):
+    with pytest.raises(LanguageModelError, match="language model"):
         FluencyJudge(path.format(tmp=tmp_path))
 
 
@@ -195,7 +196,7 @@ def test_states_are_of_the_last_token_or_of_all_where_the_model_looks_both_ways(
 def test_a_model_that_cannot_read_a_text_alone_is_told_in_a_sentence(tiny):
     with pytest.raises(JudgeError, match="cannot read a text by itself"):
         CrowdJudge(tiny.root / "checkpoints" / "tiny-t5")
-    with pytest.raises(JudgeError, match="no language model 'nowhere'"):
+    with pytest.raises(LanguageModelError, match="no language model 'nowhere'"):
         CrowdJudge("nowhere")
 
 

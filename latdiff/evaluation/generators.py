@@ -16,9 +16,11 @@ from torch import Tensor
 from latdiff.codecs.t5 import TextCodec
 from latdiff.data.corpus import load_texts
 from latdiff.diffusion.guidance import Guide
+from latdiff.diffusion.noise import streams
 from latdiff.diffusion.sampling import make_scheduler
 from latdiff.errors import UserError
-from latdiff.evaluation.judges import LONGEST, causal_language_model, class_prefix
+from latdiff.evaluation.judges import LONGEST, class_prefix
+from latdiff.lm import causal_language_model, write
 from latdiff.pipelines.latent import LatentTextDiffusionPipeline
 from latdiff.pipelines.output import TextPipelineOutput, check_guides, scores
 
@@ -78,6 +80,8 @@ class LanguageModelGenerator:
     Args:
         top_p: 1 is ancestral sampling; less, nucleus sampling (Holtzman et al. 2020).
 
+    Text i of a seed is the same however many are asked for.
+
     A class that the model knows is read before the text: beginning-of-text, the class, beginning-of-text again, as
     recipes/train_ar.py writes them (`judges.class_prefix`).
     """
@@ -85,38 +89,25 @@ class LanguageModelGenerator:
     BATCH = 256
 
     def __init__(self, path: str | Path, top_p: float = 1.0):
-        """Raises JudgeError where there is no causal language model."""
+        """Raises LanguageModelError where there is no causal language model."""
         if not 0 < top_p <= 1:
             raise UserError(f"top_p is {top_p}, must be above 0 and at most 1")
         self.tokenizer, self.model, self.start = causal_language_model(str(path))
         self.settings = {"sampler": "ancestral" if top_p == 1 else f"nucleus {top_p:g}"}
         self.classes = getattr(self.model.config, "classes", [])
-        self._options = {"do_sample": True, "top_p": top_p, "top_k": 0, "temperature": 1.0,
-                         "pad_token_id": self.start}
+        self._top_p = top_p
 
-    @torch.no_grad()
     def generate(self, prompts: Sequence[str] | None, n: int, seed: int) -> list[str]:
         unknown = sorted(set(prompts or []) - set(self.classes))
         if unknown:
             raise UserError(f"this language model was told {', '.join(self.classes) or 'nothing'}, not {unknown[0]!r}")
-        prompts = [""] * n if prompts is None else list(prompts)
-        texts = [""] * n
-        devices = [self.model.device] if self.model.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):  # generation in transformers draws from the global numbers alone
-            torch.manual_seed(seed)
-            for prompt in dict.fromkeys(prompts):
-                rows = [row for row, own in enumerate(prompts) if own == prompt]
-                for some in (rows[start : start + self.BATCH] for start in range(0, len(rows), self.BATCH)):
-                    for row, text in zip(some, self._write(prompt, len(some)), strict=True):
-                        texts[row] = text
-        return texts
-
-    def _write(self, prompt: str, n: int) -> list[str]:
-        begun = [self.start, *(class_prefix(self.tokenizer, prompt, self.start) if prompt else [])]
-        room = min(LONGEST, getattr(self.model.config, "max_position_embeddings", LONGEST)) - len(begun)
-        ids = torch.tensor([begun] * n, device=self.model.device)
-        written = self.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=room, **self._options)
-        return self.tokenizer.batch_decode(written[:, len(begun) :], skip_special_tokens=True)
+        prefixes = {told: [self.start, *class_prefix(self.tokenizer, told, self.start)] for told in set(prompts or [])}
+        ids = [[self.start]] * n if prompts is None else [prefixes[told] for told in prompts]
+        own, written = streams(torch.Generator().manual_seed(seed), n), []
+        for begin in range(0, n, self.BATCH):
+            some = slice(begin, begin + self.BATCH)
+            written += write(self.model, ids[some], own[some], LONGEST, self._top_p)
+        return self.tokenizer.batch_decode(written, skip_special_tokens=True)
 
 
 class BestOf:

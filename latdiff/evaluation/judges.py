@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModel
 
 from latdiff.config import MIN_PER_CLASS
 from latdiff.data.tokens import letters_of, pad, tokenize
 from latdiff.errors import UserError, first_line
 from latdiff.heads.attribute import AttributeHead
+from latdiff.lm import causal_language_model, context, load_pretrained, token_losses
 
 LONGEST = 512  # tokens of a text that are scored or written, where the model could read more
 
@@ -99,28 +99,20 @@ class FluencyJudge:
     """A causal language model, from a folder (recipes/train_ar.py writes one) or the hub."""
 
     def __init__(self, path: str | Path):
-        """Raises JudgeError where there is no causal language model."""
+        """Raises LanguageModelError where there is no causal language model."""
         self.path = str(path)
         self.tokenizer, self.model, self.start = causal_language_model(self.path)
 
-    @torch.no_grad()
     def losses(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Summed negative log-likelihood in nats [N] of every text, and the tokens [N] it is the sum of.
 
         A text is read after the model's beginning-of-text, its own end-of-text included if the tokenizer writes
         one. Tokens beyond what the model can read are not scored.
         """
-        longest = min(LONGEST, getattr(self.model.config, "max_position_embeddings", LONGEST)) - 1
         ids = tokenize(self.tokenizer, texts)
         # some tokenizers write the beginning themselves
-        ids = [(row[1:] if row[:1] == [self.start] else row)[:longest] for row in ids]
-        nats, counts = [], torch.tensor([len(row) for row in ids])
-        for begin in range(0, len(ids), 64):
-            rows, mask = (x.to(self.model.device) for x in pad(ids[begin : begin + 64], self.start))
-            inputs = torch.cat([rows.new_full((len(rows), 1), self.start), rows[:, :-1]], dim=1)
-            logits = self.model(inputs, attention_mask=torch.ones_like(inputs), use_cache=False).logits.float()
-            nats.append((F.cross_entropy(logits.mT, rows, reduction="none") * mask).sum(1).cpu())
-        return torch.cat(nats), counts
+        ids = [(row[1:] if row[:1] == [self.start] else row)[: LONGEST - 1] for row in ids]
+        return token_losses(self.model, self.start, ids)
 
     def perplexity(self, texts: list[str]) -> dict[str, float]:
         """Both usual averages: `tokens`, exp of the mean over all tokens; `texts`, the mean of the texts' own.
@@ -142,20 +134,20 @@ class CrowdJudge:
     """
 
     def __init__(self, path: str | Path):
-        """Raises JudgeError where there is no model, or no mauve-text."""
+        """Raises LanguageModelError where there is no model, and JudgeError where there is no mauve-text."""
         try:
             import mauve  # noqa: F401
         except ImportError:
             raise JudgeError('MAUVE needs mauve-text; install it with pip install "latdiff[eval]"') from None
         self.path = str(path)
-        self.tokenizer, self.model = _pretrained(AutoModel, self.path)
+        self.tokenizer, self.model = load_pretrained(AutoModel, self.path)
         self.looks_both_ways = self._looks_both_ways()
         self._references: tuple[list[str], torch.Tensor] | None = None  # the last ones: crowd after crowd meets them
 
     @torch.no_grad()
     def states(self, texts: list[str]) -> torch.Tensor:
         """Features [N, H]: the last token's state, or the mean over tokens where the model looks both ways."""
-        longest = min(LONGEST, getattr(self.model.config, "max_position_embeddings", LONGEST))
+        longest = min(LONGEST, context(self.model))
         ids = [row[:longest] or [0] for row in tokenize(self.tokenizer, texts)]
         found = []
         for begin in range(0, len(ids), 64):
@@ -222,28 +214,6 @@ class SimilarityJudge:
         return float(self._scorer.score(texts, references)[2].mean())
 
 
-def causal_language_model(path: str) -> tuple:
-    """Tokenizer, model and the id that a text begins after. Raises JudgeError where there is none."""
-    tokenizer, model = _pretrained(AutoModelForCausalLM, path)
-    start = model.config.bos_token_id if model.config.bos_token_id is not None else model.config.eos_token_id
-    if not isinstance(start, int):
-        raise JudgeError(f"the language model {path!r} has no beginning-of-text token; take another")
-    return tokenizer, model, start
-
-
 def class_prefix(tokenizer, told: str, start: int) -> list[int]:
     """How a language model is told a class: its pieces and a second beginning-of-text, after which the text begins."""
     return [*(piece for piece in tokenize(tokenizer, [told])[0] if piece != tokenizer.eos_token_id), start]
-
-
-def _pretrained(auto, path: str) -> tuple:
-    """Tokenizer and model of a transformers class, from a folder or the hub, ready to read."""
-    local = Path(path).is_dir()
-    if not local and path.count("/") != 1:
-        raise JudgeError(f"no language model {path!r}: a folder or a hub id, e.g. openai-community/gpt2")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=local)
-        model = auto.from_pretrained(path, local_files_only=local, dtype=torch.float32)
-    except Exception as error:  # transformers, hub and safetensors each raise kinds of their own
-        raise JudgeError(f"the language model {path!r} cannot be loaded: {first_line(error)}") from error
-    return tokenizer, model.to("cuda" if torch.cuda.is_available() else "cpu").eval()

@@ -1,0 +1,205 @@
+"""Other people's language models: how they are loaded, how they score texts, how they write them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, TopPLogitsWarper
+
+from latdiff.errors import UserError, first_line
+
+TOKENS = 8192  # read at a time when texts are scored; with GPT-2's vocabulary their logits take 1.6 GB
+
+
+class LanguageModelError(UserError):
+    """A language model that cannot be had, in one sentence."""
+
+
+def load_pretrained(auto, path: str | Path) -> tuple:
+    """Tokenizer and model in float32, ready to read, on the GPU where there is one.
+
+    Weights are read from safetensors alone and no code of the repository's is run; a folder is never looked up on the
+    hub.
+
+    Args:
+        auto: a transformers auto class, such as AutoModelForCausalLM.
+        path: a folder or a hub id.
+
+    Raises:
+        LanguageModelError: Where there is no such model.
+    """
+    path = str(path)
+    local = Path(path).is_dir()
+    if not local and path.count("/") != 1:
+        raise LanguageModelError(f"no language model {path!r}: a folder or a hub id, e.g. openai-community/gpt2")
+    safely = {"local_files_only": local, "trust_remote_code": False}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **safely)
+        model = auto.from_pretrained(path, dtype=torch.float32, use_safetensors=True, **safely)
+    except Exception as error:  # transformers, hub and safetensors each raise kinds of their own
+        raise LanguageModelError(f"the language model {path!r} cannot be loaded: {first_line(error)}") from error
+    return tokenizer, model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def causal_language_model(path: str | Path) -> tuple:
+    """Tokenizer, model and the id that a text begins after.
+
+    Raises:
+        LanguageModelError: Where there is no causal language model.
+    """
+    tokenizer, model = load_pretrained(AutoModelForCausalLM, path)
+    start = model.config.bos_token_id if model.config.bos_token_id is not None else model.config.eos_token_id
+    if not isinstance(start, int):
+        raise LanguageModelError(f"the language model {str(path)!r} has no beginning-of-text token; take another")
+    return tokenizer, model, start
+
+
+def context(model) -> int:
+    """The most tokens that the model can read, by its configuration; without bound where that does not say."""
+    return getattr(model.config, "max_position_embeddings", None) or sys.maxsize
+
+
+@torch.no_grad()
+def token_losses(model, start: int, ids: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+    """Summed negative log-likelihood in nats [N] of every row, and the tokens [N] that it is the sum of.
+
+    Args:
+        model: a causal language model.
+        start: the id that every row is read after.
+        ids: N rows, without `start`. Tokens beyond the model's context are not scored.
+    """
+    longest = context(model) - 1
+    rows = [torch.tensor(row[:longest], dtype=torch.long) for row in ids]
+    counts = torch.tensor([len(row) for row in rows], dtype=torch.long)
+    nats = torch.zeros(len(rows))
+    for chunk in _chunks(counts.tolist()):
+        targets = pad_sequence([rows[place] for place in chunk], batch_first=True, padding_value=start)
+        targets = targets.to(model.device)
+        inputs = F.pad(targets[:, :-1], (1, 0), value=start)
+        logits = model(inputs, attention_mask=torch.ones_like(inputs), use_cache=False).logits.float()
+        losses = F.cross_entropy(logits.mT, targets, reduction="none").cpu()
+        nats[chunk] = losses.masked_fill(torch.arange(losses.shape[1]) >= counts[chunk, None], 0).sum(1)
+    return nats, counts
+
+
+def _chunks(lengths: list[int]) -> list[list[int]]:
+    """Places of rows that are not empty, the longest first, in groups of at most TOKENS tokens once padded."""
+    chunks: list[list[int]] = []
+    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
+        if lengths[place] == 0:
+            break
+        if not chunks or (len(chunks[-1]) + 1) * lengths[chunks[-1][0]] > TOKENS:
+            chunks.append([])
+        chunks[-1].append(place)
+    return chunks
+
+
+@dataclass(frozen=True)
+class Interrupt:
+    """What happens when a row writes a token: ids are computed and put behind it, and writing goes on.
+
+    Attributes:
+        token: the id that interrupts.
+        compute: gets all ids of the row, its prefix and `token` included, and returns those to put behind them.
+    """
+
+    token: int
+    compute: Callable[[list[int]], list[int]]
+
+
+@torch.no_grad()
+def write(
+    model, prefix_ids: Sequence[list[int]], streams: Sequence[torch.Generator], max_new_tokens: int,
+    top_p: float = 1.0, greedy: bool = False, interrupts: Sequence[Interrupt] = (),
+) -> list[list[int]]:
+    """Continue every prefix token by token, up to the model's end-of-text, which is kept.
+
+    Row i is sampled from numbers of its own, one for each token that it chooses: it depends on its prefix and its
+    stream, not on the rows beside it. Every step feeds every row one token, what it chose or the next of those that
+    an interrupt put there, so that rows stay in step in one cache.
+
+    Args:
+        model: a causal language model.
+        prefix_ids: N rows of any lengths, none empty.
+        streams: a generator for each row, on any device; greedy writing takes no numbers from them.
+        max_new_tokens: of each row, interrupts' tokens among them; nor does a row outgrow the model's context.
+        top_p: 1 is ancestral sampling; less, nucleus sampling (Holtzman et al. 2020).
+        greedy: take the likeliest token.
+        interrupts: heeded where a row chose the token itself, as end-of-text is.
+
+    Returns:
+        The ids of each row behind its prefix.
+
+    Raises:
+        ValueError: For an empty prefix, or another number of streams than of rows to be sampled.
+    """
+    if not all(prefix_ids):
+        raise ValueError("a prefix is empty; begin it with the model's beginning-of-text token")
+    if not greedy and len(streams) != len(prefix_ids):
+        raise ValueError(f"{len(streams)} streams for {len(prefix_ids)} prefixes; give one for each")
+    ends, compute = _ends(model), {one.token: one.compute for one in interrupts}
+    room = [min(max_new_tokens, context(model) - len(prefix)) for prefix in prefix_ids]
+    written: list[list[int]] = [[] for _ in prefix_ids]
+    waiting: list[list[int]] = [[] for _ in prefix_ids]  # what an interrupt put there and the row has yet to take
+    rows = [row for row, most in enumerate(room) if most > 0]
+    ids, mask = _left_padded([prefix_ids[row] for row in rows], model.device)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    cache = DynamicCache(config=model.config)
+    while rows:
+        logits = model(ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
+                       logits_to_keep=1).logits[:, -1].float()
+        free = [place for place, row in enumerate(rows) if not waiting[row]]
+        own = None if greedy else [streams[rows[place]] for place in free]
+        chosen = dict(zip(free, _choose(logits[free], own, top_p), strict=True))
+        for place, row in enumerate(rows):
+            token = chosen[place] if place in chosen else waiting[row].pop(0)
+            written[row].append(token)
+            if place in chosen and token in ends:
+                room[row] = 0
+            elif place in chosen and token in compute:
+                waiting[row] = list(compute[token]([*prefix_ids[row], *written[row]]))
+        going = [place for place, row in enumerate(rows) if len(written[row]) < room[row]]
+        if len(going) < len(rows):
+            rows = [rows[place] for place in going]
+            kept = torch.tensor(going, dtype=torch.long, device=model.device)
+            cache.batch_select_indices(kept)
+            mask, positions = mask[kept], positions[kept]
+        ids = torch.tensor([written[row][-1:] for row in rows], dtype=torch.long, device=model.device)
+        mask, positions = F.pad(mask, (0, 1), value=1), positions[:, -1:] + 1
+    return written
+
+
+def _ends(model) -> set[int]:
+    """The ids that end a text, as the model's generation settings have them: one, several or none."""
+    ends = model.generation_config.eos_token_id
+    return {ends} if isinstance(ends, int) else set(ends or [])
+
+
+def _left_padded(ids: Sequence[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Ids [B, T] with their ends aligned, and their mask [B, T], 1 on real tokens."""
+    rows = [torch.tensor(row, dtype=torch.long, device=device) for row in ids]
+    if not rows:
+        return (torch.zeros(0, 1, dtype=torch.long, device=device),) * 2
+    padded = pad_sequence(rows, batch_first=True, padding_side="left")
+    return padded, pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")
+
+
+def _choose(logits: Tensor, streams: Sequence[torch.Generator] | None, top_p: float) -> list[int]:
+    """A token for each row of logits [B, V]: the likeliest without streams, else one of the row's distribution."""
+    if streams is None:
+        return logits.argmax(-1).tolist()
+    if not streams:
+        return []
+    if top_p < 1:
+        logits = TopPLogitsWarper(top_p)(None, logits)
+    below = logits.double().softmax(-1).cumsum(-1)
+    below = below / below[:, -1:]  # the last is 1 exactly, above every number drawn
+    drawn = [torch.rand(1, generator=one, device=one.device, dtype=torch.float64) for one in streams]
+    return torch.searchsorted(below, torch.stack([one.to(below.device) for one in drawn]), right=True)[:, 0].tolist()

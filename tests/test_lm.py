@@ -1,0 +1,204 @@
+"""Language models: what is loaded, what they score, and that the token loop writes what transformers would."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, TopPLogitsWarper
+
+from latdiff import lm
+from latdiff.lm import Interrupt, LanguageModelError, context, load_pretrained, token_losses, write
+
+V, CONTEXT, END = 12, 48, 1
+PREFIXES = [[0], [0, 5, 6, 7], [0, 9], [0, 3, 3], [0, 2]]
+
+
+def gpt2(eos_token_id=None, spread=6.0):
+    """A random GPT-2, its weights wide enough for one token to differ from another."""
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=V, n_positions=CONTEXT, n_embd=16, n_layer=2, n_head=2,
+                                       bos_token_id=0, eos_token_id=eos_token_id)).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight), alpha=0.1 * spread)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return gpt2()
+
+
+def numbers(n, base=0):
+    return [torch.Generator().manual_seed(base + place) for place in range(n)]
+
+
+def by_transformers(model, prefix, most):
+    ids = torch.tensor([prefix])
+    whole = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=most,
+                           pad_token_id=0)
+    return whole[0, len(prefix) :].tolist()
+
+
+# Loading
+
+
+@pytest.mark.parametrize("path", ["nowhere", "/not/a/folder", "{tmp}"])
+def test_a_folder_without_a_model_is_refused_in_one_sentence(tmp_path, path):
+    path = path.format(tmp=tmp_path)
+    with pytest.raises(LanguageModelError, match=f"language model '{path}'") as refused:
+        load_pretrained(AutoModelForCausalLM, path)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_folder_is_loaded_in_float32_and_only_from_safetensors(tmp_path, tiny):
+    tokenizer, model = load_pretrained(AutoModelForCausalLM, tiny.ar)
+    assert model.dtype == torch.float32 and not model.training
+    tokenizer.save_pretrained(tmp_path)
+    model.config.save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")  # a pickle, which could run code
+    with pytest.raises(LanguageModelError, match="cannot be loaded"):
+        load_pretrained(AutoModelForCausalLM, tmp_path)
+
+
+# Scoring
+
+
+def test_losses_are_transformers_own_whatever_is_read_together(model, monkeypatch):
+    rows = [[3, 4, 5], [], [7] * 100, [6], [2, 9, 9, 4, 1]]
+    nats, counts = token_losses(model, 0, rows)
+    assert counts.tolist() == [3, 0, CONTEXT - 1, 1, 5]
+    for row, own, count in zip(rows, nats, counts, strict=True):
+        if count:
+            ids = torch.tensor([[0, *row[:count]]])
+            torch.testing.assert_close(own, model(ids, labels=ids).loss.detach() * count, rtol=1e-4, atol=1e-4)
+    assert nats[1] == 0
+    monkeypatch.setattr(lm, "TOKENS", 6)
+    torch.testing.assert_close(token_losses(model, 0, rows)[0], nats, rtol=1e-4, atol=1e-4)
+
+
+def test_a_budget_of_tokens_is_kept(monkeypatch):
+    monkeypatch.setattr(lm, "TOKENS", 10)
+    lengths = [3, 12, 0, 5, 4, 1]
+    chunks = lm._chunks(lengths)
+    assert sorted(place for chunk in chunks for place in chunk) == [0, 1, 3, 4, 5]
+    assert all(len(chunk) == 1 or len(chunk) * max(lengths[i] for i in chunk) <= 10 for chunk in chunks)
+
+
+# Writing
+
+
+@pytest.mark.parametrize("eos_token_id", [None, 5, 7])
+def test_greedy_writing_is_transformers_own_beside_rows_of_other_lengths(eos_token_id):
+    model = gpt2(eos_token_id)
+    expected = [by_transformers(model, prefix, 12) for prefix in PREFIXES]
+    assert write(model, PREFIXES, [], 12, greedy=True) == expected
+
+
+def test_the_greedy_rows_that_end_do_so_at_different_steps():
+    """What the test above compares is worth comparing: texts differ, and some end early."""
+    written = [write(gpt2(end), PREFIXES, [], 12, greedy=True) for end in (5, 7)]
+    assert any(len({len(row) for row in rows}) > 2 for rows in written)
+    assert len({tuple(row) for row in write(gpt2(), PREFIXES, [], 12, greedy=True)}) > 2
+
+
+def test_cached_logits_are_those_of_the_whole_text(model, monkeypatch):
+    seen, own = [], lm._choose
+
+    def choose(logits, *rest):
+        seen.append(logits)
+        return own(logits, *rest)
+
+    monkeypatch.setattr(lm, "_choose", choose)
+    written = write(model, PREFIXES, numbers(5), 8)
+    for row, prefix in enumerate(PREFIXES):
+        whole = model(torch.tensor([[*prefix, *written[row]]])).logits[0, len(prefix) - 1 : -1]
+        torch.testing.assert_close(torch.stack([step[row] for step in seen]), whole.detach(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.7])
+def test_a_text_is_the_same_whatever_is_written_beside_it(top_p):
+    model = gpt2(END)
+    five = write(model, PREFIXES, numbers(5), 20, top_p)
+    assert write(model, PREFIXES[:2], numbers(2), 20, top_p) == five[:2]
+    assert write(model, PREFIXES[3:4], numbers(1, 3), 20, top_p) == five[3:4]
+    assert write(model, PREFIXES, numbers(5, 50), 20, top_p) != five
+
+
+def test_a_row_that_ends_early_does_not_change_others():
+    model = gpt2(END)
+    rows = write(model, [[0]] * 40, numbers(40), 20)
+    ended = [row for row in rows if len(row) < 20]
+    assert ended and len(ended) < 40
+    assert all(row.index(END) == len(row) - 1 for row in ended)
+    assert rows == [write(model, [[0]], numbers(1, place), 20)[0] for place in range(40)]
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.6])
+def test_tokens_are_as_frequent_as_the_distribution_has_them(top_p):
+    model = gpt2(spread=2.0)
+    with torch.no_grad():
+        logits = model(torch.tensor([[0, 5]])).logits[:, -1]
+    expected = (TopPLogitsWarper(top_p)(None, logits) if top_p < 1 else logits).softmax(-1)[0]
+    n = 4000
+    found = torch.tensor(write(model, [[0, 5]] * n, numbers(n), 1, top_p)).flatten().bincount(minlength=V) / n
+    assert (expected > 0.02).sum() > 1
+    assert ((found - expected).abs() <= 4 * (expected * (1 - expected) / n).sqrt()).all()
+
+
+def test_writing_stops_at_the_models_context(model):
+    rows = write(model, [[0], [0] * 46, [0] * 48], numbers(3), 100)
+    assert [len(row) for row in rows] == [context(model) - 1, 2, 0]
+    assert write(model, [[0]], numbers(1), 0) == [[]]
+
+
+# Interrupts
+
+
+def test_an_interrupted_row_goes_on_as_a_fresh_one_would(model):
+    plain = write(model, PREFIXES, [], 12, greedy=True)
+    token, given = plain[1][2], [4, 8, 2, 8]
+    calls = []
+
+    def compute(ids):
+        calls.append(ids)
+        return given if len(calls) == 1 else []
+
+    cut = plain[1].index(token) + 1
+    begun = [*PREFIXES[1], *plain[1][:cut]]
+    row = write(model, PREFIXES[1:2], [], 16, greedy=True, interrupts=[Interrupt(token, compute)])[0]
+    assert calls[0] == begun
+    assert row[: cut + 4] == [*plain[1][:cut], *given]
+    assert row[cut + 4 :] == by_transformers(model, [*begun, *given], 12 - cut)
+
+
+def test_rows_beside_an_interrupted_one_are_left_as_they_are(model):
+    """Each row is sampled, interrupted at other steps than the rest, and given another number of tokens."""
+    interrupts = [Interrupt(token, lambda ids: [ids[-1]] * (len(ids) % 4)) for token in range(0, V, 3)]
+    together = write(model, PREFIXES, numbers(5), 24, interrupts=interrupts)
+    alone = [write(model, [prefix], numbers(1, place), 24, interrupts=interrupts)[0]
+             for place, prefix in enumerate(PREFIXES)]
+    assert together == alone != write(model, PREFIXES, numbers(5), 24)
+
+
+def test_only_what_a_row_chose_itself_interrupts_or_ends_it():
+    model = gpt2(END)
+    first = write(model, [[0]], [], 1, greedy=True)[0][0]
+    assert first != END
+    given = iter([[first, END, first]])
+    row = write(model, [[0]], [], 5, greedy=True, interrupts=[Interrupt(first, lambda _: next(given, []))])[0]
+    assert row[:4] == [first, first, END, first] and len(row) == 5
+
+
+def test_what_is_given_counts_as_new_and_is_cut_where_there_is_no_room(model):
+    first = write(model, [[0]], [], 1, greedy=True)[0][0]
+    row = write(model, [[0]], [], 3, greedy=True, interrupts=[Interrupt(first, lambda _: [2] * 9)])[0]
+    assert row == [first, 2, 2]
+
+
+# Refusals
+
+
+def test_rows_that_cannot_be_written(model):
+    with pytest.raises(ValueError, match="a prefix is empty"):
+        write(model, [[0], []], numbers(2), 4)
+    with pytest.raises(ValueError, match="1 streams for 2 prefixes"):
+        write(model, [[0], [0]], numbers(1), 4)
