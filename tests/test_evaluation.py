@@ -278,19 +278,19 @@ def test_a_head_with_labels_of_its_own_is_not_the_oracles_business(pipe, tiny):
 
 
 class Obedient:
-    """Writes what it is told to: a story of that sentiment, or the source itself in capitals."""
+    """Writes what it is conditioned on: a story of that sentiment, or the source itself in capitals."""
 
     def __init__(self, pipe):
         self.scheduler, self.denoiser, self.codec, self.calls = pipe.scheduler, pipe.denoiser, pipe.codec, []
 
-    def __call__(self, num_samples, guides, num_inference_steps, generator, keep, cond, **told):
-        self.calls.append(told)
+    def __call__(self, guides, num_inference_steps, generator, keep, cond, **settings):
+        self.calls.append(settings)
         if cond[0] in storyworld.ATTRIBUTES["sentiment"]:
-            return SimpleNamespace(texts=stories(sentiment=cond[0])(num_samples))
+            return SimpleNamespace(texts=stories(sentiment=cond[0])(len(cond)))
         return SimpleNamespace(texts=[text.upper() for text in cond])
 
 
-def test_every_class_that_a_model_is_told_has_a_row(pipe):
+def test_every_class_of_a_conditional_model_has_a_row(pipe):
     data = DataConfig(condition="label", condition_column="sentiment")
     corpus, obedient = Corpus([], TEXTS, classes=["negative", "positive"]), Obedient(pipe)
     rows = Evaluation(obedient, Scorer(Recipe(data=data), corpus), num_samples=8, seed=3).by_class(2.0)

@@ -99,7 +99,7 @@ class Scorer:
         """Success of texts that were asked to have labels, by the name of the attribute, and what it cost."""
         hits, judge = self._hits(texts, targets)
         row = {"n": len(texts), "success": sum(hits) / len(texts), "judge": judge}
-        row |= judged(self.oracle, texts, **targets) if judge == "oracle" else {}
+        row |= judged(self.oracle, texts, **targets) if self.oracle is not None and judge == "oracle" else {}
         return row | self.fluency_of(texts) | {"distinct": metrics.distinct(texts)}
 
     def written_for(self, pairs: Pairs, texts: list[str]) -> dict:
