@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -58,6 +59,7 @@ class Run:
         self.stage, self.state, self.settings, self.quiet = stage, state, settings, quiet
         dtype = compute_dtype(recipe.dtype, "cuda" if torch.cuda.is_available() else "cpu")
         self.dtype = str(dtype).removeprefix("torch.")
+        AcceleratorState._reset_state()  # one process may train in one dtype after another, as a sweep does
         self.accelerate = Accelerator(
             mixed_precision="bf16" if self.dtype == "bfloat16" else "no",
             log_with="wandb" if recipe.wandb_project else None,
