@@ -6,7 +6,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteS
 
 from latdiff import AttributeHead, CallableHead, fit_head
 from latdiff.codecs.files import CheckpointError
-from latdiff.codecs.protocol import TextError
+from latdiff.codecs.protocol import Decoded, TextError
 from latdiff.codecs.t5 import TextCodec
 from latdiff.config import SCHEDULERS
 from latdiff.diffusion.noise import streams
@@ -434,7 +434,7 @@ def test_the_best_of_some_candidates_is_one_of_them(conditional, monkeypatch):
     pipe, (one, two) = conditional
     texts = ["odd", "a b c d e", "a b c d f", "x y z w v", "strange", "x y z w u"]
     cut = [True, False] * 3
-    monkeypatch.setattr(TextCodec, "generate", lambda *_, **__: (texts, cut))
+    monkeypatch.setattr(TextCodec, "generate", lambda *_, **__: Decoded(texts, cut))
     out = pipe(cond=[one, two], candidates=3, generator=seeded(1))
     assert (out.texts, out.cut) == (["a b c d e", "x y z w v"], [False, False])
     all_six = latents_of(pipe, cond=[one] * 3 + [two] * 3)
