@@ -76,6 +76,6 @@ def test_sources_that_are_too_long_are_left_out(recipe, capsys, tmp_path):
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     asked = recipe("name=pairs", f"data.source={file}", "data.condition=text", "data.train_size=50")
     train_denoiser.main(asked, quiet=True)
-    said = re.search(r"(\d+) texts with a source of at most 96 tokens; left out: (\d+)", capsys.readouterr().out)
+    said = re.search(r"(\d+) texts with a source that the codec reads; left out: (\d+)", capsys.readouterr().out)
     kept, lost = map(int, said.groups())
     assert kept > 10 and lost > 10 and kept + lost <= 50
