@@ -26,7 +26,7 @@ class Drawn(Protocol):
 
 
 class Read(Protocol):
-    """Whether a text is valid, the kinds of error in it, and the attributes that can be read."""
+    """Whether a text is valid, the kinds of error in it, and the attributes and choices that can be read."""
 
     @property
     def valid(self) -> bool: ...
@@ -36,6 +36,9 @@ class Read(Protocol):
 
     @property
     def attributes(self) -> Mapping[str, str]: ...
+
+    @property
+    def slots(self) -> Mapping[str, str]: ...
 
 
 class Compared(Protocol):
@@ -55,6 +58,11 @@ class Oracle(Protocol):
     @property
     def attributes(self) -> Mapping[str, tuple[str, ...]]:
         """Name of each attribute -> the values that it can have."""
+        ...
+
+    @property
+    def bound(self) -> Mapping[str, tuple[str, ...]]:
+        """Name of an attribute -> the slots that cannot stay as they are when it changes; it may be absent."""
         ...
 
     def sample(self, n: int, seed: int, **fixed: str) -> Sequence[Drawn]:

@@ -7,13 +7,12 @@ import pytest
 import torch
 
 from latdiff import storyworld
+from latdiff.codecs import t5
 from latdiff.config import DataConfig, Recipe, load_recipe
 from latdiff.data.corpus import Corpus, load_corpus
-from latdiff.data.tokens import tokenize
 from latdiff.diffusion.gaussian import GaussianDiffusion
 from latdiff.evaluation import report
-from latdiff.evaluation import rows as evaluation
-from latdiff.evaluation.rows import Evaluation, denoising, reconstruction, token_accuracy
+from latdiff.evaluation.rows import Evaluation, denoising, reconstruction
 from latdiff.evaluation.scoring import Scorer
 from latdiff.heads.attribute import AttributeHead
 
@@ -60,7 +59,6 @@ def test_noise_depends_on_the_seed(codec, monkeypatch):
 
 
 def test_token_accuracy_counts_what_the_decoder_ranks_first(codec, monkeypatch):
-    ids = tokenize(codec.tokenizer, TEXTS)
     latents = codec.encode(TEXTS)
     right = iter(range(1000))
 
@@ -70,8 +68,8 @@ def test_token_accuracy_counts_what_the_decoder_ranks_first(codec, monkeypatch):
         guess = torch.where(flat, labels, labels + 1).clamp(min=0)
         return torch.nn.functional.one_hot(guess, codec.text_model.config.vocab_size + 1).float()
 
-    monkeypatch.setattr(evaluation, "decoder_logits", logits)
-    assert token_accuracy(codec, latents, ids) == pytest.approx(1 / 3, abs=0.03)
+    monkeypatch.setattr(t5, "decoder_logits", logits)
+    assert codec.token_accuracy(latents, TEXTS, batch_size=4) == pytest.approx(1 / 3, abs=0.03)
 
 
 # Denoising
@@ -91,16 +89,16 @@ def test_the_error_of_a_denoiser_that_predicts_no_velocity(pipe):
     assert measured["errors"] == pytest.approx(expected, rel=0.1)
 
 
-def test_the_denoiser_is_told_its_first_estimate(pipe, monkeypatch):
-    told, estimate = [], GaussianDiffusion.denoise
+def test_the_denoiser_is_conditioned_on_its_first_estimate(pipe, monkeypatch):
+    calls, estimate = [], GaussianDiffusion.denoise
 
     def recorded(self, z, t, cond=None, x_prev=None):
-        told.append((x_prev, estimate(self, z, t, cond, x_prev)))
-        return told[-1][1]
+        calls.append((x_prev, estimate(self, z, t, cond, x_prev)))
+        return calls[-1][1]
 
     monkeypatch.setattr(GaussianDiffusion, "denoise", recorded)
-    denoising(pipe, TEXTS)
-    for (nothing, first), (second, _) in zip(told[::2], told[1::2], strict=True):
+    denoising(pipe, TEXTS, batch_size=2)
+    for (nothing, first), (second, _) in zip(calls[::2], calls[1::2], strict=True):
         assert nothing is None and second is first
 
 
@@ -108,13 +106,12 @@ def test_the_denoiser_is_told_its_first_estimate(pipe, monkeypatch):
 
 
 class Fixed:
-    """A pipeline that writes the texts it was told to."""
+    """A pipeline that writes given texts."""
 
     def __init__(self, pipe, write):
-        self.scheduler, self.denoiser, self.write, self.calls = pipe.scheduler, pipe.denoiser, write, []
-        self.codec, self.kept = pipe.codec, []
+        self.scheduler, self.write, self.calls, self.codec, self.kept = pipe.scheduler, write, [], pipe.codec, []
 
-    def __call__(self, num_samples, guides, num_inference_steps, generator, keep):
+    def __call__(self, num_samples, generator, keep, guides=(), num_inference_steps=None):
         self.kept.append(keep)
         self.calls.append(
             (num_samples, guides, num_inference_steps, generator.initial_seed(), self.scheduler)
@@ -281,9 +278,9 @@ class Obedient:
     """Writes what it is conditioned on: a story of that sentiment, or the source itself in capitals."""
 
     def __init__(self, pipe):
-        self.scheduler, self.denoiser, self.codec, self.calls = pipe.scheduler, pipe.denoiser, pipe.codec, []
+        self.scheduler, self.codec, self.calls = pipe.scheduler, pipe.codec, []
 
-    def __call__(self, guides, num_inference_steps, generator, keep, cond, **settings):
+    def __call__(self, generator, cond, keep=1.0, **settings):
         self.calls.append(settings)
         if cond[0] in storyworld.ATTRIBUTES["sentiment"]:
             return SimpleNamespace(texts=stories(sentiment=cond[0])(len(cond)))

@@ -42,12 +42,14 @@ class Codec(Protocol):
         digest: what tells its latents from those of any other codec; a denoiser and a head remember it.
         device: where its models are.
         condition_dim: H of `encode_condition`; 0 where it cannot.
+        presets: names of ways to decode, which `generate` takes as `preset`; none where there is but one.
     """
 
     latent_shape: Any  # a field or a property of one of these types: a checker knows no way to say so
     digest: Any
     device: Any
     condition_dim: Any = 0
+    presets: tuple[str, ...] = ()
 
     @abstractmethod
     def to(self, device: torch.device | str) -> Codec:
@@ -85,6 +87,14 @@ class Codec(Protocol):
     def decode(self, latents: Tensor, cond: Source | None = None, batch_size: int = 256, **options) -> list[str]:
         """Texts of latents [B, L, D]: those of `generate`, which also says which of them were cut."""
         return self.generate(latents, cond, batch_size, **options).texts
+
+    def token_accuracy(self, latents: Tensor, texts: list[str], batch_size: int = 256) -> float | None:
+        """Share of tokens that the decoder ranks first, given latents [B, L, D] and the right tokens before.
+
+        Returns:
+            0 to 1, or None by a codec that does not decode token by token.
+        """
+        return None
 
     def round_trip(self, latents: Tensor, texts: list[str], batch_size: int = 256) -> Tensor:
         """How far latents lie from those of the texts that were written from them, read again.

@@ -14,10 +14,10 @@ from transformers import GenerationConfig
 
 from latdiff.codecs.protocol import Codec, Decoded, TextError, as_texts
 from latdiff.config import DECODING
-from latdiff.data.tokens import pad, sentences, tokenize
+from latdiff.data.tokens import IGNORED, labels_of, pad, sentences, tokenize
 from latdiff.errors import UserError, nearest
 from latdiff.models.autoencoder import LatentAutoencoder
-from latdiff.models.backbone import encode_features, generate_ids
+from latdiff.models.backbone import decoder_logits, encode_features, generate_ids
 from latdiff.models.conditions import Source
 
 # a text for every latent, the same for the same seed, and an end-of-text that the decoder chose itself
@@ -33,6 +33,8 @@ class TextCodec(Codec):
         text_model: the frozen encoder-decoder: T5, mT5 or BART.
         autoencoder: the compressor and the reconstructor around it.
     """
+
+    presets = tuple(DECODING)
 
     def __init__(self, tokenizer, text_model, autoencoder: LatentAutoencoder):
         self.tokenizer, self.text_model, self.autoencoder = tokenizer, text_model, autoencoder
@@ -173,6 +175,17 @@ class TextCodec(Codec):
 
     def check_options(self, **options) -> None:
         decoding(**options)
+
+    @torch.no_grad()
+    def token_accuracy(self, latents: Tensor, texts: list[str], batch_size: int = 256) -> float:
+        ids, right, total = self.tokenize(texts), 0, 0
+        for start in range(0, len(ids), batch_size):
+            labels = labels_of(*pad(ids[start : start + batch_size], self.tokenizer.pad_token_id)).to(self.device)
+            features = self.autoencoder.reconstruct(latents[start : start + batch_size].to(self.device))
+            guessed = decoder_logits(self.text_model, features, labels).argmax(-1)
+            right += int(((guessed == labels) & (labels != IGNORED)).sum())
+            total += int((labels != IGNORED).sum())
+        return right / total
 
     @cached_property
     def digest(self) -> str:

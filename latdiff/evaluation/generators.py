@@ -1,11 +1,13 @@
-"""Who writes texts? Our pipeline, a language model, a file: each behind one `generate(prompts, n, seed)`.
+"""Who writes texts? A pipeline, a language model, a file: each behind one `generate(prompts, n, seed)`.
 
-Whatever has that method can be measured by `evaluation`, so that a rival is held to the same figures.
+Whatever has that method is measured with the same figures.
 """
 
 from __future__ import annotations
 
 import itertools
+import time
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from latdiff.codecs.t5 import TextCodec
+from latdiff.codecs.protocol import Codec
 from latdiff.data.corpus import load_texts
 from latdiff.diffusion.guidance import Guide
 from latdiff.diffusion.noise import streams
@@ -21,60 +23,88 @@ from latdiff.diffusion.sampling import make_scheduler
 from latdiff.errors import UserError
 from latdiff.evaluation.judges import LONGEST, class_prefix
 from latdiff.lm import causal_language_model, write
-from latdiff.pipelines.latent import LatentTextDiffusionPipeline
-from latdiff.pipelines.output import TextPipelineOutput, check_guides, scores
+from latdiff.pipelines.output import check_guides, scores
 
 
 class Generator(Protocol):
-    """Anything that writes texts.
+    """Anything that writes texts; a new one inherits `measured`.
 
     Attributes:
         settings: what stands beside its figures, such as a sampler's name and steps.
-        classes: that it was trained to be told; none for most.
+        classes: those that it was trained to be conditioned on; none for most.
     """
 
     settings: dict
-    classes: list[str]
+    classes: Sequence[str] = ()
 
+    @abstractmethod
     def generate(self, prompts: Sequence[str] | None, n: int, seed: int) -> list[str]:
-        """n texts, told `prompts`, a class or a source text for each, or nothing; the same seed gives the same texts.
+        """n texts; the same seed gives the same ones.
 
-        Raises UserError for prompts that it cannot be told.
+        Args:
+            prompts: a class or a source text for each, or None for unconditional texts.
+            n: how many.
+            seed: of the noise.
+
+        Raises:
+            UserError: For prompts that it cannot be conditioned on.
         """
-        ...
+
+    def measured(self, n: int, seed: int) -> tuple[list[str], dict]:
+        """n unconditional texts, and what can be said of how they were written: `seconds`, `texts_per_second`."""
+        began = time.monotonic()
+        return self.generate(None, n, seed), _pace(n, began)
 
 
-class PipelineGenerator:
-    """Our own: a pipeline under one sampler, one set of guides, one scale of classifier-free guidance."""
+def _pace(n: int, began: float) -> dict:
+    seconds = time.monotonic() - began
+    return {"seconds": round(seconds, 1), "texts_per_second": n / seconds}
 
-    def __init__(
-        self, pipe: LatentTextDiffusionPipeline, scheduler: str | None = None, steps: int | None = None,
-        guides: Sequence[Guide] = (), keep: float = 1.0, **told,
-    ):
-        """scheduler, steps: None for the pipeline's own.  keep, guidance_scale, candidates: as of a call of it."""
-        self.pipe, self.scheduler, self.steps, self.keep = pipe, scheduler, steps, keep
-        self.guides, self.told = list(guides), told
+
+class PipelineGenerator(Generator):
+    """A pipeline under one sampler, one set of guides, one scale of classifier-free guidance.
+
+    Args:
+        pipe: of any kind: called with num_samples or cond, and a generator, it returns an object with `texts`.
+        scheduler: a name of `make_scheduler` (default: the pipeline's own).
+        steps: of it (default: the pipeline's own).
+        settings: other arguments of a call, such as guides, keep, guidance_scale, candidates.
+    """
+
+    def __init__(self, pipe, scheduler: str | None = None, steps: int | None = None, **settings):
+        self.pipe, self.scheduler = pipe, scheduler
+        self._call = settings | ({} if steps is None else {"num_inference_steps": steps})
         self.settings = {"scheduler": scheduler, "steps": steps} if scheduler else {}
-        self.settings |= {"keep": keep} if keep < 1 else {}
-        self.classes = pipe.denoiser.config.classes or []
+        self.settings |= {"keep": settings["keep"]} if settings.get("keep", 1) < 1 else {}
+        self.classes = list(getattr(pipe, "classes", ()))
 
     def generate(self, prompts: Sequence[str] | None, n: int, seed: int) -> list[str]:
-        return self.write(prompts, n, seed).texts
+        return self._write(prompts, n, seed).texts
 
-    def write(self, prompts: Sequence[str] | None, n: int, seed: int) -> TextPipelineOutput:
-        """As `generate`, and the latents [n, L, D] that the texts were written from."""
-        own = self.pipe.scheduler
+    def measured(self, n: int, seed: int) -> tuple[list[str], dict]:
+        """As `Generator.measured`, with the mean `round_trip` where the output has latents of the pipeline's codec."""
+        began = time.monotonic()
+        out = self._write(None, n, seed)
+        pace = _pace(n, began)
+        if getattr(out, "latents", None) is not None:
+            distances = self.pipe.codec.round_trip(out.latents, out.texts)
+            read = distances.isfinite()
+            pace |= {"round_trip": distances[read].mean().item()} if read.any() else {}
+        return out.texts, pace
+
+    def _write(self, prompts: Sequence[str] | None, n: int, seed: int):
+        asked = {"num_samples": n} if prompts is None else {"cond": list(prompts)}
+        own = self.pipe.scheduler if self.scheduler else None
         if self.scheduler:
             self.pipe.scheduler = make_scheduler(self.scheduler, own.config.trained_betas)
-        told = {"num_samples": n} if prompts is None else {"cond": list(prompts), **self.told}
         try:
-            return self.pipe(guides=self.guides, num_inference_steps=self.steps, keep=self.keep,
-                             generator=torch.Generator().manual_seed(seed), **told)
+            return self.pipe(**asked, **self._call, generator=torch.Generator().manual_seed(seed))
         finally:
-            self.pipe.scheduler = own
+            if self.scheduler:
+                self.pipe.scheduler = own
 
 
-class LanguageModelGenerator:
+class LanguageModelGenerator(Generator):
     """A causal language model, from a folder (recipes/train_ar.py writes one) or the hub, sampled from token by token.
 
     Args:
@@ -82,7 +112,7 @@ class LanguageModelGenerator:
 
     Text i of a seed is the same however many are asked for.
 
-    A class that the model knows is read before the text: beginning-of-text, the class, beginning-of-text again, as
+    A class that it is conditioned on is read before the text: beginning-of-text, the class, beginning-of-text again, as
     recipes/train_ar.py writes them (`judges.class_prefix`).
     """
 
@@ -100,9 +130,10 @@ class LanguageModelGenerator:
     def generate(self, prompts: Sequence[str] | None, n: int, seed: int) -> list[str]:
         unknown = sorted(set(prompts or []) - set(self.classes))
         if unknown:
-            raise UserError(f"this language model was told {', '.join(self.classes) or 'nothing'}, not {unknown[0]!r}")
-        prefixes = {told: [self.start, *class_prefix(self.tokenizer, told, self.start)] for told in set(prompts or [])}
-        ids = [[self.start]] * n if prompts is None else [prefixes[told] for told in prompts]
+            raise UserError(f"this language model is conditioned on {', '.join(self.classes) or 'nothing'}, and cannot "
+                            f"be on {unknown[0]!r}; ask for unconditional texts, or for a class that it knows")
+        known = {label: [self.start, *class_prefix(self.tokenizer, label, self.start)] for label in set(prompts or [])}
+        ids = [[self.start]] * n if prompts is None else [known[label] for label in prompts]
         own, written = streams(torch.Generator().manual_seed(seed), n), []
         for begin in range(0, n, self.BATCH):
             some = slice(begin, begin + self.BATCH)
@@ -111,13 +142,13 @@ class LanguageModelGenerator:
 
 
 class BestOf:
-    """Of every k texts in a row the one that heads like best, by its latents when it is read again.
+    """Of every k texts in a row the one that heads find likeliest, from its latents when it is read again.
 
-    The cheapest control of a writer that cannot be steered, if the heads that would guide ours keep the score. The
-    texts are read once, whatever they are chosen by.
+    The cheapest control of a generator that cannot be steered, with the heads that would guide ours. The texts are
+    encoded once, whatever they are chosen for.
     """
 
-    def __init__(self, texts: list[str], codec: TextCodec, k: int):
+    def __init__(self, texts: list[str], codec: Codec, k: int):
         """texts: a multiple of k."""
         self.texts, self.codec, self.k = texts, codec, k
         self._fit = torch.tensor(codec.fits(texts))
@@ -141,7 +172,7 @@ class BestOf:
         return [self.texts[group * self.k + place] for group, place in enumerate(best)]
 
 
-class TextsGenerator:
+class TextsGenerator(Generator):
     """Texts that somebody else wrote, in a file: seed k takes the k-th n of them."""
 
     def __init__(self, source: str, text_column: str = "text"):
@@ -151,7 +182,8 @@ class TextsGenerator:
 
     def generate(self, prompts: Sequence[str] | None, n: int, seed: int) -> list[str]:
         if prompts is not None:
-            raise UserError(f"{self.source} holds texts that are written already; they cannot be told anything")
+            raise UserError(f"{self.source} holds texts that are written already; they cannot be conditioned on "
+                            f"{prompts[0]!r}")
         found = self.texts[seed * n : (seed + 1) * n]
         if len(found) < n:
             raise UserError(
@@ -159,3 +191,7 @@ class TextsGenerator:
                 f"{(seed + 1) * n:,}; set --num-samples and --seeds so that there are enough"
             )
         return found
+
+    def measured(self, n: int, seed: int) -> tuple[list[str], dict]:
+        """n of the texts; nothing is known of how they were written."""
+        return self.generate(None, n, seed), {}

@@ -1,62 +1,58 @@
-"""A checkpoint measured: reconstruction, unsteered samples, told ones, steered ones, all in one JSON document.
+"""A checkpoint measured: reconstruction, unconditional, conditional and steered samples, all in one JSON document.
 
-Who writes is a `generators.Generator`, who scores a `scoring.Scorer`; here they are brought together, row by row.
+A `generators.Generator` writes, a `scoring.Scorer` scores; here they are brought together, row by row.
 """
 
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
-from latdiff import storyworld
-from latdiff.codecs.t5 import TextCodec
-from latdiff.data.tokens import IGNORED, labels_of, pad, tokenize
+from latdiff.codecs.protocol import Codec
 from latdiff.diffusion.gaussian import GaussianDiffusion
 from latdiff.diffusion.guidance import Guide
 from latdiff.diffusion.modes import MODES
+from latdiff.errors import UserError
 from latdiff.evaluation import metrics
-from latdiff.evaluation.generators import BestOf, Generator, PipelineGenerator, TextsGenerator
+from latdiff.evaluation.generators import BestOf, Generator, PipelineGenerator
 from latdiff.evaluation.scoring import Pairs, Scorer
 from latdiff.heads.attribute import AttributeHead
-from latdiff.models.backbone import decoder_logits
 from latdiff.pipelines.latent import LatentTextDiffusionPipeline
 from latdiff.schedule import add_noise
+from latdiff.worlds import Drawn, Oracle
 
 NOISE_LEVELS = (0.25, 0.5, 1.0)
 DENOISING_TIMES = tuple(number / 20 for number in range(2, 20))  # of the noise schedule
 CANDIDATES = 5  # of which the best is taken, beside a single one
 
 
-def reconstruction(
-    codec: TextCodec, texts: list[str], seed: int = 0, preset: str = "greedy", bleu: bool = False
-) -> dict:
-    """Token accuracy (teacher-forced) and exact match of unseen texts, clean and with latent noise of sd 0.25 to 1.
+def reconstruction(codec: Codec, texts: list[str], seed: int = 0, preset: str = "greedy", bleu: bool = False) -> dict:
+    """What comes back of unseen texts, from clean latents and from latents with noise of sd 0.25 to 1.
 
-    With `bleu`, which needs the extra `eval`, BLEU against the texts as well. Texts longer than the autoencoder reads
-    are counted under `too_long` and left out.
+    Args:
+        codec: any.
+        texts: N of them; those that the codec cannot read are counted under `too_long` and left out.
+        seed: of the noise.
+        preset: of the codec's, where it has any.
+        bleu: BLEU against the texts as well, which needs the extra `eval`.
+
+    Returns:
+        Exact match, and token accuracy (teacher-forced) of a codec that decodes token by token.
     """
-    limit = codec.autoencoder.config.max_tokens
-    ids = tokenize(codec.tokenizer, texts)
-    fitting = [text for text, row in zip(texts, ids, strict=True) if len(row) <= limit]
+    fitting, options = list(itertools.compress(texts, codec.fits(texts))), {"preset": preset} if codec.presets else {}
     latents = codec.encode(fitting)
     generator = torch.Generator().manual_seed(seed)
     written = {}
     for sd in NOISE_LEVELS:
         eps = torch.randn(latents.shape, generator=generator).to(latents)
-        written[str(sd)] = codec.decode(latents + sd * eps, preset=preset)
-    clean = codec.decode(latents, preset=preset)
-    found = {
-        "n": len(fitting),
-        "too_long": len(texts) - len(fitting),
-        "token_accuracy": token_accuracy(codec, latents, [row for row in ids if len(row) <= limit]),
-        "exact_match": metrics.exact_match(clean, fitting),
-        "decoding": preset,
-        "under_noise": {sd: metrics.exact_match(noisy, fitting) for sd, noisy in written.items()},
-    }
+        written[str(sd)] = codec.decode(latents + sd * eps, **options)
+    clean, accuracy = codec.decode(latents, **options), codec.token_accuracy(latents, fitting)
+    found = {"n": len(fitting), "too_long": len(texts) - len(fitting)}
+    found |= {} if accuracy is None else {"token_accuracy": accuracy}
+    found |= {"exact_match": metrics.exact_match(clean, fitting), "decoding": options.get("preset"),
+              "under_noise": {sd: metrics.exact_match(noisy, fitting) for sd, noisy in written.items()}}
     if bleu:
         references = [[text] for text in fitting]
         found["bleu"] = metrics.bleu(clean, references)
@@ -65,26 +61,18 @@ def reconstruction(
 
 
 @torch.no_grad()
-def token_accuracy(codec: TextCodec, latents: Tensor, ids: list[list[int]]) -> float:
-    """Share of tokens that the decoder ranks first given the right ones before, for latents [B, L, D]."""
-    right = total = 0
-    for start in range(0, len(ids), 256):
-        chunk, rows = latents[start : start + 256], ids[start : start + 256]
-        labels = labels_of(*pad(rows, codec.tokenizer.pad_token_id)).to(chunk.device)
-        guessed = decoder_logits(codec.text_model, codec.autoencoder.reconstruct(chunk), labels).argmax(-1)
-        right += int(((guessed == labels) & (labels != IGNORED)).sum())
-        total += int((labels != IGNORED).sum())
-    return right / total
-
-
-@torch.no_grad()
-def denoising(pipe: LatentTextDiffusionPipeline, texts: list[str], seed: int = 0) -> dict:
+def denoising(pipe: LatentTextDiffusionPipeline, texts: list[str], seed: int = 0, batch_size: int = 256) -> dict:
     """The denoiser's mean squared error on latents of unseen texts, at times from .1 to .95 of the noise schedule.
 
-    1 is to know nothing, for latents are whitened. Where it falls from that towards 0 is decided what a text says, and
-    there training should look (`diffusion.times`). Estimates are told an earlier one, as in sampling, and no condition.
-    Returns lists of equal length, times, sigma and errors, and n, the texts; those longer than the autoencoder reads
-    are left out. Raises codec.TextError where none is left.
+    An error of 1 is that of no knowledge, for latents are whitened. Where it falls from there towards 0, what a text
+    says is decided, and there training should look (`diffusion.times`). As in sampling, an estimate is conditioned on
+    an earlier one; it has no other condition. Texts that the codec cannot read are left out.
+
+    Returns:
+        Lists of equal length, `times`, `sigma` and `errors`, and `n`, the texts.
+
+    Raises:
+        TextError: Where no text is left.
     """
     codec, alpha2 = pipe.codec, pipe.scheduler.alphas_cumprod
     x0 = codec.encode(list(itertools.compress(texts, codec.fits(texts))))
@@ -95,7 +83,7 @@ def denoising(pipe: LatentTextDiffusionPipeline, texts: list[str], seed: int = 0
         z = add_noise(x0, torch.randn(x0.shape, generator=generator).to(x0), signal.to(x0))
         estimates = [
             diffusion.denoise(rows, at, None, diffusion.denoise(rows, at))
-            for rows, at in zip(z.split(256), signal.split(256), strict=True)
+            for rows, at in zip(z.split(batch_size), signal.split(batch_size), strict=True)
         ]
         sigma.append((1 - signal[0]).sqrt().item())
         errors.append((torch.cat(estimates) - x0).square().mean().item())
@@ -103,23 +91,13 @@ def denoising(pipe: LatentTextDiffusionPipeline, texts: list[str], seed: int = 0
 
 
 def unsteered(generator: Generator, scorer: Scorer, n: int, seed: int) -> dict:
-    """One row: quality, coverage and memorisation of n texts that nothing was asked of, and how fast they came."""
-    began = time.monotonic()
-    ours = generator.write(None, n, seed) if isinstance(generator, PipelineGenerator) else None
-    texts = generator.generate(None, n, seed) if ours is None else ours.texts
-    seconds = time.monotonic() - began
-    row = generator.settings | scorer.unsteered(texts) | {"samples": texts[:20]}
-    if ours is not None:
-        distances = generator.pipe.codec.round_trip(ours.latents, texts)
-        read = distances.isfinite()
-        row |= {"round_trip": distances[read].mean().item()} if read.any() else {}
-    if isinstance(generator, TextsGenerator):  # which only read them
-        return row
-    return row | {"seconds": round(seconds, 1), "texts_per_second": n / seconds}
+    """One row: quality, coverage and memorisation of n unconditional texts, and how fast they were written."""
+    texts, figures = generator.measured(n, seed)
+    return generator.settings | scorer.unsteered(texts) | {"samples": texts[:20]} | figures
 
 
 def by_class(generator: Generator, scorer: Scorer, n: int, seed: int) -> list[dict]:
-    """A row for every class of the corpus that a generator can be told, which share n texts, one each at least."""
+    """A row for every class of the corpus, by a generator that knows them; they share n texts, one each at least."""
     name, classes = scorer.recipe.data.condition_column, scorer.corpus.classes
     share, rows = max(1, n // len(classes)), []
     for label in classes:
@@ -130,7 +108,7 @@ def by_class(generator: Generator, scorer: Scorer, n: int, seed: int) -> list[di
 
 
 def reranked(
-    generator: Generator, scorer: Scorer, n: int, seed: int, codec: TextCodec, sets: list[list[AttributeHead]], k: int
+    generator: Generator, scorer: Scorer, n: int, seed: int, codec: Codec, sets: list[list[AttributeHead]], k: int
 ) -> list[dict]:
     """A row for every combination of one label from each head of a set; those of a set share n texts, the best of k.
 
@@ -167,7 +145,7 @@ class Evaluation:
         self, heads: list[AttributeHead], samplers: list[tuple[str, int]], scale: float | None = None,
         sweep: list[float] | None = None, guidance_scales: Sequence[float] = (1.0, 2.0),
     ) -> dict:
-        """The document: unsteered samples of each sampler, told ones, steered ones, and pairs of heads.
+        """The document: unconditional samples of each sampler, conditional and steered ones, and pairs of heads.
 
         `sweep`, if given, adds control against fluency at these scales, or, where it is empty, at those around usual.
         """
@@ -222,20 +200,24 @@ class Evaluation:
         return [row for mode in modes for row in self.sweep(head, mode, scales or around[mode])]
 
     def edited(self, head: AttributeHead, strength: float, scale: float | None = None, mode: str = "x0") -> dict:
-        """Stories of the oracle's world, each with its label changed to the next one of the head.
+        """Texts of the oracle's world, each with its label changed to the next one of the head.
 
-        `kept` is the mean share of a story's slots that are the same afterwards; of a changed sentiment, all
-        but outcome and feeling, which have to change with it.
+        `kept` is the mean share of a text's slots that are the same afterwards, but for those that have to change with
+        the attribute (`Oracle.bound`).
+
+        Raises:
+            UserError: For a corpus without an oracle.
         """
-        bound = {"sentiment": ("outcome", "feeling")}.get(head.name, ())
+        if (oracle := self.scorer.oracle) is None:
+            raise UserError(f"{self.scorer.recipe.data.source} has no oracle, which says what an edit kept")
         labels, rows = list(map(str, head.classes_)), []
         share = max(1, self.num_samples // len(labels))
         for index, label in enumerate(labels):
             guide = head.toward(labels[(index + 1) % len(labels)], scale, mode)
-            stories = storyworld.sample(share, self.seed + 1000, **{head.name: label})
+            drawn = oracle.sample(share, self.seed + 1000, **{head.name: label})
             generator = torch.Generator().manual_seed(self.seed)
-            texts = self.pipe.edit([s.text for s in stories], [guide], strength, generator=generator).texts
-            rows += [_edited(before, text, guide, bound) for before, text in zip(stories, texts, strict=True)]
+            texts = self.pipe.edit([one.text for one in drawn], [guide], strength, generator=generator).texts
+            rows += [_edited(oracle, before, text, guide) for before, text in zip(drawn, texts, strict=True)]
         means = {key: sum(row[key] for row in rows) / len(rows) for key in ("success", "validity", "kept")}
         return {"attribute": head.name, "strength": strength, "scale": guide.scale, "mode": guide.mode,
                 "n": len(rows), **means, "samples": [[row["before"], row["after"]] for row in rows[:5]]}
@@ -253,7 +235,7 @@ class Evaluation:
         return rows
 
     def by_class(self, guidance_scale: float) -> list[dict]:
-        """A row for every class that the denoiser can be told, at this scale of classifier-free guidance."""
+        """A row for every class that the denoiser knows, at this scale of classifier-free guidance."""
         generator = PipelineGenerator(self.pipe, keep=self.keep, guidance_scale=guidance_scale)
         rows = by_class(generator, self.scorer, self.num_samples, self.seed)
         return [row | {"guidance_scale": guidance_scale} for row in rows]
@@ -261,17 +243,17 @@ class Evaluation:
     def by_source(self, guidance_scale: float, candidates: int) -> dict:
         """One row: what is written for unseen sources, held against the texts that belong to them."""
         pairs = Pairs.of(self.scorer.corpus, self.pipe.codec.fits, self.num_samples)
-        told = {"guidance_scale": guidance_scale, "candidates": candidates}
-        texts = PipelineGenerator(self.pipe, **told).generate(pairs.sources, len(pairs.sources), self.seed)
-        return told | self.scorer.written_for(pairs, texts)
+        settings = {"guidance_scale": guidance_scale, "candidates": candidates}
+        texts = PipelineGenerator(self.pipe, **settings).generate(pairs.sources, len(pairs.sources), self.seed)
+        return settings | self.scorer.written_for(pairs, texts)
 
     def _steered(self, targets: dict[str, str], guides: list[Guide], n: int) -> dict:
         texts = PipelineGenerator(self.pipe, guides=guides, keep=self.keep).generate(None, n, self.seed)
         return self.scorer.steered(texts, targets) | {"samples": texts[:10]}
 
 
-def _edited(before: storyworld.Story, after: str, guide: Guide, bound: tuple[str, ...]) -> dict:
-    reading = storyworld.read(after)
+def _edited(oracle: Oracle, before: Drawn, after: str, guide: Guide) -> dict:
+    reading, bound = oracle.read(after), oracle.bound.get(guide.head.name, ())
     slots = [name for name in before.slots if name not in bound]
     return {
         "before": before.text, "after": after, "validity": reading.valid,

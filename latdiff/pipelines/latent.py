@@ -126,6 +126,11 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
     def codec(self, codec: Codec | None) -> None:
         self._codec = codec
 
+    @property
+    def classes(self) -> list[str]:
+        """Those that the denoiser can be conditioned on; none where it is conditioned on source texts or nothing."""
+        return self.denoiser.config.classes or []
+
     @torch.no_grad()
     def __call__(
         self, cond: str | Sequence[str] | None = None, num_samples: int | None = None,
@@ -371,7 +376,7 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
     def _decode_options(self, given: str | dict | None) -> dict:
         """Arguments of `codec.generate`; a name is a preset. Unknown ones are refused before the first step."""
         given = {"preset": given} if isinstance(given, str) else given or {}
-        options = ({"preset": self.config.decoding} if isinstance(self.codec, TextCodec) else {}) | given
+        options = ({"preset": self.config.decoding} if self.codec.presets else {}) | given
         self.codec.check_options(**options)
         return options
 

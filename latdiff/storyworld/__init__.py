@@ -11,11 +11,11 @@ exact probability of every choice, `log_prob` that of a whole story, `count_stor
 """
 
 from .compare import Comparison, compare
-from .grammar import ATTRIBUTES, Story, count_stories, marginals, sample
+from .grammar import ATTRIBUTES, BOUND, Story, count_stories, marginals, sample
 from .likelihood import log_prob
 from .oracle import ERRORS, Reading, read
 
-__all__ = ["ATTRIBUTES", "ERRORS", "Comparison", "Reading", "Story", "attributes", "compare", "count_stories",
-           "log_prob", "marginals", "read", "sample"]
+__all__ = ["ATTRIBUTES", "ERRORS", "Comparison", "Reading", "Story", "attributes", "bound", "compare",
+           "count_stories", "log_prob", "marginals", "read", "sample"]
 
-attributes = ATTRIBUTES  # the name that `latdiff.worlds.Oracle` asks for
+attributes, bound = ATTRIBUTES, BOUND  # the names that `latdiff.worlds.Oracle` asks for

@@ -23,6 +23,14 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "length": tuple(PLANS),
     "weather": tuple(WEATHERS),
 }
+# attribute -> slots that have no value in common under any two of its values, and so change with it
+BOUND: dict[str, tuple[str, ...]] = {
+    "topic": ("place", "object", "adjective", "goal_verb", "complication", "outcome"),
+    "sentiment": ("outcome", "feeling"),
+    "person": ("name",),
+    "length": ("goal_complication_frame", "outcome_frame", "feeling_frame"),
+    "weather": ("weather_wording",),
+}
 T = TypeVar("T")
 GENDERS = {name: gender for gender, names in NAMES.items() for name in names}
 ALL_NAMES = tuple(GENDERS)

@@ -1,5 +1,6 @@
 """What evaluation counts on in a world: one suite for all of them, a toy of a few lines included."""
 
+import itertools
 import json
 import math
 import random
@@ -17,6 +18,7 @@ class Colours:
     """A toy: a thing of a colour."""
 
     attributes = {"colour": ("red", "blue"), "thing": ("ball", "kite", "hat")}  # noqa: RUF012
+    bound = {}  # noqa: RUF012
 
     def sample(self, n, seed, **fixed):
         for name, value in fixed.items():
@@ -30,7 +32,7 @@ class Colours:
         words = text.removeprefix("A ").removesuffix(".").split(" ")
         found = {k: word for k, word in zip(self.attributes, words, strict=False) if word in self.attributes[k]}
         valid = len(found) == 2 and text == f"A {found['colour']} {found['thing']}."
-        return SimpleNamespace(valid=valid, errors=() if valid else ("frame",), attributes=found)
+        return SimpleNamespace(valid=valid, errors=() if valid else ("frame",), attributes=found, slots={})
 
     def compare(self, texts, **asked):
         if not (texts := list(texts)):
@@ -67,7 +69,7 @@ def test_samples_read_back_as_they_were_drawn(oracle, drawn):
     for one in drawn:
         reading = oracle.read(one.text)
         assert reading.valid and not reading.errors
-        assert reading.attributes == one.attributes
+        assert reading.attributes == one.attributes and reading.slots == one.slots
         assert one.attributes.keys() == oracle.attributes.keys()
 
 
@@ -81,6 +83,15 @@ def test_fixed_attributes_are_respected(oracle):
         for value in values:
             texts = [one.text for one in oracle.sample(5, 2, **{name: value})]
             assert {oracle.read(text).attributes[name] for text in texts} == {value}
+
+
+def test_bound_slots_change_with_their_attribute_and_only_they_always_do(oracle):
+    for name, values in oracle.attributes.items():
+        drawn = [oracle.sample(N, 3, **{name: value}) for value in values]
+        seen = [{(slot, value) for one in of_value for slot, value in one.slots.items()} for of_value in drawn]
+        slots = {slot for of_value in seen for slot, _ in of_value}
+        common = {slot for a, b in itertools.combinations(seen, 2) for slot, _ in a & b}
+        assert slots - common == set(oracle.bound.get(name, ()))
 
 
 @pytest.mark.parametrize("name", ["nothing", None])
