@@ -20,7 +20,7 @@ _HOMES = {
     "load_head": "heads.files",
     "Codec": "codecs.protocol",
     "load_codec": "codecs.files",
-    "load_pipeline": "pipelines.files",
+    "open_checkpoint": "pipelines.files",
     "load_recipe": "config",
     "make_scheduler": "diffusion.sampling",
     "sample": "diffusion.sampling",

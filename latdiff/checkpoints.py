@@ -1,11 +1,18 @@
-"""Where a checkpoint lies: a folder, or a snapshot of one on the Hugging Face hub."""
+"""Where a checkpoint lies, a folder or a snapshot of one on the Hugging Face hub, and of which class it is."""
 
 from __future__ import annotations
 
+import importlib
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 from latdiff.errors import UserError, first_line
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be used, in one sentence."""
 
 
 def folder_of(checkpoint: str | Path) -> Path:
@@ -34,3 +41,22 @@ def folder_of(checkpoint: str | Path) -> Path:
             f"{checkpoint} is no folder here, and could not be fetched from the hub ({first_line(error)}); give the "
             "path of a checkpoint, or the id of one that can be reached"
         ) from error
+
+
+def class_of(file: Path) -> type[Any]:
+    """The public class of latdiff that a saved configuration names.
+
+    Args:
+        file: A `config.json` or `model_index.json`, with the class under `_class_name`.
+
+    Raises:
+        CheckpointError: Where it cannot be read, or names a class that latdiff does not have.
+    """
+    try:
+        name = json.loads(file.read_text(encoding="utf-8"))["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{file} is cut short or damaged: {first_line(error)}; copy the folder again") from error
+    found = getattr(importlib.import_module("latdiff"), str(name), None)
+    if not isinstance(found, type):
+        raise CheckpointError(f"{file} names the class {name}, which this latdiff does not have; a newer one may")
+    return found

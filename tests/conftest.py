@@ -55,9 +55,9 @@ def talkative(pipe):
 @pytest.fixture
 def pipe(tiny):
     """The checkpoint's pipeline, freshly loaded."""
-    from latdiff.pipelines.files import load_pipeline
+    from latdiff.pipelines.files import open_checkpoint
 
-    loaded = load_pipeline(tiny.checkpoint)
+    loaded = open_checkpoint(tiny.checkpoint)
     loaded.set_progress_bar_config(disable=True)
     return loaded
 

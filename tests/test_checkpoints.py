@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from latdiff import LatentTextDiffusionPipeline
 from latdiff.codecs.files import CheckpointError, load_codec
-from latdiff.pipelines.files import load_pipeline
+from latdiff.pipelines.files import open_checkpoint
 
 
 def seeded():
@@ -41,7 +41,7 @@ def test_a_denoiser_of_another_codec_is_refused_with_both_digests(copy, pipe):
     config.write_text(
         config.read_text(encoding="utf-8").replace(pipe.codec.digest, "0123456789abcdef"), "utf-8"
     )
-    for load in (load_pipeline, LatentTextDiffusionPipeline.from_pretrained):
+    for load in (open_checkpoint, LatentTextDiffusionPipeline.from_pretrained):
         with pytest.raises(CheckpointError) as error:
             load(copy)
         assert "0123456789abcdef" in str(error.value)
@@ -61,7 +61,7 @@ PARTS = ("tokenizer", "text_model", "autoencoder", "denoiser", "scheduler")
 @pytest.mark.parametrize("part", PARTS)
 def test_a_missing_part_is_named(copy, part):
     shutil.rmtree(copy / part)
-    said = refusal(load_pipeline, copy)
+    said = refusal(open_checkpoint, copy)
     assert part in said
     assert "incomplete" in said
 
@@ -70,14 +70,14 @@ def test_a_missing_part_is_named(copy, part):
 def test_weights_cut_short(copy, part):
     (weights,) = (copy / part).glob("*.safetensors")
     weights.write_bytes(weights.read_bytes()[:-50])
-    assert "cut short or damaged" in refusal(load_pipeline, copy)
+    assert "cut short or damaged" in refusal(open_checkpoint, copy)
 
 
 @pytest.mark.parametrize("part", ["text_model", "autoencoder", "denoiser"])
 def test_weights_that_are_missing(copy, part):
     (weights,) = (copy / part).glob("*.safetensors")
     weights.unlink()
-    assert "cut short or damaged" in refusal(load_pipeline, copy)
+    assert "cut short or damaged" in refusal(open_checkpoint, copy)
 
 
 def drop_one_weight(folder):
@@ -92,7 +92,7 @@ def drop_one_weight(folder):
 @pytest.mark.parametrize("part", ["autoencoder", "denoiser"])
 def test_a_single_weight_that_is_missing_is_named(copy, part):
     name = drop_one_weight(copy / part)
-    for load in (load_pipeline, LatentTextDiffusionPipeline.from_pretrained):
+    for load in (open_checkpoint, LatentTextDiffusionPipeline.from_pretrained):
         said = refusal(load, copy)
         assert f"{part} lacks 1 of its weights, the first is {name}" in said
 
@@ -104,7 +104,7 @@ def test_a_codec_lacking_a_weight(copy):
 
 def test_a_text_model_lacking_a_weight(copy):
     name = drop_one_weight(copy / "text_model")
-    assert f"lacks 1 weights, the first is {name}" in refusal(load_pipeline, copy)
+    assert f"lacks 1 weights, the first is {name}" in refusal(open_checkpoint, copy)
 
 
 @pytest.mark.parametrize("part", ["autoencoder", "denoiser"])
@@ -112,17 +112,17 @@ def test_weights_of_another_shape(copy, part):
     config = copy / part / "config.json"
     settings = json.loads(config.read_text(encoding="utf-8"))
     config.write_text(json.dumps(settings | {"width": 32}), encoding="utf-8")
-    refusal(load_pipeline, copy)
+    refusal(open_checkpoint, copy)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"_class_name": 5}'])
 def test_a_damaged_index(copy, content):
     (copy / "model_index.json").write_text(content, encoding="utf-8")
-    refusal(load_pipeline, copy)
+    refusal(open_checkpoint, copy)
 
 
 def test_no_pipeline_there_names_those_beside(copy):
-    said = refusal(load_pipeline, copy.parent / "cpoy")
+    said = refusal(open_checkpoint, copy.parent / "cpoy")
     assert "no model_index.json" in said
     assert "finished ones beside it: copy" in said
     assert "make train-diffusion" in said

@@ -13,7 +13,7 @@ from latdiff.diffusion.noise import streams
 from latdiff.diffusion.sampling import SchedulerError, make_scheduler
 from latdiff.errors import UserError
 from latdiff.models.denoiser import LatentDenoiser
-from latdiff.pipelines.files import load_pipeline
+from latdiff.pipelines.files import open_checkpoint
 
 L, D = 3, 4
 
@@ -177,7 +177,7 @@ def test_a_pipeline_on_the_gpu_writes_what_it_writes_on_the_cpu(pipe, head):
 def test_the_decoding_of_a_checkpoint_is_used_unless_a_call_names_another(pipe, tmp_path):
     pipe.register_to_config(decoding="ld4lg")
     pipe.save_pretrained(tmp_path)
-    again = load_pipeline(tmp_path)
+    again = open_checkpoint(tmp_path)
     with torch.no_grad():
         again.autoencoder.features_out[-1].weight.mul_(100)  # so that the texts differ
     noise = torch.randn(4, L, D, generator=seeded())
@@ -463,4 +463,4 @@ def test_conditions_that_are_refused(conditional, tiny):
         with pytest.raises(UserError, match=said):
             pipe(**settings)
     with pytest.raises(CheckpointError, match="trained without conditions"):
-        load_pipeline(tiny.checkpoint)(cond=one)
+        open_checkpoint(tiny.checkpoint)(cond=one)

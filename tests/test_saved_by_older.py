@@ -9,7 +9,7 @@ import torch
 from latdiff import load_head
 from latdiff.config import load_recipe
 from latdiff.diffusion.sampling import make_scheduler
-from latdiff.pipelines.files import load_pipeline
+from latdiff.pipelines.files import open_checkpoint
 
 SAVED = Path(__file__).parent / "fixtures" / "v0"
 EXPECTED = json.loads((SAVED / "expected.json").read_text(encoding="utf-8"))
@@ -17,7 +17,7 @@ EXPECTED = json.loads((SAVED / "expected.json").read_text(encoding="utf-8"))
 
 @pytest.fixture(scope="module")
 def pipe():
-    pipe = load_pipeline(SAVED / "pipeline")
+    pipe = open_checkpoint(SAVED / "pipeline")
     pipe.set_progress_bar_config(disable=True)
     pipe.scheduler = make_scheduler(EXPECTED["scheduler"], pipe.scheduler.config.trained_betas)
     return pipe
@@ -70,4 +70,4 @@ def test_a_pipeline_saved_again_names_no_file(pipe, tmp_path):
     parts = json.loads((tmp_path / "model_index.json").read_text(encoding="utf-8"))
     assert parts["autoencoder"] == ["latdiff", "LatentAutoencoder"]
     assert parts["denoiser"] == ["latdiff", "LatentDenoiser"]
-    assert load_pipeline(tmp_path).codec.latent_shape == pipe.codec.latent_shape
+    assert open_checkpoint(tmp_path).codec.latent_shape == pipe.codec.latent_shape

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import json
 from pathlib import Path
 
+from latdiff.checkpoints import CheckpointError, class_of
 from latdiff.codecs.protocol import Codec
 from latdiff.codecs.t5 import TextCodec
-from latdiff.errors import UserError, first_line
+from latdiff.errors import first_line
 from latdiff.models.autoencoder import LatentAutoencoder
 from latdiff.models.backbone import load_backbone
-
-
-class CheckpointError(UserError):
-    """A checkpoint that cannot be used, in one sentence."""
 
 
 def save_codec(codec: Codec, folder: str | Path) -> None:
@@ -52,10 +47,9 @@ def refuse_gaps(name: str | Path, part) -> None:
 
 
 def _of_class(folder: Path) -> Codec:
-    """A codec that is one part, by the class that its config.json names among latdiff's public ones."""
+    """A codec that is one part, of the class that its config.json names."""
+    kind = class_of(folder / "config.json")
     try:
-        name = json.loads((folder / "config.json").read_text(encoding="utf-8"))["_class_name"]
-        kind = getattr(importlib.import_module("latdiff"), name)
         return kind.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder} is no codec that latdiff knows, or is damaged: {first_line(error)}") from error

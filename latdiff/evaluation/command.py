@@ -1,7 +1,7 @@
-"""What `latdiff evaluate` does: who is measured, on which corpus, by which judges, and what is written down.
+"""What `latdiff evaluate` does: what is measured, on which corpus, with which judges, and what is written down.
 
-A pipeline or a rival is opened, measured at every seed by `evaluation`, averaged, and laid down as one JSON document
-with pictures beside it.
+A pipeline, a language model or a file of texts is opened, measured at every seed, averaged over them, and written as
+one JSON document with pictures beside it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from pathlib import Path
 
 import torch
 
+from latdiff.checkpoints import class_of
 from latdiff.codecs.files import load_codec
 from latdiff.config import DECODING, Recipe, load_recipe, sampler_words
 from latdiff.data.corpus import load_corpus, load_labelled
 from latdiff.errors import UserError
-from latdiff.evaluation.generators import LanguageModelGenerator, TextsGenerator
+from latdiff.evaluation.generators import Generator, LanguageModelGenerator, PipelineGenerator, TextsGenerator
 from latdiff.evaluation.judges import CrowdJudge, FluencyJudge, LabelJudge, SeenTexts, SimilarityJudge
 from latdiff.evaluation.metrics import require_packages
 from latdiff.evaluation.plots import (
@@ -45,21 +46,24 @@ from latdiff.evaluation.scoring import Scorer
 from latdiff.heads.attribute import AttributeHead
 from latdiff.heads.files import label_heads
 from latdiff.pipelines.files import load_for_commands
+from latdiff.pipelines.latent import LatentTextDiffusionPipeline
 from latdiff.pipelines.output import check_guides
 
-OF_PIPELINES = ("samplers", "scale", "sweep_scale", "guidance_scale", "decode", "keep")
-OF_RIVALS = ("recipe", "top_p", "rerank", "text_column")
+LATENT, OTHER, MODEL, FILE = "a latent pipeline", "another pipeline", "a language model", "a file of texts"
+TAKEN_BY = dict.fromkeys(("samplers", "scale", "sweep_scale", "guidance_scale", "decode", "keep"), (LATENT,)) | {
+    "recipe": (OTHER, MODEL, FILE), "rerank": (OTHER, MODEL), "top_p": (MODEL,), "text_column": (FILE,),
+}  # options that only some kinds of generator know
 Measure = tuple[Callable[[int], dict], dict]  # seed -> figures, and what is the same for all seeds
 
 
 def run(options: argparse.Namespace) -> None:
     """`latdiff evaluate`: measure, write the document, draw it, print its summary."""
     place = Path(options.checkpoint)
-    is_rival = place.is_file() or (place / "config.json").exists()  # of a pipeline it is model_index.json
-    _check(options, is_rival)
+    kind = _kind(place)
+    _check(options, kind)
     older_figures(options.json)  # refuses to replace a file of another kind
     began = time.monotonic()
-    measure, document = (_measure_rival if is_rival else _measure_pipeline)(options, place)
+    measure, document = (_measure_pipeline if kind == LATENT else _measure_texts)(options, place)
     seeds = list(range(options.seed, options.seed + options.seeds))
     measured = averaged([measure(seed) for seed in seeds])
     trained = training_figures(place) if place.is_dir() else {}
@@ -67,18 +71,28 @@ def run(options: argparse.Namespace) -> None:
     document["evaluation_minutes"] = round((time.monotonic() - began) / 60, 2)
     write_json(options.json, document)
     _draw(document, options.json)
-    if not is_rival and options.json.resolve() == (place / "metrics.json").resolve():
+    if kind == LATENT and options.json.resolve() == (place / "metrics.json").resolve():
         write_card(place)
     print(summary(document), f"-> {options.json}", sep="\n")
 
 
-def _check(options: argparse.Namespace, is_rival: bool) -> None:
+def _kind(place: Path) -> str:
+    """What writes the texts of a place, by what lies there."""
+    if place.is_file():
+        return FILE
+    index = place / "model_index.json"
+    if not index.exists() and (place / "config.json").exists():
+        return MODEL
+    # a folder that holds nothing of all that is refused by open_checkpoint, with the pipelines beside it
+    return OTHER if index.exists() and class_of(index) is not LatentTextDiffusionPipeline else LATENT
+
+
+def _check(options: argparse.Namespace, kind: str) -> None:
     """Everything that can be wrong with the words, before anything loads."""
-    of_others, kind = (OF_PIPELINES, "a rival") if is_rival else (OF_RIVALS, "a pipeline")
-    idle = [flag for flag in of_others if getattr(options, flag) is not None]
+    idle = [flag for flag, kinds in TAKEN_BY.items() if kind not in kinds and getattr(options, flag) is not None]
     if idle:
         said = " and ".join(f"--{flag.replace('_', '-')}" for flag in idle)
-        raise UserError(f"{options.checkpoint} is {kind}, for which {said} means nothing; leave it out")
+        raise UserError(f"{options.checkpoint} is {kind}, which does not take {said}; leave that out")
     scales = {"--sweep-scale": options.sweep_scale or [], "--guidance-scale": options.guidance_scale or [],
               "--scale": [options.scale or 0.0]}
     for flag, values in scales.items():
@@ -126,14 +140,13 @@ def _measure_pipeline(options: argparse.Namespace, folder: Path) -> Measure:
     }
 
 
-def _measure_rival(options: argparse.Namespace, place: Path) -> Measure:
+def _measure_texts(options: argparse.Namespace, place: Path) -> Measure:
     """How anything else that writes texts is, against the recipe's corpus that lies beside it or is named."""
     own = place / "recipe.yaml"
     if not (options.recipe or own.exists()):
         raise UserError(f"{place} has no recipe.yaml beside it, which says what its texts should be like; name one: "
                         "--recipe storyworld, or the path of a checkpoint's recipe.yaml")
-    recipe = load_recipe(options.recipe or str(own))
-    rival = _file(options, place) if place.is_file() else _language_model(options, place)
+    recipe, generator = load_recipe(options.recipe or str(own)), _generator(options, place)
     folder, k = _rerank_words(options.rerank) if options.rerank else (None, 0)
     codec, heads = (load_codec(folder), label_heads(folder)) if folder else (None, [])
     if folder and not heads:
@@ -143,37 +156,34 @@ def _measure_rival(options: argparse.Namespace, place: Path) -> Measure:
         for head in heads:
             check_guides(codec, [head.toward(head.classes_[0])])
     scorer = _scorer(options, recipe, heads)
-    if rival.classes and sorted(rival.classes) != sorted(scorer.corpus.classes):
+    if generator.classes and sorted(generator.classes) != sorted(scorer.corpus.classes):
         classes = ", ".join(scorer.corpus.classes) or "none"
-        raise UserError(f"{place} was told the classes {', '.join(rival.classes)}, but those of the corpus that it is "
-                        f"held against are: {classes}; name the recipe that it was trained with")
+        raise UserError(f"{place} is conditioned on the classes {', '.join(generator.classes)}, but those of the "
+                        f"corpus that it is held against are: {classes}; name the recipe that it was trained with")
 
     def measure(seed: int) -> dict:
-        told = rival, scorer, options.num_samples, seed
-        found: dict = {"unconditional": [unsteered(*told)]}
-        if rival.classes:
-            found["by_class"] = by_class(*told)
-        if heads:
+        asked = generator, scorer, options.num_samples, seed
+        found: dict = {"unconditional": [unsteered(*asked)]}
+        if generator.classes:
+            found["by_class"] = by_class(*asked)
+        if codec is not None:
             sets = [*([head] for head in heads), *map(list, itertools.combinations(heads, 2))]
-            found["reranked"] = reranked(*told, codec, sets, k)
+            found["reranked"] = reranked(*asked, codec, sets, k)
         return found
 
     return measure, _of_all_seeds(scorer, options)
 
 
-def _file(options: argparse.Namespace, place: Path) -> TextsGenerator:
-    """Raises UserError where it holds too few texts for all seeds."""
-    if options.rerank or options.top_p:
-        raise UserError(f"{place} is a file of texts, for which --rerank and --top-p mean nothing; leave them out")
-    generator = TextsGenerator(str(place), options.text_column or "text")
-    generator.generate(None, options.num_samples, options.seed + options.seeds - 1)
-    return generator
-
-
-def _language_model(options: argparse.Namespace, place: Path) -> LanguageModelGenerator:
-    if options.text_column:
-        raise UserError(f"{place} is a language model, for which --text-column means nothing; leave it out")
-    return LanguageModelGenerator(place, options.top_p or 1.0)
+def _generator(options: argparse.Namespace, place: Path) -> Generator:
+    """Raises UserError where there is none, or a file holds too few texts for all seeds."""
+    kind = _kind(place)
+    if kind == OTHER:
+        return PipelineGenerator(load_for_commands(place, options.quiet))
+    if kind == MODEL:
+        return LanguageModelGenerator(place, options.top_p or 1.0)
+    texts = TextsGenerator(str(place), options.text_column or "text")
+    texts.generate(None, options.num_samples, options.seed + options.seeds - 1)
+    return texts
 
 
 def _rerank_words(text: str) -> tuple[Path, int]:
@@ -189,12 +199,12 @@ def _scorer(options: argparse.Namespace, recipe: Recipe, heads: list[AttributeHe
         raise UserError(f"--bert-score compares what is written for source texts, but data.condition of the recipe is "
                         f"{recipe.data.condition!r}; leave it out")
     corpus = load_corpus(recipe.data, recipe.seed)
-    told = [SeenTexts(recipe.data.condition_column, corpus.classes, corpus.train)] if corpus.classes else []
-    judges = dict(_judges(options.judge, [*told, *heads]))
+    seen = [SeenTexts(recipe.data.condition_column, corpus.classes, corpus.train)] if corpus.classes else []
+    judges = dict(_judges(options.judge, [*seen, *heads]))
     fluency = FluencyJudge(options.fluency) if options.fluency else None
     if fluency and getattr(fluency.model.config, "classes", []):
-        raise UserError(f"--fluency {options.fluency}: this language model was told classes, and hardly knows texts "
-                        "without; train a judge with train_ar.condition_dropout=1 and another name")
+        raise UserError(f"--fluency {options.fluency}: this language model is conditioned on classes, and hardly knows "
+                        "texts without; train a judge with train_ar.condition_dropout=1 and another name")
     crowds = CrowdJudge(options.mauve) if options.mauve else None
     similarity = SimilarityJudge(options.bert_score) if options.bert_score else None
     return Scorer(recipe, corpus, judges, fluency, crowds, similarity)
@@ -217,7 +227,7 @@ def _draw(document: dict, path: Path) -> None:
 
 
 def _judges(wanted: list[str], heads: list) -> Iterator[tuple]:
-    """Name and judge of heads, or of the classes that the model is told, fitted on texts that they have not seen."""
+    """Name and judge of heads, or of the model's classes, fitted on texts that neither has seen."""
     for words in wanted:
         name, equals, rest = words.partition("=")
         # a colon only splits off a column where the whole is no file

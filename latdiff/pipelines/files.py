@@ -6,16 +6,27 @@ import json
 from pathlib import Path
 
 import torch
+from diffusers import DiffusionPipeline
 from diffusers.utils import logging
 
-from latdiff.codecs.files import CheckpointError, refuse_gaps
+from latdiff.checkpoints import CheckpointError, class_of
+from latdiff.codecs.files import refuse_gaps
 from latdiff.errors import first_line
 from latdiff.models.backbone import load_backbone
-from latdiff.pipelines.latent import LatentTextDiffusionPipeline
 
 
-def load_pipeline(folder: str | Path) -> LatentTextDiffusionPipeline:
-    """`from_pretrained` of a folder, in float32; what is missing or damaged comes as a CheckpointError."""
+def open_checkpoint(folder: str | Path) -> DiffusionPipeline:
+    """The pipeline of a folder, in float32, of the class that its model_index.json names.
+
+    Args:
+        folder: of a finished pipeline.
+
+    Returns:
+        A LatentTextDiffusionPipeline, or what other public class of latdiff was saved there.
+
+    Raises:
+        CheckpointError: When it holds no pipeline, or one that is incomplete, damaged or of an unknown class.
+    """
     folder = Path(folder)
     index = folder / "model_index.json"
     if not index.exists():
@@ -34,18 +45,20 @@ def load_pipeline(folder: str | Path) -> LatentTextDiffusionPipeline:
         if "text_model" in parts:  # transformers itself only warns of weights that a file lacks
             tokenizer, text_model = load_backbone(str(folder / "text_model"), tokenizer=str(folder / "tokenizer"))
             given = {"tokenizer": tokenizer, "text_model": text_model}
-        pipe = LatentTextDiffusionPipeline.from_pretrained(folder, local_files_only=True, **given)
+        pipe = class_of(index).from_pretrained(folder, local_files_only=True, **given)
     except CheckpointError:
         raise
     except Exception as error:  # diffusers, transformers, safetensors and json each raise kinds of their own
         raise CheckpointError(f"{folder} is cut short or damaged: {first_line(error)}") from error
-    refuse_gaps(folder / "denoiser", pipe.denoiser)
+    for name, part in pipe.components.items():
+        if isinstance(part, torch.nn.Module):
+            refuse_gaps(folder / name, part)
     return pipe
 
 
-def load_for_commands(folder: str | Path, quiet: bool = False) -> LatentTextDiffusionPipeline:
-    """`load_pipeline`, on the GPU where there is one, with bars that go away, or none."""
+def load_for_commands(folder: str | Path, quiet: bool = False) -> DiffusionPipeline:
+    """`open_checkpoint`, on the GPU where there is one, with bars that go away, or none."""
     logging.disable_progress_bar()
-    pipe = load_pipeline(folder)
+    pipe = open_checkpoint(folder)
     pipe.set_progress_bar_config(disable=quiet, leave=False)
     return pipe.to("cuda" if torch.cuda.is_available() else "cpu")

@@ -16,7 +16,7 @@ from latdiff.config import load_recipe
 from latdiff.config.sections import STAGES, Stage
 from latdiff.diffusion.sampling import make_scheduler
 from latdiff.errors import UserError
-from latdiff.pipelines.files import load_pipeline
+from latdiff.pipelines.files import open_checkpoint
 from latdiff.schedule import betas
 
 PAIRS = [f"{colour} {animal}" for colour in COLOURS for animal in ANIMALS]
@@ -94,7 +94,7 @@ def test_it_is_saved_and_opened_as_it_was(one, tmp_path, monkeypatch):
 
 def test_a_codec_of_an_unknown_kind_is_refused(tmp_path):
     save_codec(ToyCodec(), tmp_path)
-    with pytest.raises(CheckpointError, match="is no codec that latdiff knows"):
+    with pytest.raises(CheckpointError, match="names the class ToyCodec, which this latdiff does not have"):
         load_codec(tmp_path)
 
 
@@ -144,7 +144,7 @@ def test_a_new_codec_is_saved_with_its_pipeline(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(latdiff, "ToyCodec", ToyCodec, raising=False)
     monkeypatch.setattr(ToyCodec, "__module__", "latdiff")
     toy.save_pretrained(tmp_path)
-    again = load_pipeline(tmp_path)
+    again = open_checkpoint(tmp_path)
     again.set_progress_bar_config(disable=True)
     first, second = (p(num_samples=4, generator=torch.Generator().manual_seed(1)) for p in (toy, again))
     assert first.texts == second.texts
@@ -168,7 +168,7 @@ train_denoiser: {steps: 3, batch_size: 8, sample_every: 2}
 sampling: {steps: 3}
 """, encoding="utf-8")
     train_denoiser.main(load_recipe("toy.yaml"), quiet=True)
-    pipe = load_pipeline("checkpoints/toy")
+    pipe = open_checkpoint("checkpoints/toy")
     assert all(text.split()[0] in COLOURS for text in pipe(num_samples=3).texts)
 
 

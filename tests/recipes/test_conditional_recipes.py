@@ -13,7 +13,7 @@ from latdiff import cli, storyworld
 from latdiff.codecs.files import load_codec
 from latdiff.data.corpus import DataError
 from latdiff.models.denoiser import LatentDenoiser
-from latdiff.pipelines.files import load_pipeline
+from latdiff.pipelines.files import open_checkpoint
 from latdiff.training import ResumeError, load_latents, save_latents
 
 CONDITIONS = {
@@ -33,7 +33,7 @@ def test_a_denoiser_that_is_told_something(recipe, interrupt, settings, told):
     train_denoiser.main(recipes["broken"], quiet=True)
     whole, broken = (recipes[name].folder for name in ("whole", "broken"))
     assert_equal(weights(broken / "denoiser"), weights(whole / "denoiser"))
-    pipe = load_pipeline(whole)
+    pipe = open_checkpoint(whole)
     one, untold = (pipe(cond=cond, generator=torch.Generator().manual_seed(0)).latents for cond in (told, None))
     assert one.shape == untold.shape and not torch.equal(one, untold)
     torch.manual_seed(0)

@@ -11,7 +11,7 @@ from latdiff.recipes import train_denoiser
 
 from latdiff import storyworld
 from latdiff.config import load_recipe
-from latdiff.pipelines.files import load_pipeline
+from latdiff.pipelines.files import open_checkpoint
 
 CONFIGS = sorted((Path(__file__).parents[2] / "recipes" / "configs").glob("*.yaml"))
 SMALL = (
@@ -39,7 +39,7 @@ def test_a_recipe_ends_in_texts(path, tiny, tmp_path, monkeypatch):
     if recipe.autoencoder.path:
         shutil.copytree("checkpoints/tiny", recipe.autoencoder.path)
     train_denoiser.main(recipe, quiet=True)
-    pipe = load_pipeline(recipe.folder)
+    pipe = open_checkpoint(recipe.folder)
     cond = {"label": (pipe.denoiser.config.classes or [""])[0], "text": short[0]}.get(asked.condition)
     out = pipe(num_samples=2, cond=cond, generator=torch.Generator().manual_seed(0))
     assert len(out.texts) == len(out.cut) == 2

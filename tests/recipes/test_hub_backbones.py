@@ -12,7 +12,7 @@ from latdiff.config import load_recipe
 from latdiff.data.tokens import labels_of, pad, tokenize
 from latdiff.errors import UserError
 from latdiff.models.backbone import BackboneError
-from latdiff.pipelines.files import load_pipeline
+from latdiff.pipelines.files import open_checkpoint
 
 SETTINGS = ["backbone.path=hub", "data.train_size=30", "data.max_tokens=128", "autoencoder.max_tokens=128",
             "train_autoencoder.steps=3", "train_denoiser.steps=3"]
@@ -48,7 +48,7 @@ def trained(request, tmp_path_factory):
 
 @pytest.fixture
 def pipe(trained):
-    loaded = load_pipeline(trained[1])
+    loaded = open_checkpoint(trained[1])
     loaded.set_progress_bar_config(disable=True)
     return loaded
 
@@ -78,7 +78,7 @@ def test_the_checkpoint_holds_the_backbone_as_it_was(trained, pipe):
 
 def test_a_saved_pipeline_writes_the_same(pipe, tmp_path):
     pipe.save_pretrained(tmp_path)
-    again = load_pipeline(tmp_path)
+    again = open_checkpoint(tmp_path)
     again.set_progress_bar_config(disable=True)
     found, expected = (p(num_samples=2, generator=torch.Generator().manual_seed(1)) for p in (again, pipe))
     assert found.texts == expected.texts

@@ -13,7 +13,7 @@ from latdiff.codecs.files import load_codec
 from latdiff.data.corpus import DataError
 from latdiff.errors import UserError
 from latdiff.models.backbone import BackboneError
-from latdiff.pipelines.files import load_pipeline
+from latdiff.pipelines.files import open_checkpoint
 from latdiff.training import load_latents
 
 
@@ -43,7 +43,7 @@ def test_texts_of_ones_own_from_scratch(recipe, corpus, capsys):
     assert int(limits[0][0]) == int(limits[0][1]) > 200  # one text in 41 is more than one in a hundred
     figures = json.loads((mine.folder / "metrics.json").read_text(encoding="utf-8"))["reconstruction"]
     assert (figures["n"], figures["too_long"]) == (4, 1)
-    assert len(load_pipeline(mine.folder)(num_samples=2).texts) == 2
+    assert len(open_checkpoint(mine.folder)(num_samples=2).texts) == 2
     assert Path("checkpoints/mine-t5/model.safetensors").exists()
 
 
@@ -78,7 +78,7 @@ def test_another_checkpoints_autoencoder_is_taken_as_it_is(tiny, recipe, capsys)
     assert codec.digest == theirs.digest
     figures = json.loads((mine.folder / "metrics.json").read_text(encoding="utf-8"))["reconstruction"]
     assert figures["adopted_from"] == "checkpoints/tiny" and figures["n"] == 4
-    assert load_pipeline(mine.folder).denoiser.config.classes == ["boat", "tree"]
+    assert open_checkpoint(mine.folder).denoiser.config.classes == ["boat", "tree"]
     with pytest.raises(DataError, match=r"data\.max_tokens is 200, but the autoencoder of checkpoints/tiny reads 96"):
         train_autoencoder.main(recipe(*settings, "name=other", "data.max_tokens=200"), quiet=True)
 

@@ -22,7 +22,7 @@ from latdiff.codecs.files import load_codec
 from latdiff.config import load_recipe
 from latdiff.errors import UserError
 from latdiff.models.backbone import BackboneError
-from latdiff.pipelines.files import load_pipeline
+from latdiff.pipelines.files import open_checkpoint
 from latdiff.training import ResumeError
 
 ROOT = Path(__file__).parents[2]
@@ -143,7 +143,7 @@ def test_a_denoiser_not_begun_may_have_any_settings(recipe):
     train_denoiser.main(
         recipe("denoiser.depth=2", "diffusion.prediction=x0", "train_denoiser.steps=2"), quiet=True
     )
-    config = load_pipeline(recipe().folder).denoiser.config
+    config = open_checkpoint(recipe().folder).denoiser.config
     assert (config.depth, config.prediction) == (2, "x0")
 
 
@@ -310,7 +310,7 @@ def test_output_and_a_home_folder_hold_what_a_run_writes(workplace, tmp_path, mo
     settings = ["output=~/runs", "backbone.path=~/my-t5", "train_autoencoder.steps=2", "train_denoiser.steps=2"]
     shutil.copytree("checkpoints/tiny-t5", tmp_path / "my-t5")
     train_denoiser.main(load_recipe("tiny.yaml", settings), quiet=True)
-    assert load_pipeline(tmp_path / "runs" / "tiny").denoiser.config.depth == 1
+    assert open_checkpoint(tmp_path / "runs" / "tiny").denoiser.config.depth == 1
 
 
 def test_wandb_without_a_key_runs_offline_and_says_so(recipe, monkeypatch, capsys):

@@ -63,7 +63,7 @@ def test_a_language_model_is_told_classes_and_is_measured_by_class(recipe):
         ("tense", "past", "oracle"), ("tense", "present", "oracle"),
     ]
     flags = ["--json", "m.json", "--num-samples", "2", "--seeds", "1"]
-    with pytest.raises(SystemExit, match="was told the classes past, present"):
+    with pytest.raises(SystemExit, match="is conditioned on the classes past, present"):
         cli.main(["evaluate", "checkpoints/told-ar", "--recipe", "checkpoints/tiny/recipe.yaml", *flags])
     with pytest.raises(SystemExit, match=r"train_ar\.condition_dropout=1"):
         cli.main(["evaluate", "checkpoints/tiny-ar", "--fluency", "checkpoints/told-ar", *flags])

@@ -7,7 +7,7 @@ from latdiff.recipes import train_autoencoder, train_denoiser
 from latdiff.codecs.files import load_codec
 from latdiff.data.tokens import labels_of, pad, tokenize
 from latdiff.models.backbone import load_backbone
-from latdiff.pipelines.files import load_pipeline
+from latdiff.pipelines.files import open_checkpoint
 
 
 class Recorder(torch.nn.Module):
@@ -64,7 +64,7 @@ def test_an_autoencoder_of_another_kind_is_trained_saved_and_sampled_from(recipe
     key, _, value = setting.partition("=")
     codec = load_codec(other.folder)
     assert str(codec.autoencoder.config[key]) == value
-    assert len(load_pipeline(other.folder)(num_samples=2).texts) == 2
+    assert len(open_checkpoint(other.folder)(num_samples=2).texts) == 2
     if key == "normalisation":
         norms = codec.encode(["The harbor.", "A lake."]).norm(dim=-1)
         torch.testing.assert_close(norms, torch.full_like(norms, codec.latent_shape[1] ** 0.5))

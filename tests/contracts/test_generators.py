@@ -1,17 +1,27 @@
-"""Who writes texts: one contract for all, and what is each one's own."""
+"""One suite that every generator of texts passes, two toys included, and what is each one's own."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 
-from latdiff import storyworld
-from latdiff.codecs.files import CheckpointError
+import latdiff as package
+from latdiff import cli, storyworld
+from latdiff.checkpoints import CheckpointError
 from latdiff.errors import UserError
-from latdiff.evaluation.generators import BestOf, LanguageModelGenerator, PipelineGenerator, TextsGenerator
+from latdiff.evaluation.generators import (
+    BestOf,
+    Generator,
+    LanguageModelGenerator,
+    PipelineGenerator,
+    TextsGenerator,
+)
 from latdiff.evaluation.judges import FluencyJudge, class_prefix
 from latdiff.heads.attribute import AttributeHead
 from latdiff.lm import LanguageModelError
+from latdiff.pipelines.files import open_checkpoint
 
 WRITTEN = [f"text {number}" for number in range(12)]
 
@@ -23,13 +33,38 @@ def file(tmp_path):
     return str(path)
 
 
-@pytest.fixture(params=["pipeline", "language model", "nucleus", "file"])
+class Storyteller(Generator):
+    """A toy: stories of the world itself."""
+
+    settings = {"writer": "the world"}  # noqa: RUF012
+
+    def generate(self, prompts, n, seed):
+        if prompts is not None:
+            raise UserError("the world is asked for nothing")
+        return [story.text for story in storyworld.sample(n, seed)]
+
+
+class StoryPipeline(DiffusionPipeline):
+    """A toy of a pipeline: it has no codec, no denoiser and no latents."""
+
+    def __init__(self, topic: str = "music"):
+        super().__init__()
+        self.register_to_config(topic=topic)
+
+    def __call__(self, num_samples, generator):
+        return SimpleNamespace(texts=[story.text for story in storyworld.sample(
+            num_samples, generator.initial_seed(), topic=self.config.topic)])
+
+
+@pytest.fixture(params=["pipeline", "language model", "nucleus", "file", "toy", "pipeline of another kind"])
 def generator(request, talkative, tiny, file):
     return {
         "pipeline": lambda: PipelineGenerator(talkative, "ddim", 2),
         "language model": lambda: LanguageModelGenerator(tiny.ar),
         "nucleus": lambda: LanguageModelGenerator(tiny.ar, top_p=0.5),
         "file": lambda: TextsGenerator(file),
+        "toy": Storyteller,
+        "pipeline of another kind": lambda: PipelineGenerator(StoryPipeline()),
     }[request.param]()
 
 
@@ -37,6 +72,13 @@ def test_the_same_seed_gives_the_same_texts_and_another_one_others(generator):
     first, again, other = (generator.generate(None, 4, seed) for seed in (1, 1, 2))
     assert len(first) == 4 and all(isinstance(text, str) for text in first)
     assert first == again != other
+
+
+def test_what_is_measured_is_what_is_written(generator):
+    texts, figures = generator.measured(4, 1)
+    assert texts == generator.generate(None, 4, 1)
+    assert all(figure >= 0 for figure in figures.values())
+    json.dumps(generator.settings | figures)
 
 
 def test_the_global_random_numbers_are_left_alone(generator):
@@ -47,9 +89,9 @@ def test_the_global_random_numbers_are_left_alone(generator):
     assert torch.rand(1) == expected
 
 
-def test_what_was_told_nothing_refuses_a_prompt(generator):
-    assert generator.classes == []
-    with pytest.raises(UserError):
+def test_an_unconditional_generator_refuses_a_prompt(generator):
+    assert list(generator.classes) == []
+    with pytest.raises((UserError, TypeError)):  # of a foreign pipeline's call, that it takes no cond
         generator.generate(["music"] * 2, 2, 0)
 
 
@@ -66,6 +108,56 @@ def test_a_pipeline_keeps_its_own_scheduler_even_when_sampling_fails(pipe):
     with pytest.raises(UserError):
         PipelineGenerator(pipe, "ddim", 10**6).generate(None, 1, 0)
     assert pipe.scheduler is own
+
+
+@pytest.mark.parametrize("keep", [1.0, 0.5])
+def test_a_pipelines_figures_hold_its_pace_and_the_round_trip(pipe, keep):
+    generator = PipelineGenerator(pipe, "ddim", 2, keep=keep)
+    _, figures = generator.measured(2, 0)
+    assert {"seconds", "texts_per_second"} <= figures.keys() <= {"seconds", "texts_per_second", "round_trip"}
+    assert generator.settings.get("keep", 1.0) == keep
+
+
+def test_nothing_is_known_of_how_a_files_texts_were_written(file):
+    assert TextsGenerator(file).measured(2, 0)[1] == {}
+
+
+# A pipeline of another kind, opened and measured by the class that its folder names
+
+
+@pytest.fixture
+def foreign(tmp_path, monkeypatch):
+    monkeypatch.setattr(package, "StoryPipeline", StoryPipeline, raising=False)
+    StoryPipeline("pets").save_pretrained(tmp_path / "stories")
+    return tmp_path / "stories"
+
+
+def test_a_checkpoint_is_opened_as_the_class_that_it_names(foreign, tiny):
+    assert isinstance(open_checkpoint(foreign), StoryPipeline)
+    assert type(open_checkpoint(tiny.checkpoint)) is package.LatentTextDiffusionPipeline
+
+
+def test_a_class_that_latdiff_does_not_have_is_refused(foreign, monkeypatch):
+    monkeypatch.delattr(package, "StoryPipeline")
+    with pytest.raises(CheckpointError, match="names the class StoryPipeline, which this latdiff does not have"):
+        open_checkpoint(foreign)
+    (foreign / "model_index.json").write_text('{"_class_name": "load_codec"}', encoding="utf-8")
+    with pytest.raises(CheckpointError, match="names the class load_codec"):
+        open_checkpoint(foreign)
+
+
+def test_a_pipeline_of_another_kind_is_evaluated(foreign, tiny, tmp_path, capsys):
+    words = ["evaluate", str(foreign), "--quiet", "--num-samples", "4", "--seeds", "2", "--json",
+             str(tmp_path / "a.json")]
+    with pytest.raises(SystemExit, match="no recipe"):
+        cli.main(words)
+    with pytest.raises(SystemExit, match="is another pipeline, which does not take --samplers and --top-p; leave that"):
+        cli.main([*words, "--samplers", "ddim:2", "--top-p", "0.5"])
+    cli.main([*words, "--recipe", str(tiny.recipe)])
+    (row,) = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))["unconditional"]
+    assert row["validity"] == 1
+    assert {storyworld.read(text).attributes["topic"] for text in row["samples"]} == {"pets"}
+    assert "valid 1.000" in capsys.readouterr().out
 
 
 def test_a_file_gives_every_seed_texts_of_its_own_and_says_when_there_are_none_left(file):
@@ -107,7 +199,7 @@ def test_a_language_models_text_depends_on_its_place_and_its_class_alone(tiny):
     assert generator.generate(None, 5, 0)[:2] == generator.generate(None, 2, 0)
     generator.classes, generator.BATCH = ["music", "a walk to the harbor"], 2
     music, walk, both = ([generator.classes[which] for which in row] for row in ([0] * 3, [1] * 3, [0, 1, 0]))
-    of_music, of_walk, of_both = (generator.generate(told, 3, 0) for told in (music, walk, both))
+    of_music, of_walk, of_both = (generator.generate(labels, 3, 0) for labels in (music, walk, both))
     assert of_both == [of_music[0], of_walk[1], of_music[2]]
 
 
