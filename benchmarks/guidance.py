@@ -9,7 +9,6 @@ mode and scale.
 from __future__ import annotations
 
 import argparse
-import itertools
 import time
 from pathlib import Path
 
@@ -18,10 +17,7 @@ import torch
 from latdiff import storyworld
 from latdiff.config import load_recipe
 from latdiff.data.corpus import load_corpus, load_labelled
-from latdiff.diffusion.gaussian import GaussianDiffusion
-from latdiff.diffusion.guidance import stack
 from latdiff.diffusion.modes import MODES
-from latdiff.diffusion.sampling import sample
 from latdiff.errors import plain_errors
 from latdiff.evaluation.metrics import mean_of
 from latdiff.evaluation.report import machine, row_line, write_json
@@ -98,20 +94,6 @@ def number_of_words(pipe, n: int, seed: int) -> list[dict]:
     return rows
 
 
-def seconds(pipe, choices: dict[str, list], n: int = 256, repeats: int = 5) -> dict[str, float]:
-    """Name -> the fastest of some runs of the denoising alone, in turn: 25 DDPM steps for n texts, not decoded."""
-    found = {name: [] for name in choices}
-    for seed, (name, guides) in itertools.product(range(repeats), choices.items()):
-        generator = torch.Generator().manual_seed(seed)
-        z = torch.randn(n, *pipe.codec.latent_shape, generator=generator).to(pipe.device)
-        began = time.perf_counter()
-        with torch.no_grad():
-            denoise = stack(GaussianDiffusion(pipe.denoiser).denoise, guides)
-            sample(denoise, pipe.scheduler, z, 25, generator=generator).cpu()  # which waits for a GPU
-        found[name].append(time.perf_counter() - began)
-    return {name: min(times) for name, times in found.items()}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path)
@@ -152,10 +134,6 @@ def main() -> None:
     edited = evaluation(n).edited
     note("editing", [edited(heads["sentiment"], s, scale, mode) for mode, scale in EDITS for s in (0.55, 0.65, 0.75)])
     note("words", number_of_words(pipe, n, options.seed))
-    guides = {mode: [heads["sentiment"].toward("positive", mode=mode)] for mode in MODES}
-    took = seconds(pipe, {"unguided": []} | guides)
-    ratios = {mode: took[mode] / took["unguided"] for mode in MODES}
-    note("time of guided over unguided denoising", ratios | {"seconds of 256 unguided": took["unguided"]})
 
 
 if __name__ == "__main__":

@@ -21,4 +21,3 @@ def test_every_section_is_measured_and_the_checkpoint_left_alone(tiny, tmp_path,
     judged = ("one head of 400", "modes", "three heads", "editing", "words")
     rows = [row for section in judged for row in document[section]]
     assert all(0 <= row[key] <= 1 for row in rows for key in ("success", "within_two", "validity") if key in row)
-    assert all(document["time of guided over unguided denoising"].values())
