@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, TopP
 
 from latdiff.errors import UserError, first_line
 
-TOKENS = 8192  # read at a time when texts are scored; with GPT-2's vocabulary their logits take 1.6 GB
+LOGITS = 8192 * 50257  # computed at a time when texts are scored, which take 1.6 GB: 8192 tokens of GPT-2's
 
 
 class LanguageModelError(UserError):
@@ -79,7 +79,7 @@ def token_losses(model, start: int, ids: Sequence[list[int]]) -> tuple[Tensor, T
     rows = [torch.tensor(row[:longest], dtype=torch.long) for row in ids]
     counts = torch.tensor([len(row) for row in rows], dtype=torch.long)
     nats = torch.zeros(len(rows))
-    for chunk in _chunks(counts.tolist()):
+    for chunk in _chunks(counts.tolist(), LOGITS // model.config.get_text_config().vocab_size):
         targets = pad_sequence([rows[place] for place in chunk], batch_first=True, padding_value=start)
         targets = targets.to(model.device)
         inputs = F.pad(targets[:, :-1], (1, 0), value=start)
@@ -89,13 +89,13 @@ def token_losses(model, start: int, ids: Sequence[list[int]]) -> tuple[Tensor, T
     return nats, counts
 
 
-def _chunks(lengths: list[int]) -> list[list[int]]:
-    """Places of rows that are not empty, the longest first, in groups of at most TOKENS tokens once padded."""
+def _chunks(lengths: list[int], most: int) -> list[list[int]]:
+    """Places of rows that are not empty, the longest first, in groups of at most `most` tokens once padded."""
     chunks: list[list[int]] = []
     for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
         if lengths[place] == 0:
             break
-        if not chunks or (len(chunks[-1]) + 1) * lengths[chunks[-1][0]] > TOKENS:
+        if not chunks or (len(chunks[-1]) + 1) * lengths[chunks[-1][0]] > most:
             chunks.append([])
         chunks[-1].append(place)
     return chunks

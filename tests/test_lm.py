@@ -11,10 +11,10 @@ V, CONTEXT, END = 12, 48, 1
 PREFIXES = [[0], [0, 5, 6, 7], [0, 9], [0, 3, 3], [0, 2]]
 
 
-def gpt2(eos_token_id=None, spread=6.0):
+def gpt2(eos_token_id=None, spread=6.0, vocab_size=V):
     """A random GPT-2, its weights wide enough for one token to differ from another."""
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=V, n_positions=CONTEXT, n_embd=16, n_layer=2, n_head=2,
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=vocab_size, n_positions=CONTEXT, n_embd=16, n_layer=2, n_head=2,
                                        bos_token_id=0, eos_token_id=eos_token_id)).eval()
     with torch.no_grad():
         for weight in model.parameters():
@@ -71,16 +71,20 @@ def test_losses_are_transformers_own_whatever_is_read_together(model, monkeypatc
             ids = torch.tensor([[0, *row[:count]]])
             torch.testing.assert_close(own, model(ids, labels=ids).loss.detach() * count, rtol=1e-4, atol=1e-4)
     assert nats[1] == 0
-    monkeypatch.setattr(lm, "TOKENS", 6)
-    torch.testing.assert_close(token_losses(model, 0, rows)[0], nats, rtol=1e-4, atol=1e-4)
+    for most in (1, 6 * V, 60 * V):
+        monkeypatch.setattr(lm, "LOGITS", most)
+        torch.testing.assert_close(token_losses(model, 0, rows)[0], nats, rtol=1e-4, atol=1e-4)
 
 
-def test_a_budget_of_tokens_is_kept(monkeypatch):
-    monkeypatch.setattr(lm, "TOKENS", 10)
-    lengths = [3, 12, 0, 5, 4, 1]
-    chunks = lm._chunks(lengths)
-    assert sorted(place for chunk in chunks for place in chunk) == [0, 1, 3, 4, 5]
-    assert all(len(chunk) == 1 or len(chunk) * max(lengths[i] for i in chunk) <= 10 for chunk in chunks)
+@pytest.mark.parametrize("vocabulary, expected", [
+    (V, [(1, 12), (2, 5), (3, 3)]), (2 * V, [(1, 12), (1, 5), (1, 4), (1, 3), (2, 1)]),
+])
+def test_a_larger_vocabulary_is_read_in_smaller_pieces(monkeypatch, vocabulary, expected):
+    monkeypatch.setattr(lm, "LOGITS", 10 * V)
+    model, sizes = gpt2(vocab_size=vocabulary), []
+    model.register_forward_hook(lambda _, inputs, outputs: sizes.append(tuple(outputs.logits.shape[:2])))
+    token_losses(model, 0, [[3] * length for length in (3, 12, 0, 5, 4, 1, 1)])
+    assert sizes == expected
 
 
 # Writing
