@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, TopPLogitsWarper
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from latdiff.errors import UserError, first_line
 
@@ -139,6 +141,7 @@ def write(
 
     Raises:
         ValueError: For an empty prefix, or another number of streams than of rows to be sampled.
+        LanguageModelError: For a model whose past is not a cache of keys and values, such as Mamba.
     """
     if not all(prefix_ids):
         raise ValueError("a prefix is empty; begin it with the model's beginning-of-text token")
@@ -151,10 +154,10 @@ def write(
     rows = [row for row, most in enumerate(room) if most > 0]
     ids, mask = _left_padded([prefix_ids[row] for row in rows], model.device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    cache = DynamicCache(config=model.config)
+    cache, takes = _cache(model), inspect.signature(model.forward).parameters  # BLOOM's has positions from the mask
     while rows:
-        logits = model(ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
-                       logits_to_keep=1).logits[:, -1].float()
+        given = {name: value for name, value in (("position_ids", positions), ("logits_to_keep", 1)) if name in takes}
+        logits = model(ids, attention_mask=mask, past_key_values=cache, use_cache=True, **given).logits[:, -1].float()
         free = [place for place, row in enumerate(rows) if not waiting[row]]
         own = None if greedy else [streams[rows[place]] for place in free]
         chosen = dict(zip(free, _choose(logits[free], own, top_p), strict=True))
@@ -174,6 +177,18 @@ def write(
         ids = torch.tensor([written[row][-1:] for row in rows], dtype=torch.long, device=model.device)
         mask, positions = F.pad(mask, (0, 1), value=1), positions[:, -1:] + 1
     return written
+
+
+def _cache(model) -> DynamicCache:
+    """Where the model keeps what it has read, from which rows that end can be taken out."""
+    cache = DynamicCache(config=model.config)
+    recurrent = any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers)
+    if recurrent or "past_key_values" not in inspect.signature(model.forward).parameters:
+        raise LanguageModelError(
+            f"the language model's kind is {model.config.model_type}, whose past is not a cache of keys and values; "
+            "take one that can write beside others, e.g. openai-community/gpt2"
+        )
+    return cache
 
 
 def _ends(model) -> set[int]:

@@ -2,7 +2,17 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, TopPLogitsWarper
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    GPT2Config,
+    Lfm2Config,
+    LlamaConfig,
+    MambaConfig,
+    OpenAIGPTConfig,
+    OPTConfig,
+    TopPLogitsWarper,
+)
 
 from latdiff import lm
 from latdiff.lm import Interrupt, LanguageModelError, context, load_pretrained, token_losses, write
@@ -11,11 +21,25 @@ V, CONTEXT, END = 12, 48, 1
 PREFIXES = [[0], [0, 5, 6, 7], [0, 9], [0, 3, 3], [0, 2]]
 
 
+SMALL = {"vocab_size": V, "hidden_size": 16, "num_hidden_layers": 2, "bos_token_id": 0}
+ATTENTION = SMALL | {"num_attention_heads": 2, "max_position_embeddings": CONTEXT}
+KINDS = {  # positions that are learnt, turned, learnt from the mask, and slopes
+    "gpt2": GPT2Config(**ATTENTION),
+    "llama": LlamaConfig(**ATTENTION, intermediate_size=32),
+    "opt": OPTConfig(**ATTENTION, ffn_dim=32, word_embed_proj_dim=16),
+    "bloom": BloomConfig(**ATTENTION),
+}
+
+
 def gpt2(eos_token_id=None, spread=6.0, vocab_size=V):
-    """A random GPT-2, its weights wide enough for one token to differ from another."""
+    return random_model(GPT2Config(**ATTENTION | {"vocab_size": vocab_size}), eos_token_id, spread)
+
+
+def random_model(config, eos_token_id=None, spread=6.0):
+    """Weights wide enough for one token to differ from another."""
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=vocab_size, n_positions=CONTEXT, n_embd=16, n_layer=2, n_head=2,
-                                       bos_token_id=0, eos_token_id=eos_token_id)).eval()
+    config.eos_token_id = eos_token_id
+    model = AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight), alpha=0.1 * spread)
@@ -90,9 +114,10 @@ def test_a_larger_vocabulary_is_read_in_smaller_pieces(monkeypatch, vocabulary, 
 # Writing
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("eos_token_id", [None, 5, 7])
-def test_greedy_writing_is_transformers_own_beside_rows_of_other_lengths(eos_token_id):
-    model = gpt2(eos_token_id)
+def test_greedy_writing_is_transformers_own_beside_rows_of_other_lengths(kind, eos_token_id):
+    model = random_model(KINDS[kind], eos_token_id)
     expected = [by_transformers(model, prefix, 12) for prefix in PREFIXES]
     assert write(model, PREFIXES, [], 12, greedy=True) == expected
 
@@ -206,3 +231,12 @@ def test_rows_that_cannot_be_written(model):
         write(model, [[0], []], numbers(2), 4)
     with pytest.raises(ValueError, match="1 streams for 2 prefixes"):
         write(model, [[0], [0]], numbers(1), 4)
+
+
+@pytest.mark.parametrize("config", [
+    MambaConfig(**SMALL), OpenAIGPTConfig(**ATTENTION),
+    Lfm2Config(**ATTENTION, intermediate_size=32, num_key_value_heads=1, layer_types=["conv", "full_attention"]),
+], ids=lambda config: config.model_type)
+def test_a_model_that_keeps_no_keys_and_values_cannot_write(config):
+    with pytest.raises(LanguageModelError, match=f"{config.model_type}, whose past is not .* openai-community/gpt2"):
+        write(random_model(config), [[0]], numbers(1), 4)
