@@ -63,6 +63,17 @@ def causal_language_model(path: str | Path) -> tuple:
     return tokenizer, model, start
 
 
+def class_prefix(tokenizer, label: str, start: int) -> list[int]:
+    """Ids that stand between beginning-of-text and a text of a class: the label's, and beginning-of-text again.
+
+    Args:
+        tokenizer: the language model's.
+        label: the class.
+        start: the id of beginning-of-text.
+    """
+    return [*(piece for piece in tokenizer(label).input_ids if piece != tokenizer.eos_token_id), start]
+
+
 def context(model) -> int:
     """The most tokens that the model can read, by its configuration; without bound where that does not say."""
     return getattr(model.config, "max_position_embeddings", None) or sys.maxsize

@@ -22,7 +22,8 @@ from latdiff.config import Recipe, recipe_from_command_line
 from latdiff.data.corpus import Corpus, load_corpus
 from latdiff.data.tokens import IGNORED, labels_of, pad, short_enough, tokenize
 from latdiff.errors import plain_errors
-from latdiff.evaluation.judges import FluencyJudge, class_prefix
+from latdiff.evaluation.judges import FluencyJudge
+from latdiff.lm import class_prefix
 from latdiff.models.backbone import BackboneError, fast_attention
 from latdiff.training import BatchOrder, Run, refuse_changes, step_generator
 

@@ -9,9 +9,9 @@ from latdiff import storyworld
 from latdiff.codecs.files import CheckpointError
 from latdiff.errors import UserError
 from latdiff.evaluation.generators import BestOf, LanguageModelGenerator, PipelineGenerator, TextsGenerator
-from latdiff.evaluation.judges import FluencyJudge, class_prefix
+from latdiff.evaluation.judges import FluencyJudge
 from latdiff.heads.attribute import AttributeHead
-from latdiff.lm import LanguageModelError
+from latdiff.lm import LanguageModelError, class_prefix
 
 WRITTEN = [f"text {number}" for number in range(12)]
 

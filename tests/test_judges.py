@@ -149,7 +149,7 @@ def test_a_beginning_that_the_tokenizer_writes_itself_is_not_scored(tmp_path, la
 
 
 @pytest.mark.parametrize("path", ["nowhere", "{tmp}/empty"])
-def test_a_language_model_that_is_not_there_is_told_in_a_sentence(tmp_path, path):
+def test_a_language_model_that_is_not_there_is_refused_in_a_sentence(tmp_path, path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(LanguageModelError, match="language model"):
         FluencyJudge(path.format(tmp=tmp_path))
@@ -193,7 +193,7 @@ def test_states_are_of_the_last_token_or_of_all_where_the_model_looks_both_ways(
         assert judge.states(["", TWO[0]]).isfinite().all()
 
 
-def test_a_model_that_cannot_read_a_text_alone_is_told_in_a_sentence(tiny):
+def test_a_model_that_cannot_read_a_text_alone_is_refused_in_a_sentence(tiny):
     with pytest.raises(JudgeError, match="cannot read a text by itself"):
         CrowdJudge(tiny.root / "checkpoints" / "tiny-t5")
     with pytest.raises(LanguageModelError, match="no language model 'nowhere'"):

@@ -212,8 +212,3 @@ class SimilarityJudge:
     def f1(self, texts: list[str], references: list[list[str]]) -> float:
         """Mean over the texts of the F1 with the best of each one's references."""
         return float(self._scorer.score(texts, references)[2].mean())
-
-
-def class_prefix(tokenizer, told: str, start: int) -> list[int]:
-    """How a language model is told a class: its pieces and a second beginning-of-text, after which the text begins."""
-    return [*(piece for piece in tokenize(tokenizer, [told])[0] if piece != tokenizer.eos_token_id), start]
