@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, TopPLogitsWarper
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DynamicCache,
+    PreTrainedConfig,
+    TopPLogitsWarper,
+)
 from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from latdiff.errors import UserError, first_line
@@ -24,11 +33,67 @@ class LanguageModelError(UserError):
     """A language model that cannot be had, in one sentence."""
 
 
-def load_pretrained(auto, path: str | Path) -> tuple:
-    """Tokenizer and model in float32, ready to read, on the GPU where there is one.
+def load_pretrained(
+    auto, path: str | Path, refuse: Callable[[str], UserError], tokenizer: str | Path | None = None,
+    prepare: Callable[[PreTrainedConfig], None] | None = None,
+) -> tuple:
+    """Tokenizer and model, in float32 and ready to read.
 
     Weights are read from safetensors alone and no code of the repository's is run; a folder is never looked up on the
-    hub.
+    hub. A pooler may lack weights, for nothing here reads it.
+
+    Args:
+        auto: a transformers auto class, such as AutoModelForCausalLM.
+        path: a folder or a hub id.
+        refuse: makes the error to raise of a reason, such as "lacks 2 weights, the first is ...".
+        tokenizer: the folder or hub id of one that lies elsewhere.
+        prepare: gets the configuration before a weight is read, to refuse it or to change it.
+    """
+    with _refusing(path, refuse):
+        config = AutoConfig.from_pretrained(path, **_safely(path))
+        if prepare:
+            prepare(config)
+        read = load_tokenizer(tokenizer or path, refuse)
+        model, loading = auto.from_pretrained(path, config=config, dtype=torch.float32, use_safetensors=True,
+                                              output_loading_info=True, **_safely(path))
+        lost = sorted(name for name in loading["missing_keys"] if "pooler" not in name)
+        if lost:  # transformers only warns, and leaves them random
+            raise refuse(f"lacks {len(lost)} weights, the first is {lost[0]}; copy or save it again")
+    return read, model.eval()
+
+
+def load_tokenizer(path: str | Path, refuse: Callable[[str], UserError]):
+    """The tokenizer of a folder or a hub id.
+
+    Args:
+        path: a folder or a hub id.
+        refuse: makes the error to raise of a reason.
+    """
+    with _refusing(path, refuse):
+        return AutoTokenizer.from_pretrained(path, **_safely(path))
+
+
+def _safely(path: str | Path) -> dict:
+    return {"local_files_only": Path(path).is_dir(), "trust_remote_code": False}
+
+
+@contextlib.contextmanager
+def _refusing(path: str | Path, refuse: Callable[[str], UserError]):
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # transformers, hub and safetensors each raise kinds of their own
+        local, reason = Path(path).is_dir(), first_line(error)
+        if re.search("no file named|use_safetensors", reason):
+            reason = ("there are no weights in safetensors, and only those are read, for a pickle can run code; save "
+                      "the model again with transformers' save_pretrained")
+        place = "read from this folder" if local else "fetched from the hub (offline? give a local folder)"
+        raise refuse(f"could not be {place}: {reason}") from error
+
+
+def load_language_model(auto, path: str | Path) -> tuple:
+    """Tokenizer and model, on the GPU where there is one.
 
     Args:
         auto: a transformers auto class, such as AutoModelForCausalLM.
@@ -38,16 +103,12 @@ def load_pretrained(auto, path: str | Path) -> tuple:
         LanguageModelError: Where there is no such model.
     """
     path = str(path)
-    local = Path(path).is_dir()
-    if not local and path.count("/") != 1:
+    if not Path(path).is_dir() and path.count("/") != 1:
         raise LanguageModelError(f"no language model {path!r}: a folder or a hub id, e.g. openai-community/gpt2")
-    safely = {"local_files_only": local, "trust_remote_code": False}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, **safely)
-        model = auto.from_pretrained(path, dtype=torch.float32, use_safetensors=True, **safely)
-    except Exception as error:  # transformers, hub and safetensors each raise kinds of their own
-        raise LanguageModelError(f"the language model {path!r} cannot be loaded: {first_line(error)}") from error
-    return tokenizer, model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    tokenizer, model = load_pretrained(
+        auto, path, lambda reason: LanguageModelError(f"the language model {path!r} {reason}")
+    )
+    return tokenizer, model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def causal_language_model(path: str | Path) -> tuple:
@@ -56,7 +117,7 @@ def causal_language_model(path: str | Path) -> tuple:
     Raises:
         LanguageModelError: Where there is no causal language model.
     """
-    tokenizer, model = load_pretrained(AutoModelForCausalLM, path)
+    tokenizer, model = load_language_model(AutoModelForCausalLM, path)
     start = model.config.bos_token_id if model.config.bos_token_id is not None else model.config.eos_token_id
     if not isinstance(start, int):
         raise LanguageModelError(f"the language model {str(path)!r} has no beginning-of-text token; take another")

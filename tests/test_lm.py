@@ -3,7 +3,10 @@
 import pytest
 import torch
 from transformers import (
+    AutoModel,
     AutoModelForCausalLM,
+    BertConfig,
+    BertModel,
     BloomConfig,
     GPT2Config,
     Lfm2Config,
@@ -15,7 +18,7 @@ from transformers import (
 )
 
 from latdiff import lm
-from latdiff.lm import Interrupt, LanguageModelError, context, load_pretrained, token_losses, write
+from latdiff.lm import Interrupt, LanguageModelError, context, load_language_model, token_losses, write
 
 V, CONTEXT, END = 12, 48, 1
 PREFIXES = [[0], [0, 5, 6, 7], [0, 9], [0, 3, 3], [0, 2]]
@@ -69,18 +72,46 @@ def by_transformers(model, prefix, most):
 def test_a_folder_without_a_model_is_refused_in_one_sentence(tmp_path, path):
     path = path.format(tmp=tmp_path)
     with pytest.raises(LanguageModelError, match=f"language model '{path}'") as refused:
-        load_pretrained(AutoModelForCausalLM, path)
+        load_language_model(AutoModelForCausalLM, path)
     assert "\n" not in str(refused.value)
 
 
 def test_a_folder_is_loaded_in_float32_and_only_from_safetensors(tmp_path, tiny):
-    tokenizer, model = load_pretrained(AutoModelForCausalLM, tiny.ar)
+    tokenizer, model = load_language_model(AutoModelForCausalLM, tiny.ar)
     assert model.dtype == torch.float32 and not model.training
     tokenizer.save_pretrained(tmp_path)
     model.config.save_pretrained(tmp_path)
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")  # a pickle, which could run code
-    with pytest.raises(LanguageModelError, match="cannot be loaded"):
-        load_pretrained(AutoModelForCausalLM, tmp_path)
+    with pytest.raises(LanguageModelError, match="from this folder: there are no weights in safetensors"):
+        load_language_model(AutoModelForCausalLM, tmp_path)
+
+
+def test_weights_that_are_missing_are_refused_and_not_left_random(tmp_path, tiny):
+    tokenizer, model = load_language_model(AutoModelForCausalLM, tiny.ar)
+    weights = model.state_dict()
+    gap = "transformer.h.0.mlp.c_fc.weight"
+    del weights[gap]
+    tokenizer.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path, state_dict=weights)
+    for auto in (AutoModelForCausalLM, AutoModel):
+        with pytest.raises(LanguageModelError, match=r"lacks 1 weights, the first is \S*h\.0\.mlp\.c_fc\.weight"):
+            load_language_model(auto, tmp_path)
+
+
+def test_an_encoder_needs_no_pooler(tmp_path, tiny):
+    tokenizer, _ = load_language_model(AutoModelForCausalLM, tiny.ar)
+    tokenizer.save_pretrained(tmp_path)
+    BertModel(BertConfig(**SMALL, num_attention_heads=2), add_pooling_layer=False).save_pretrained(tmp_path)
+    assert load_language_model(AutoModel, tmp_path)[1].config.model_type == "bert"
+
+
+def test_code_of_a_folder_is_not_run(tmp_path, tiny):
+    tokenizer, _ = load_language_model(AutoModelForCausalLM, tiny.ar)
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}}')
+    (tmp_path / "own.py").write_text("raise SystemExit")
+    with pytest.raises(LanguageModelError, match=r"could not be read from this folder: .*code"):
+        load_language_model(AutoModelForCausalLM, tmp_path)
 
 
 # Scoring

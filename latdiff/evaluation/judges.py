@@ -17,7 +17,7 @@ from latdiff.config import MIN_PER_CLASS
 from latdiff.data.tokens import letters_of, pad, tokenize
 from latdiff.errors import UserError, first_line
 from latdiff.heads.attribute import AttributeHead
-from latdiff.lm import causal_language_model, context, load_pretrained, token_losses
+from latdiff.lm import causal_language_model, context, load_language_model, token_losses
 
 LONGEST = 512  # tokens of a text that are scored or written, where the model could read more
 
@@ -140,7 +140,7 @@ class CrowdJudge:
         except ImportError:
             raise JudgeError('MAUVE needs mauve-text; install it with pip install "latdiff[eval]"') from None
         self.path = str(path)
-        self.tokenizer, self.model = load_pretrained(AutoModel, self.path)
+        self.tokenizer, self.model = load_language_model(AutoModel, self.path)
         self.looks_both_ways = self._looks_both_ways()
         self._references: tuple[list[str], torch.Tensor] | None = None  # the last ones: crowd after crowd meets them
 
