@@ -215,6 +215,13 @@ def test_a_text_is_nearest_to_itself(tmp_path, tiny):
     assert judge.f1([first, second], [[first], [third]]) < 1
 
 
+def test_a_blank_text_is_near_to_nothing(tmp_path, tiny):
+    encoder(tmp_path, AutoTokenizer.from_pretrained(tiny.checkpoint / "tokenizer"))
+    judge = SimilarityJudge(tmp_path)
+    assert judge.f1(["", " \n"], [[GOOD[0]], [BAD[0], ""]]) == 0
+    assert judge.f1([GOOD[0], ""], [["", GOOD[0]], [GOOD[0]]]) == pytest.approx(0.5, abs=1e-4)
+
+
 @pytest.mark.parametrize("kind", ["bert", "t5", "bart"])
 def test_similarity_is_bert_scores_own_at_the_layer_that_it_knows(tmp_path, tiny, monkeypatch, kind):
     """bert-score knows encoders by name, here a folder's."""

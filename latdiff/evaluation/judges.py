@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -214,13 +213,17 @@ class SimilarityJudge:
             raise self._refusal(f"cannot read a text by itself ({first_line(error)})") from error
 
     def f1(self, texts: list[str], references: list[list[str]]) -> float:
-        """Mean over the texts of the F1 with the best of each one's references."""
+        """Mean over the texts of the F1 with the best of each one's references; 0 where one of the two is blank."""
         from bert_score.utils import bert_cos_score_idf
 
-        read = [text for text, own in zip(texts, references, strict=True) for _ in own]
+        pairs = [(text, one) for text, own in zip(texts, references, strict=True) for one in own]
+        full = [place for place, pair in enumerate(pairs) if all(map(str.strip, pair))]  # it cannot read others
         weights = defaultdict(lambda: 1.0, {self.tokenizer.sep_token_id: 0.0, self.tokenizer.cls_token_id: 0.0})
-        found = bert_cos_score_idf(self.model, list(itertools.chain(*references)), read, self.tokenizer, weights,
-                                   device=self.model.device)[:, 2]
+        found = torch.zeros(len(pairs))
+        if full:
+            read, compared = (list(side) for side in zip(*(pairs[place] for place in full), strict=True))
+            found[full] = bert_cos_score_idf(self.model, compared, read, self.tokenizer, weights,
+                                             device=self.model.device)[:, 2]
         return torch.stack([own.max() for own in found.split(list(map(len, references)))]).mean().item()
 
     def _refusal(self, reason: str) -> JudgeError:
