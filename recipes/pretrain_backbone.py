@@ -45,7 +45,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     corpus = load_corpus(recipe.data, recipe.seed, extra=True)
     if (folder / "tokenizer_config.json").exists():
         tokenizer = load_tokenizer(folder, lambda reason: BackboneError(
-            f"the tokenizer in {folder} {reason}; delete it to train another"
+            f"the tokenizer in {folder} {reason}; delete its files to train another"
         ))
     else:
         tokenizer = train_vocabulary(corpus.train + corpus.extra, folder, settings.vocab_size)

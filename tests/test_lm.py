@@ -18,7 +18,16 @@ from transformers import (
 )
 
 from latdiff import lm
-from latdiff.lm import Interrupt, LanguageModelError, context, load_language_model, token_losses, write
+from latdiff.errors import UserError
+from latdiff.lm import (
+    Interrupt,
+    LanguageModelError,
+    context,
+    load_language_model,
+    load_tokenizer,
+    token_losses,
+    write,
+)
 
 V, CONTEXT, END = 12, 48, 1
 PREFIXES = [[0], [0, 5, 6, 7], [0, 9], [0, 3, 3], [0, 2]]
@@ -103,6 +112,12 @@ def test_an_encoder_needs_no_pooler(tmp_path, tiny):
     tokenizer.save_pretrained(tmp_path)
     BertModel(BertConfig(**SMALL, num_attention_heads=2), add_pooling_layer=False).save_pretrained(tmp_path)
     assert load_language_model(AutoModel, tmp_path)[1].config.model_type == "bert"
+
+
+def test_a_damaged_tokenizer_is_refused_in_the_callers_words(tmp_path):
+    (tmp_path / "tokenizer_config.json").write_text("{")
+    with pytest.raises(UserError, match=r"^the vocabulary could not be read from this folder: .+; train it$"):
+        load_tokenizer(tmp_path, lambda reason: UserError(f"the vocabulary {reason}; train it"))
 
 
 def test_code_of_a_folder_is_not_run(tmp_path, tiny):
