@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,22 +14,86 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, TopPLogitsWarper
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DynamicCache,
+    PreTrainedConfig,
+    TopPLogitsWarper,
+)
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from latdiff.errors import UserError, first_line
 
-TOKENS = 8192  # read at a time when texts are scored; with GPT-2's vocabulary their logits take 1.6 GB
+LOGITS = 8192 * 50257  # computed at a time when texts are scored, which take 1.6 GB: 8192 tokens of GPT-2's
 
 
 class LanguageModelError(UserError):
     """A language model that cannot be had, in one sentence."""
 
 
-def load_pretrained(auto, path: str | Path) -> tuple:
-    """Tokenizer and model in float32, ready to read, on the GPU where there is one.
+def load_pretrained(
+    auto, path: str | Path, refuse: Callable[[str], UserError], tokenizer: str | Path | None = None,
+    prepare: Callable[[PreTrainedConfig], None] | None = None,
+) -> tuple:
+    """Tokenizer and model, in float32 and ready to read.
 
     Weights are read from safetensors alone and no code of the repository's is run; a folder is never looked up on the
-    hub.
+    hub. A pooler may lack weights, for nothing here reads it.
+
+    Args:
+        auto: a transformers auto class, such as AutoModelForCausalLM.
+        path: a folder or a hub id.
+        refuse: makes the error to raise of a reason, such as "lacks 2 weights, the first is ...".
+        tokenizer: the folder or hub id of one that lies elsewhere.
+        prepare: gets the configuration before a weight is read, to refuse it or to change it.
+    """
+    with _refusing(path, refuse):
+        config = AutoConfig.from_pretrained(path, **_safely(path))
+        if prepare:
+            prepare(config)
+        read = load_tokenizer(tokenizer or path, refuse)
+        model, loading = auto.from_pretrained(path, config=config, dtype=torch.float32, use_safetensors=True,
+                                              output_loading_info=True, **_safely(path))
+        lost = sorted(name for name in loading["missing_keys"] if "pooler" not in name)
+        if lost:  # transformers only warns, and leaves them random
+            raise refuse(f"lacks {len(lost)} weights, the first is {lost[0]}; copy or save it again")
+    return read, model.eval()
+
+
+def load_tokenizer(path: str | Path, refuse: Callable[[str], UserError]):
+    """The tokenizer of a folder or a hub id.
+
+    Args:
+        path: a folder or a hub id.
+        refuse: makes the error to raise of a reason.
+    """
+    with _refusing(path, refuse):
+        return AutoTokenizer.from_pretrained(path, **_safely(path))
+
+
+def _safely(path: str | Path) -> dict:
+    return {"local_files_only": Path(path).is_dir(), "trust_remote_code": False}
+
+
+@contextlib.contextmanager
+def _refusing(path: str | Path, refuse: Callable[[str], UserError]):
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # transformers, hub and safetensors each raise kinds of their own
+        local, reason = Path(path).is_dir(), first_line(error)
+        if re.search("no file named|use_safetensors", reason):
+            reason = ("there are no weights in safetensors, and only those are read, for a pickle can run code; save "
+                      "the model again with transformers' save_pretrained")
+        place = "read from this folder" if local else "fetched from the hub (offline? give a local folder)"
+        raise refuse(f"could not be {place}: {reason}") from error
+
+
+def load_language_model(auto, path: str | Path) -> tuple:
+    """Tokenizer and model, on the GPU where there is one.
 
     Args:
         auto: a transformers auto class, such as AutoModelForCausalLM.
@@ -36,16 +103,12 @@ def load_pretrained(auto, path: str | Path) -> tuple:
         LanguageModelError: Where there is no such model.
     """
     path = str(path)
-    local = Path(path).is_dir()
-    if not local and path.count("/") != 1:
+    if not Path(path).is_dir() and path.count("/") != 1:
         raise LanguageModelError(f"no language model {path!r}: a folder or a hub id, e.g. openai-community/gpt2")
-    safely = {"local_files_only": local, "trust_remote_code": False}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, **safely)
-        model = auto.from_pretrained(path, dtype=torch.float32, use_safetensors=True, **safely)
-    except Exception as error:  # transformers, hub and safetensors each raise kinds of their own
-        raise LanguageModelError(f"the language model {path!r} cannot be loaded: {first_line(error)}") from error
-    return tokenizer, model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    tokenizer, model = load_pretrained(
+        auto, path, lambda reason: LanguageModelError(f"the language model {path!r} {reason}")
+    )
+    return tokenizer, model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def causal_language_model(path: str | Path) -> tuple:
@@ -54,11 +117,22 @@ def causal_language_model(path: str | Path) -> tuple:
     Raises:
         LanguageModelError: Where there is no causal language model.
     """
-    tokenizer, model = load_pretrained(AutoModelForCausalLM, path)
+    tokenizer, model = load_language_model(AutoModelForCausalLM, path)
     start = model.config.bos_token_id if model.config.bos_token_id is not None else model.config.eos_token_id
     if not isinstance(start, int):
         raise LanguageModelError(f"the language model {str(path)!r} has no beginning-of-text token; take another")
     return tokenizer, model, start
+
+
+def class_prefix(tokenizer, label: str, start: int) -> list[int]:
+    """Ids that stand between beginning-of-text and a text of a class: the label's, and beginning-of-text again.
+
+    Args:
+        tokenizer: the language model's.
+        label: the class.
+        start: the id of beginning-of-text.
+    """
+    return [*(piece for piece in tokenizer(label).input_ids if piece != tokenizer.eos_token_id), start]
 
 
 def context(model) -> int:
@@ -79,7 +153,7 @@ def token_losses(model, start: int, ids: Sequence[list[int]]) -> tuple[Tensor, T
     rows = [torch.tensor(row[:longest], dtype=torch.long) for row in ids]
     counts = torch.tensor([len(row) for row in rows], dtype=torch.long)
     nats = torch.zeros(len(rows))
-    for chunk in _chunks(counts.tolist()):
+    for chunk in _chunks(counts.tolist(), LOGITS // model.config.get_text_config().vocab_size):
         targets = pad_sequence([rows[place] for place in chunk], batch_first=True, padding_value=start)
         targets = targets.to(model.device)
         inputs = F.pad(targets[:, :-1], (1, 0), value=start)
@@ -89,13 +163,13 @@ def token_losses(model, start: int, ids: Sequence[list[int]]) -> tuple[Tensor, T
     return nats, counts
 
 
-def _chunks(lengths: list[int]) -> list[list[int]]:
-    """Places of rows that are not empty, the longest first, in groups of at most TOKENS tokens once padded."""
+def _chunks(lengths: list[int], most: int) -> list[list[int]]:
+    """Places of rows that are not empty, the longest first, in groups of at most `most` tokens once padded."""
     chunks: list[list[int]] = []
     for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
         if lengths[place] == 0:
             break
-        if not chunks or (len(chunks[-1]) + 1) * lengths[chunks[-1][0]] > TOKENS:
+        if not chunks or (len(chunks[-1]) + 1) * lengths[chunks[-1][0]] > most:
             chunks.append([])
         chunks[-1].append(place)
     return chunks
@@ -139,6 +213,7 @@ def write(
 
     Raises:
         ValueError: For an empty prefix, or another number of streams than of rows to be sampled.
+        LanguageModelError: For a model whose past is not a cache of keys and values, such as Mamba.
     """
     if not all(prefix_ids):
         raise ValueError("a prefix is empty; begin it with the model's beginning-of-text token")
@@ -151,10 +226,10 @@ def write(
     rows = [row for row, most in enumerate(room) if most > 0]
     ids, mask = _left_padded([prefix_ids[row] for row in rows], model.device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    cache = DynamicCache(config=model.config)
+    cache, takes = _cache(model), inspect.signature(model.forward).parameters  # BLOOM's has positions from the mask
     while rows:
-        logits = model(ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
-                       logits_to_keep=1).logits[:, -1].float()
+        given = {name: value for name, value in (("position_ids", positions), ("logits_to_keep", 1)) if name in takes}
+        logits = model(ids, attention_mask=mask, past_key_values=cache, use_cache=True, **given).logits[:, -1].float()
         free = [place for place, row in enumerate(rows) if not waiting[row]]
         own = None if greedy else [streams[rows[place]] for place in free]
         chosen = dict(zip(free, _choose(logits[free], own, top_p), strict=True))
@@ -174,6 +249,18 @@ def write(
         ids = torch.tensor([written[row][-1:] for row in rows], dtype=torch.long, device=model.device)
         mask, positions = F.pad(mask, (0, 1), value=1), positions[:, -1:] + 1
     return written
+
+
+def _cache(model) -> DynamicCache:
+    """Where the model keeps what it has read, from which rows that end can be taken out."""
+    cache = DynamicCache(config=model.config)
+    recurrent = any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers)
+    if recurrent or "past_key_values" not in inspect.signature(model.forward).parameters:
+        raise LanguageModelError(
+            f"the language model's kind is {model.config.model_type}, whose past is not a cache of keys and values; "
+            "take one that can write beside others, e.g. openai-community/gpt2"
+        )
+    return cache
 
 
 def _ends(model) -> set[int]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
+from transformers import T5Config, T5ForConditionalGeneration
 
 from latdiff.config import Recipe, recipe_from_command_line
 from latdiff.data.corpus import load_corpus
@@ -29,6 +29,7 @@ from latdiff.data.tokens import (
     train_vocabulary,
 )
 from latdiff.errors import plain_errors
+from latdiff.lm import load_tokenizer
 from latdiff.models.backbone import BackboneError, decoder_logits, encode_features, fast_attention
 from latdiff.training import BatchOrder, Run, step_generator
 
@@ -43,7 +44,9 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
         )
     corpus = load_corpus(recipe.data, recipe.seed, extra=True)
     if (folder / "tokenizer_config.json").exists():
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = load_tokenizer(folder, lambda reason: BackboneError(
+            f"the tokenizer in {folder} {reason}; delete its files to train another"
+        ))
     else:
         tokenizer = train_vocabulary(corpus.train + corpus.extra, folder, settings.vocab_size)
     whole = tokenize(tokenizer, corpus.train + corpus.extra)

@@ -16,13 +16,14 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from latdiff.config import Recipe, recipe_from_command_line
 from latdiff.data.corpus import Corpus, load_corpus
 from latdiff.data.tokens import IGNORED, labels_of, pad, short_enough, tokenize
 from latdiff.errors import plain_errors
-from latdiff.evaluation.judges import FluencyJudge, class_prefix
+from latdiff.evaluation.judges import FluencyJudge
+from latdiff.lm import class_prefix, load_tokenizer
 from latdiff.models.backbone import BackboneError, fast_attention
 from latdiff.training import BatchOrder, Run, refuse_changes, step_generator
 
@@ -37,7 +38,10 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     refuse_changes(recipe, ("seed", "data", "backbone"))
     refuse_changes(recipe, ("seed", "data", "backbone", "train_ar"), folder)
     corpus = load_corpus(recipe.data, recipe.seed)
-    tokenizer = load_tokenizer(recipe)
+    tokenizer = load_tokenizer(recipe.located(recipe.backbone.path), lambda _: BackboneError(
+        f"backbone.path is {recipe.backbone.path!r}, where no tokenizer could be read; train the backbone first, "
+        "with `make train-ae` or `make pretrain-backbone`"
+    ))
     recipe.save(folder / "recipe.yaml", "train_ar")
     every = tokenize(tokenizer, corpus.train)
     ids = short_enough(every, recipe.data.max_tokens)
@@ -63,18 +67,6 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     unseen = FluencyJudge(folder).perplexity(corpus.valid)
     print(f"perplexity of {len(corpus.valid):,} unseen texts: {unseen['tokens']:.2f} a token, mean of the texts' own "
           f"{unseen['texts']:.2f}; {settings.steps - run.start} steps in {run.minutes:.1f} minutes -> {folder}")
-
-
-def load_tokenizer(recipe: Recipe):
-    """The backbone's; raises BackboneError where there is none yet."""
-    try:
-        place = recipe.located(recipe.backbone.path)
-        return AutoTokenizer.from_pretrained(place, local_files_only=Path(place).is_dir())
-    except Exception as error:  # transformers and the hub each raise kinds of their own
-        raise BackboneError(
-            f"backbone.path is {recipe.backbone.path!r}, where no tokenizer could be read; train the backbone first, "
-            "with `make train-ae` or `make pretrain-backbone`"
-        ) from error
 
 
 def prefixes(recipe: Recipe, corpus: Corpus, tokenizer, fits: list[bool]) -> list[list[int]]:

@@ -6,7 +6,7 @@ import json
 import hub_layouts
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM, GPT2Config, GPT2LMHeadModel
 
 from latdiff.config import DECODING
@@ -198,6 +198,23 @@ def test_weights_cut_short(folder):
 def test_files_that_are_missing(folder, file):
     (folder / file).unlink()
     assert "could not be read from this folder" in refusal(folder)
+
+
+def test_weights_that_are_pickled(folder):
+    """A pickle could run code; transformers' save_pretrained writes safetensors."""
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    said = refusal(folder)
+    assert "no weights in safetensors" in said
+    assert "save_pretrained" in said
+
+
+def test_a_weight_that_is_missing(folder):
+    weights = load_file(folder / "model.safetensors")
+    gap = "decoder.block.1.layer.2.DenseReluDense.wo.weight"
+    del weights[gap]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert f"lacks 1 weights, the first is {gap}" in refusal(folder)
 
 
 def test_a_config_that_is_no_json(folder):

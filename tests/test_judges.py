@@ -3,8 +3,10 @@
 import math
 from types import SimpleNamespace
 
+import hub_layouts
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
 
 from latdiff import storyworld
@@ -149,7 +151,7 @@ def test_a_beginning_that_the_tokenizer_writes_itself_is_not_scored(tmp_path, la
 
 
 @pytest.mark.parametrize("path", ["nowhere", "{tmp}/empty"])
-def test_a_language_model_that_is_not_there_is_told_in_a_sentence(tmp_path, path):
+def test_a_language_model_that_is_not_there_is_refused_in_a_sentence(tmp_path, path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(LanguageModelError, match="language model"):
         FluencyJudge(path.format(tmp=tmp_path))
@@ -164,10 +166,10 @@ def test_texts_of_the_corpus_are_likelier_than_noise_to_a_model_trained_on_it(ti
 # Crowds of texts
 
 
-def encoder(folder, tokenizer):
+def encoder(folder, tokenizer, num_hidden_layers=1):
     torch.manual_seed(0)
-    config = BertConfig(vocab_size=len(tokenizer), hidden_size=8, num_hidden_layers=1, num_attention_heads=1,
-                        intermediate_size=8, max_position_embeddings=40)
+    config = BertConfig(vocab_size=len(tokenizer), hidden_size=8, num_hidden_layers=num_hidden_layers,
+                        num_attention_heads=1, intermediate_size=8, max_position_embeddings=40)
     BertModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -193,7 +195,7 @@ def test_states_are_of_the_last_token_or_of_all_where_the_model_looks_both_ways(
         assert judge.states(["", TWO[0]]).isfinite().all()
 
 
-def test_a_model_that_cannot_read_a_text_alone_is_told_in_a_sentence(tiny):
+def test_a_model_that_cannot_read_a_text_alone_is_refused_in_a_sentence(tiny):
     with pytest.raises(JudgeError, match="cannot read a text by itself"):
         CrowdJudge(tiny.root / "checkpoints" / "tiny-t5")
     with pytest.raises(LanguageModelError, match="no language model 'nowhere'"):
@@ -213,6 +215,50 @@ def test_a_text_is_nearest_to_itself(tmp_path, tiny):
     assert judge.f1([first, second], [[first], [third]]) < 1
 
 
+def test_a_blank_text_is_near_to_nothing(tmp_path, tiny):
+    encoder(tmp_path, AutoTokenizer.from_pretrained(tiny.checkpoint / "tokenizer"))
+    judge = SimilarityJudge(tmp_path)
+    assert judge.f1(["", " \n"], [[GOOD[0]], [BAD[0], ""]]) == 0
+    assert judge.f1([GOOD[0], ""], [["", GOOD[0]], [GOOD[0]]]) == pytest.approx(0.5, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["bert", "t5", "bart"])
+def test_similarity_is_bert_scores_own_at_the_layer_that_it_knows(tmp_path, tiny, monkeypatch, kind):
+    """bert-score knows encoders by name, here a folder's."""
+    import bert_score
+
+    folder = tmp_path / kind
+    folder.mkdir()
+    if kind == "bert":
+        encoder(folder, AutoTokenizer.from_pretrained(tiny.checkpoint / "tokenizer"), num_hidden_layers=3)
+    else:
+        getattr(hub_layouts, kind)(folder)
+    monkeypatch.setitem(bert_score.model2layers, str(folder), 1)
+    theirs = bert_score.BERTScorer(str(folder), num_layers=1, use_fast_tokenizer=True)
+    theirs._tokenizer.model_max_length = 40
+    judge = SimilarityJudge(folder)
+    assert judge.layer == 1
+    expected = theirs.score(GOOD, [[text, text.upper()] for text in BAD])[2].mean().item()
+    assert judge.f1(GOOD, [[text, text.upper()] for text in BAD]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_an_encoder_without_a_weight_is_refused(tmp_path, tiny):
+    encoder(tmp_path, AutoTokenizer.from_pretrained(tiny.checkpoint / "tokenizer"))
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["encoder.layer.0.output.dense.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(JudgeError, match=r"lacks 1 weights, the first is encoder.*; take a text encoder"):
+        SimilarityJudge(tmp_path)
+
+
 def test_an_encoder_that_is_not_there(tmp_path):
     with pytest.raises(JudgeError, match="BERTScore cannot read with"):
+        SimilarityJudge(tmp_path)
+
+
+def test_a_model_that_is_no_encoder(tmp_path, language_model):
+    tokenizer, _ = language_model(tmp_path)
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(JudgeError, match=r"cannot read a text by itself \(.+\); take a text encoder"):
         SimilarityJudge(tmp_path)

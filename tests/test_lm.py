@@ -2,20 +2,56 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, TopPLogitsWarper
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    BertConfig,
+    BertModel,
+    BloomConfig,
+    GPT2Config,
+    Lfm2Config,
+    LlamaConfig,
+    MambaConfig,
+    OpenAIGPTConfig,
+    OPTConfig,
+    TopPLogitsWarper,
+)
 
 from latdiff import lm
-from latdiff.lm import Interrupt, LanguageModelError, context, load_pretrained, token_losses, write
+from latdiff.errors import UserError
+from latdiff.lm import (
+    Interrupt,
+    LanguageModelError,
+    context,
+    load_language_model,
+    load_tokenizer,
+    token_losses,
+    write,
+)
 
 V, CONTEXT, END = 12, 48, 1
 PREFIXES = [[0], [0, 5, 6, 7], [0, 9], [0, 3, 3], [0, 2]]
 
 
-def gpt2(eos_token_id=None, spread=6.0):
-    """A random GPT-2, its weights wide enough for one token to differ from another."""
+SMALL = {"vocab_size": V, "hidden_size": 16, "num_hidden_layers": 2, "bos_token_id": 0}
+ATTENTION = SMALL | {"num_attention_heads": 2, "max_position_embeddings": CONTEXT}
+KINDS = {  # positions that are learnt, turned, learnt from the mask, and slopes
+    "gpt2": GPT2Config(**ATTENTION),
+    "llama": LlamaConfig(**ATTENTION, intermediate_size=32),
+    "opt": OPTConfig(**ATTENTION, ffn_dim=32, word_embed_proj_dim=16),
+    "bloom": BloomConfig(**ATTENTION),
+}
+
+
+def gpt2(eos_token_id=None, spread=6.0, vocab_size=V):
+    return random_model(GPT2Config(**ATTENTION | {"vocab_size": vocab_size}), eos_token_id, spread)
+
+
+def random_model(config, eos_token_id=None, spread=6.0):
+    """Weights wide enough for one token to differ from another."""
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=V, n_positions=CONTEXT, n_embd=16, n_layer=2, n_head=2,
-                                       bos_token_id=0, eos_token_id=eos_token_id)).eval()
+    config.eos_token_id = eos_token_id
+    model = AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight), alpha=0.1 * spread)
@@ -45,18 +81,52 @@ def by_transformers(model, prefix, most):
 def test_a_folder_without_a_model_is_refused_in_one_sentence(tmp_path, path):
     path = path.format(tmp=tmp_path)
     with pytest.raises(LanguageModelError, match=f"language model '{path}'") as refused:
-        load_pretrained(AutoModelForCausalLM, path)
+        load_language_model(AutoModelForCausalLM, path)
     assert "\n" not in str(refused.value)
 
 
 def test_a_folder_is_loaded_in_float32_and_only_from_safetensors(tmp_path, tiny):
-    tokenizer, model = load_pretrained(AutoModelForCausalLM, tiny.ar)
+    tokenizer, model = load_language_model(AutoModelForCausalLM, tiny.ar)
     assert model.dtype == torch.float32 and not model.training
     tokenizer.save_pretrained(tmp_path)
     model.config.save_pretrained(tmp_path)
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")  # a pickle, which could run code
-    with pytest.raises(LanguageModelError, match="cannot be loaded"):
-        load_pretrained(AutoModelForCausalLM, tmp_path)
+    with pytest.raises(LanguageModelError, match="from this folder: there are no weights in safetensors"):
+        load_language_model(AutoModelForCausalLM, tmp_path)
+
+
+def test_weights_that_are_missing_are_refused_and_not_left_random(tmp_path, tiny):
+    tokenizer, model = load_language_model(AutoModelForCausalLM, tiny.ar)
+    weights = model.state_dict()
+    gap = "transformer.h.0.mlp.c_fc.weight"
+    del weights[gap]
+    tokenizer.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path, state_dict=weights)
+    for auto in (AutoModelForCausalLM, AutoModel):
+        with pytest.raises(LanguageModelError, match=r"lacks 1 weights, the first is \S*h\.0\.mlp\.c_fc\.weight"):
+            load_language_model(auto, tmp_path)
+
+
+def test_an_encoder_needs_no_pooler(tmp_path, tiny):
+    tokenizer, _ = load_language_model(AutoModelForCausalLM, tiny.ar)
+    tokenizer.save_pretrained(tmp_path)
+    BertModel(BertConfig(**SMALL, num_attention_heads=2), add_pooling_layer=False).save_pretrained(tmp_path)
+    assert load_language_model(AutoModel, tmp_path)[1].config.model_type == "bert"
+
+
+def test_a_damaged_tokenizer_is_refused_in_the_callers_words(tmp_path):
+    (tmp_path / "tokenizer_config.json").write_text("{")
+    with pytest.raises(UserError, match=r"^the vocabulary could not be read from this folder: .+; train it$"):
+        load_tokenizer(tmp_path, lambda reason: UserError(f"the vocabulary {reason}; train it"))
+
+
+def test_code_of_a_folder_is_not_run(tmp_path, tiny):
+    tokenizer, _ = load_language_model(AutoModelForCausalLM, tiny.ar)
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}}')
+    (tmp_path / "own.py").write_text("raise SystemExit")
+    with pytest.raises(LanguageModelError, match=r"could not be read from this folder: .*code"):
+        load_language_model(AutoModelForCausalLM, tmp_path)
 
 
 # Scoring
@@ -71,24 +141,29 @@ def test_losses_are_transformers_own_whatever_is_read_together(model, monkeypatc
             ids = torch.tensor([[0, *row[:count]]])
             torch.testing.assert_close(own, model(ids, labels=ids).loss.detach() * count, rtol=1e-4, atol=1e-4)
     assert nats[1] == 0
-    monkeypatch.setattr(lm, "TOKENS", 6)
-    torch.testing.assert_close(token_losses(model, 0, rows)[0], nats, rtol=1e-4, atol=1e-4)
+    for most in (1, 6 * V, 60 * V):
+        monkeypatch.setattr(lm, "LOGITS", most)
+        torch.testing.assert_close(token_losses(model, 0, rows)[0], nats, rtol=1e-4, atol=1e-4)
 
 
-def test_a_budget_of_tokens_is_kept(monkeypatch):
-    monkeypatch.setattr(lm, "TOKENS", 10)
-    lengths = [3, 12, 0, 5, 4, 1]
-    chunks = lm._chunks(lengths)
-    assert sorted(place for chunk in chunks for place in chunk) == [0, 1, 3, 4, 5]
-    assert all(len(chunk) == 1 or len(chunk) * max(lengths[i] for i in chunk) <= 10 for chunk in chunks)
+@pytest.mark.parametrize("vocabulary, expected", [
+    (V, [(1, 12), (2, 5), (3, 3)]), (2 * V, [(1, 12), (1, 5), (1, 4), (1, 3), (2, 1)]),
+])
+def test_a_larger_vocabulary_is_read_in_smaller_pieces(monkeypatch, vocabulary, expected):
+    monkeypatch.setattr(lm, "LOGITS", 10 * V)
+    model, sizes = gpt2(vocab_size=vocabulary), []
+    model.register_forward_hook(lambda _, inputs, outputs: sizes.append(tuple(outputs.logits.shape[:2])))
+    token_losses(model, 0, [[3] * length for length in (3, 12, 0, 5, 4, 1, 1)])
+    assert sizes == expected
 
 
 # Writing
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("eos_token_id", [None, 5, 7])
-def test_greedy_writing_is_transformers_own_beside_rows_of_other_lengths(eos_token_id):
-    model = gpt2(eos_token_id)
+def test_greedy_writing_is_transformers_own_beside_rows_of_other_lengths(kind, eos_token_id):
+    model = random_model(KINDS[kind], eos_token_id)
     expected = [by_transformers(model, prefix, 12) for prefix in PREFIXES]
     assert write(model, PREFIXES, [], 12, greedy=True) == expected
 
@@ -202,3 +277,12 @@ def test_rows_that_cannot_be_written(model):
         write(model, [[0], []], numbers(2), 4)
     with pytest.raises(ValueError, match="1 streams for 2 prefixes"):
         write(model, [[0], [0]], numbers(1), 4)
+
+
+@pytest.mark.parametrize("config", [
+    MambaConfig(**SMALL), OpenAIGPTConfig(**ATTENTION),
+    Lfm2Config(**ATTENTION, intermediate_size=32, num_key_value_heads=1, layer_types=["conv", "full_attention"]),
+], ids=lambda config: config.model_type)
+def test_a_model_that_keeps_no_keys_and_values_cannot_write(config):
+    with pytest.raises(LanguageModelError, match=f"{config.model_type}, whose past is not .* openai-community/gpt2"):
+        write(random_model(config), [[0]], numbers(1), 4)

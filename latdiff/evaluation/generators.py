@@ -21,8 +21,8 @@ from latdiff.diffusion.guidance import Guide
 from latdiff.diffusion.noise import streams
 from latdiff.diffusion.sampling import make_scheduler
 from latdiff.errors import UserError
-from latdiff.evaluation.judges import LONGEST, class_prefix
-from latdiff.lm import causal_language_model, write
+from latdiff.evaluation.judges import LONGEST
+from latdiff.lm import causal_language_model, class_prefix, write
 from latdiff.pipelines.output import check_guides, scores
 
 
@@ -113,7 +113,7 @@ class LanguageModelGenerator(Generator):
     Text i of a seed is the same however many are asked for.
 
     A class that it is conditioned on is read before the text: beginning-of-text, the class, beginning-of-text again, as
-    recipes/train_ar.py writes them (`judges.class_prefix`).
+    recipes/train_ar.py writes them (`lm.class_prefix`).
     """
 
     BATCH = 256

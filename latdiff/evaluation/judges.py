@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,13 +12,13 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
-from transformers import AutoConfig, AutoModel
+from transformers import AutoModel
 
 from latdiff.config import MIN_PER_CLASS
 from latdiff.data.tokens import letters_of, pad, tokenize
 from latdiff.errors import UserError, first_line
 from latdiff.heads.attribute import AttributeHead
-from latdiff.lm import causal_language_model, context, load_pretrained, token_losses
+from latdiff.lm import causal_language_model, context, load_language_model, load_pretrained, token_losses
 
 LONGEST = 512  # tokens of a text that are scored or written, where the model could read more
 
@@ -140,7 +141,7 @@ class CrowdJudge:
         except ImportError:
             raise JudgeError('MAUVE needs mauve-text; install it with pip install "latdiff[eval]"') from None
         self.path = str(path)
-        self.tokenizer, self.model = load_pretrained(AutoModel, self.path)
+        self.tokenizer, self.model = load_language_model(AutoModel, self.path)
         self.looks_both_ways = self._looks_both_ways()
         self._references: tuple[list[str], torch.Tensor] | None = None  # the last ones: crowd after crowd meets them
 
@@ -189,31 +190,44 @@ class SimilarityJudge:
     """
 
     def __init__(self, path: str | Path):
-        """Raises JudgeError where there is no encoder that bert-score can take apart, or no bert-score."""
+        """Raises JudgeError where there is no encoder, or no bert-score."""
         try:
-            from bert_score import BERTScorer, model2layers
+            from bert_score import model2layers
         except ImportError:
             raise JudgeError('BERTScore needs bert-score; install it with pip install "latdiff[eval]"') from None
+
+        def leave_out_later_layers(config) -> None:
+            self.layer = config.num_hidden_layers = model2layers.get(self.path, config.num_hidden_layers)
+            if hasattr(config, "encoder_layers"):  # as BART's has, which T5's calls by the name above
+                config.encoder_layers = self.layer
+
         self.path = str(path)
-        local = Path(self.path).is_dir()
+        self.tokenizer, model = load_pretrained(AutoModel, self.path, self._refusal, prepare=leave_out_later_layers)
+        self.model = model.get_encoder() if model.config.is_encoder_decoder else model
+        self.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        # which bert-score cuts texts at, and a tokenizer of a folder may leave open
+        self.tokenizer.model_max_length = min(self.tokenizer.model_max_length, context(self.model), LONGEST)
         try:
-            config = AutoConfig.from_pretrained(self.path, local_files_only=local)
-            self.layer = model2layers.get(self.path, config.num_hidden_layers)
-            self._scorer = BERTScorer(self.path, self.layer, use_fast_tokenizer=True)
-            # which bert-score cuts texts at, and a tokenizer of a folder may leave open
-            tokenizer, most = self._scorer._tokenizer, getattr(config, "max_position_embeddings", LONGEST)
-            tokenizer.model_max_length = min(tokenizer.model_max_length, most, LONGEST)
-        except Exception as error:  # transformers, hub and bert-score each raise kinds of their own
-            raise JudgeError(
-                f"BERTScore cannot read with {self.path!r}: {first_line(error)}; take a text encoder such as "
-                "FacebookAI/roberta-large, from the hub or a folder"
-            ) from error
+            self.f1(["a text"], [["a text"]])
+        except Exception as error:  # a decoder without padding, for one, and each in words of its own
+            raise self._refusal(f"cannot read a text by itself ({first_line(error)})") from error
 
     def f1(self, texts: list[str], references: list[list[str]]) -> float:
-        """Mean over the texts of the F1 with the best of each one's references."""
-        return float(self._scorer.score(texts, references)[2].mean())
+        """Mean over the texts of the F1 with the best of each one's references; 0 where one of the two is blank."""
+        from bert_score.utils import bert_cos_score_idf
 
+        pairs = [(text, one) for text, own in zip(texts, references, strict=True) for one in own]
+        full = [place for place, pair in enumerate(pairs) if all(map(str.strip, pair))]  # it cannot read others
+        weights = defaultdict(lambda: 1.0, {self.tokenizer.sep_token_id: 0.0, self.tokenizer.cls_token_id: 0.0})
+        found = torch.zeros(len(pairs))
+        if full:
+            read, compared = (list(side) for side in zip(*(pairs[place] for place in full), strict=True))
+            found[full] = bert_cos_score_idf(self.model, compared, read, self.tokenizer, weights,
+                                             device=self.model.device)[:, 2]
+        return torch.stack([own.max() for own in found.split(list(map(len, references)))]).mean().item()
 
-def class_prefix(tokenizer, told: str, start: int) -> list[int]:
-    """How a language model is told a class: its pieces and a second beginning-of-text, after which the text begins."""
-    return [*(piece for piece in tokenize(tokenizer, [told])[0] if piece != tokenizer.eos_token_id), start]
+    def _refusal(self, reason: str) -> JudgeError:
+        return JudgeError(
+            f"BERTScore cannot read with {self.path!r}, which {reason}; take a text encoder such as "
+            "FacebookAI/roberta-large, from the hub or a folder"
+        )

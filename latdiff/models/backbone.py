@@ -9,11 +9,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from latdiff.config import DECODING
-from latdiff.errors import UserError, first_line
+from latdiff.errors import UserError
+from latdiff.lm import load_pretrained
 
 
 class BackboneError(UserError):
@@ -26,34 +27,24 @@ def load_backbone(path: str, tokenizer: str | None = None) -> tuple[object, PreT
     Raises BackboneError when there is neither, when files are missing or cut short, and when the
     model is no encoder-decoder.
     """
-    local = Path(path).is_dir()
-    if not local and (path.count("/") != 1 or path.startswith((".", "checkpoints/"))):
+    if not Path(path).is_dir() and (path.count("/") != 1 or path.startswith((".", "checkpoints/"))):
         raise BackboneError(
             f"backbone.path is {path!r}: no such folder. Train one with `make pretrain-backbone`, "
             "or name a hub id such as google/flan-t5-base."
         )
-    try:
-        config = AutoConfig.from_pretrained(path, local_files_only=local)
+
+    def must_have_halves(config) -> None:
         if not config.is_encoder_decoder:
             raise BackboneError(
                 f"backbone.path is {path!r}, a {config.model_type} without encoder and decoder; "
                 "take a T5, mT5 or BART, e.g. google/flan-t5-base."
             )
-        read = AutoTokenizer.from_pretrained(tokenizer or path, local_files_only=local)
-        model, loading = AutoModelForSeq2SeqLM.from_pretrained(
-            path, local_files_only=local, dtype=torch.float32, output_loading_info=True
-        )
-        if loading["missing_keys"]:  # transformers only warns, and leaves them random
-            lost = sorted(loading["missing_keys"])
-            raise BackboneError(
-                f"backbone.path is {path!r}, whose file lacks {len(lost)} weights, the first is {lost[0]}"
-            )
-    except BackboneError:
-        raise
-    except Exception as error:  # transformers, hub and safetensors each raise kinds of their own
-        place = "read from this folder" if local else "fetched from the hub (offline? give a local folder)"
-        raise BackboneError(f"backbone.path is {path!r}, which could not be {place}: {first_line(error)}") from error
-    return read, fast_attention(model).requires_grad_(False).eval()
+
+    read, model = load_pretrained(
+        AutoModelForSeq2SeqLM, path, lambda reason: BackboneError(f"backbone.path is {path!r}, which {reason}"),
+        tokenizer, must_have_halves,
+    )
+    return read, fast_attention(model).requires_grad_(False)
 
 
 def refuse_unreadable(model: PreTrainedModel, max_tokens: int) -> None:

@@ -18,9 +18,9 @@ from latdiff.evaluation.generators import (
     PipelineGenerator,
     TextsGenerator,
 )
-from latdiff.evaluation.judges import FluencyJudge, class_prefix
+from latdiff.evaluation.judges import FluencyJudge
 from latdiff.heads.attribute import AttributeHead
-from latdiff.lm import LanguageModelError
+from latdiff.lm import LanguageModelError, class_prefix
 from latdiff.pipelines.files import open_checkpoint
 
 WRITTEN = [f"text {number}" for number in range(12)]
