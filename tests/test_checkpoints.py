@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from latdiff import LatentTextDiffusionPipeline
-from latdiff.codecs.files import CheckpointError, load_codec
+from latdiff.checkpoints import CheckpointError
+from latdiff.codecs.files import load_codec
 from latdiff.pipelines.files import open_checkpoint
 
 

@@ -5,7 +5,7 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 
 from latdiff import AttributeHead, CallableHead, fit_head
-from latdiff.codecs.files import CheckpointError
+from latdiff.checkpoints import CheckpointError
 from latdiff.codecs.protocol import Decoded, TextError
 from latdiff.codecs.t5 import TextCodec
 from latdiff.config import SCHEDULERS

@@ -12,7 +12,8 @@ from diffusers import DiffusionPipeline
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from latdiff.codecs.files import CheckpointError, refuse_gaps
+from latdiff.checkpoints import CheckpointError
+from latdiff.codecs.files import refuse_gaps
 from latdiff.codecs.protocol import Codec, Decoded, as_texts
 from latdiff.codecs.t5 import TextCodec
 from latdiff.diffusion.gaussian import GaussianDiffusion

@@ -9,7 +9,7 @@ import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from latdiff.codecs.files import CheckpointError
+from latdiff.checkpoints import CheckpointError
 from latdiff.codecs.protocol import Codec
 from latdiff.diffusion.guidance import Guide, titles
 

@@ -10,7 +10,8 @@ from toy_codec import ANIMALS, COLOURS, ToyCodec
 
 import latdiff
 from latdiff import AttributeHead, GaussianDiffusion, LatentDenoiser, LatentTextDiffusionPipeline
-from latdiff.codecs.files import CheckpointError, load_codec, save_codec
+from latdiff.checkpoints import CheckpointError
+from latdiff.codecs.files import load_codec, save_codec
 from latdiff.codecs.protocol import Codec, TextError
 from latdiff.config import load_recipe
 from latdiff.config.sections import STAGES, Stage
