@@ -23,6 +23,13 @@ def load_codec(folder: str | Path) -> Codec:
 
     Raises:
         CheckpointError: When parts are missing, cut short, or of an unknown kind.
+
+    Examples:
+        >>> from latdiff import load_codec
+        >>> codec = load_codec("checkpoints/storyworld")
+        >>> latents = codec.encode(["My aunt and I walk to the harbor."])
+        >>> latents.shape[1:] == codec.latent_shape, len(codec.decode(latents))
+        (True, 1)
     """
     folder = Path(folder)
     if (folder / "codec").is_dir():

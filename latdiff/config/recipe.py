@@ -102,6 +102,11 @@ def load_recipe(recipe: str, overrides: list[str] | tuple[str, ...] = ()) -> Rec
     Raises:
         RecipeError: Names every problem at once: the file, unknown keys with the nearest known one, values of the
             wrong type or out of range, and settings that contradict each other.
+
+    Examples:
+        >>> from latdiff import load_recipe
+        >>> load_recipe("storyworld", ["train_denoiser.steps=500"]).train_denoiser.steps
+        500
     """
     path = find_recipe(recipe)
     given = read_settings(path)

@@ -43,6 +43,11 @@ def load_head(folder: str | Path) -> AttributeHead | NumberHead:
 
     Raises:
         HeadError: when the folder is missing, incomplete or cut short, or its parts do not belong together.
+
+    Examples:
+        >>> from latdiff import load_head
+        >>> load_head("checkpoints/storyworld/heads/sentiment").classes_.tolist()
+        ['negative', 'positive']
     """
     folder = Path(folder)
     try:

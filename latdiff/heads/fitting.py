@@ -66,12 +66,15 @@ def fit_head(codec, texts, labels, head=None, *, name=None, estimate=None, **set
         ValueError: for settings that the head does not have.
 
     Examples:
-        >>> from latdiff import LatentTextDiffusionPipeline, NumberHead, fit_head
-        >>> pipe = LatentTextDiffusionPipeline.from_pretrained("checkpoints/storyworld")  # doctest: +SKIP
-        >>> tone = fit_head(pipe.codec, texts, labels, name="tone")  # doctest: +SKIP
-        >>> words = fit_head(pipe.codec, texts, [len(text.split()) for text in texts],
-        ...                  NumberHead(name="words"))  # doctest: +SKIP
-        >>> out = pipe(guides=[tone.toward("positive"), words.toward(40)])  # doctest: +SKIP
+        >>> from latdiff import NumberHead, fit_head, open_checkpoint
+        >>> from latdiff.data.corpus import load_labelled
+        >>> pipe = open_checkpoint("checkpoints/storyworld")
+        >>> texts, labels = load_labelled("storyworld", label_column="sentiment", limit=400)
+        >>> tone = fit_head(pipe.codec, texts, labels, name="tone")
+        >>> words = fit_head(pipe.codec, texts, [len(text.split()) for text in texts], NumberHead(name="words"))
+        >>> out = pipe(num_samples=2, guides=[tone.toward("positive"), words.toward(40)])
+        >>> list(out.scores)
+        ['tone=positive', 'words=40']
     """
     head = AttributeHead() if head is None else clone(head)
     head.set_params(**settings, **({} if name is None else {"name": name}))

@@ -26,6 +26,12 @@ def open_checkpoint(folder: str | Path) -> DiffusionPipeline:
 
     Raises:
         CheckpointError: When it holds no pipeline, or one that is incomplete, damaged or of an unknown class.
+
+    Examples:
+        >>> from latdiff import open_checkpoint
+        >>> pipe = open_checkpoint("checkpoints/storyworld").to("cpu")
+        >>> len(pipe(num_samples=2).texts)
+        2
     """
     folder = Path(folder)
     index = folder / "model_index.json"

@@ -177,8 +177,13 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
                 a scheduler that would mis-sample, noise of another shape, or unknown options; all before the first
                 step. GuidanceError, one of its kind, comes for a gradient that is not finite.
 
-        Example:
-            >>> pipe(num_samples=2, generator=torch.Generator().manual_seed(0)).texts  # doctest: +SKIP
+        Examples:
+            >>> from latdiff import load_head, open_checkpoint
+            >>> pipe = open_checkpoint("checkpoints/storyworld")
+            >>> head = load_head("checkpoints/storyworld/heads/sentiment")
+            >>> out = pipe(num_samples=2, guides=head.toward("positive"), generator=torch.Generator().manual_seed(0))
+            >>> len(out.texts), list(out.scores)
+            (2, ['sentiment=positive'])
         """
         if candidates < 1:
             raise UserError(f"candidates is {candidates}, must be 1 or more")
@@ -236,6 +241,14 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
 
         Raises:
             UserError: What a call does, a strength out of range, and TextError for texts that are empty or too long.
+
+        Examples:
+            >>> from latdiff import load_head, open_checkpoint
+            >>> pipe = open_checkpoint("checkpoints/storyworld")
+            >>> head = load_head("checkpoints/storyworld/heads/sentiment")
+            >>> text = "On a wet Thursday, I go to the field with my aunt."
+            >>> len(pipe.edit(text, head.toward("positive"), strength=0.6).texts)
+            1
         """
         if not 0 < strength <= 1:
             raise UserError(f"strength is {strength}, must be above 0 and at most 1")
@@ -267,6 +280,12 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
 
         Raises:
             UserError: For n below 2 or unknown decode_options, and TextError for texts that are empty or too long.
+
+        Examples:
+            >>> from latdiff import open_checkpoint
+            >>> pipe = open_checkpoint("checkpoints/storyworld")
+            >>> len(pipe.interpolate("We met at the lake.", "I bake a cake.", n=5).texts)
+            5
         """
         decode_options = self._decode_options(decode_options)
         if n < 2:
