@@ -50,7 +50,7 @@ def run_fit_head(options: argparse.Namespace) -> None:
     texts, labels = list(itertools.compress(texts, fits)), list(itertools.compress(labels, fits))
     began = time.monotonic()
     if options.number:
-        head = fit_head(codec, texts, labels, NumberHead(options.name, alpha=strength))
+        head = fit_head(codec, texts, labels, NumberHead(options.name, alpha=float(strength)))
         quality = f"cross-validated R2 {head.report['r2']:.3f}, typical error {head.sd:.3g}"
     else:
         kind = AttributeHead(options.name, C=strength, features=options.features, noise_aware=options.noise_aware)

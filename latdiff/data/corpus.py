@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from latdiff.config import MIN_PER_CLASS, DataConfig
 from latdiff.data.sources import MISSING, DataError, Sample, Table, columns, open_source, reach
 from latdiff.data.tokens import letters_of, sentences
-from latdiff.worlds import world
+from latdiff.worlds import Oracle, world
 
 STORIES = 60_000
 LABELLED_STORIES = 400
@@ -58,7 +58,8 @@ def load_corpus(data: DataConfig, seed: int, extra: bool = False) -> Corpus:
     unseen texts need, so it may be larger than memory. Extra texts, read only if asked for, are whole sources' training
     texts, without repeats of each other, of training texts, of unseen ones or of their source texts. Raises DataError.
     """
-    splits = _drawn_splits(data, seed) if world(data.source) else _own_splits(data, seed)
+    oracle = world(data.source)
+    splits = _drawn_splits(oracle, data, seed) if oracle else _own_splits(data, seed)
     train, valid = splits.train[: data.train_size or None], splits.valid[: data.valid_size]
     for split, name, beside in ((train, "training", " beside the unseen ones"), (valid, "unseen", "")):
         if not split:
@@ -92,8 +93,8 @@ def load_labelled(
     fixes; storyworld writes 400 stories by default, none from the seed that wrote the corpus.
     Raises DataError, with `classes` also for fewer than two classes or a class of fewer than five texts.
     """
-    if world(source):
-        table = _drawn_table(source, limit or LABELLED_STORIES, f"{seed}/labelled")
+    if oracle := world(source):
+        table = _drawn_table(oracle, source, limit or LABELLED_STORIES, f"{seed}/labelled")
     else:
         table = open_source(source, ("train",))["train"]
     pairs = [(text, label) for _, text, label in _told(table, _texts(table, text_column), label_column)]
@@ -113,9 +114,10 @@ def load_texts(source: str, text_column: str = "text") -> list[str]:
     return [text for text in _texts(table, text_column) if text]
 
 
-def _drawn_splits(data: DataConfig, seed: int) -> Splits:
+def _drawn_splits(oracle: Oracle, data: DataConfig, seed: int) -> Splits:
     sizes = {"train": data.train_size or STORIES, "valid": data.valid_size}
-    rows = {split: _rows(_drawn_table(data.source, size, f"{seed}/{split}"), data) for split, size in sizes.items()}
+    rows = {split: _rows(_drawn_table(oracle, data.source, size, f"{seed}/{split}"), data)
+            for split, size in sizes.items()}
     # repeats stay as the grammar drew them, and its spelling has no variants to look through
     train, valid = (_shuffled(filter(any, rows[split]), f"{seed}/{split} order") for split in rows)
     unseen = {text for text, _ in valid}
@@ -202,7 +204,7 @@ def _by_source(lettered: list[tuple[str, tuple[str, str]]], data: DataConfig) ->
 
 def _distinct(rows: list[tuple[str, str]]) -> dict[str, tuple[str, str]]:
     """The first of all rows whose texts count as the same, by the letters that they share."""
-    first = {}
+    first: dict[str, tuple[str, str]] = {}
     for row in rows:
         first.setdefault(letters_of(row[0]), row)
     return first
@@ -213,8 +215,8 @@ def _stream(name: str) -> int:
     return random.Random(name).getrandbits(32)
 
 
-def _drawn_table(source: str, count: int, stream: str) -> Table:
-    stories = world(source).sample(count, _stream(stream))
+def _drawn_table(oracle: Oracle, source: str, count: int, stream: str) -> Table:
+    stories = oracle.sample(count, _stream(stream))
     rows = [{"text": story.text, **story.attributes, "slots": story.slots} for story in stories]
     return Table(source, "story", list(enumerate(rows, 1)))
 

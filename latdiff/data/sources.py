@@ -66,8 +66,8 @@ def open_source(source: str, wanted: tuple[str, ...], sample: Sample | None = No
         return {split: _read(file) for split, file in _files(path, wanted).items()}
     if path.exists():
         return {wanted[0]: _read(path)}
-    if HUB_ID.fullmatch(source) and not _format(path):
-        return _from_hub(source, wanted, sample)
+    if (hub := HUB_ID.fullmatch(source)) and not _format(path):
+        return _from_hub(hub, wanted, sample)
     raise DataError(
         f"no data {source!r}: it is neither storyworld, nor a hub id such as owner/name or owner/name:config, "
         f"nor a file or folder{_nearest_path(path)}"
@@ -100,11 +100,11 @@ def _files(folder: Path, wanted: tuple[str, ...]) -> dict[str, Path]:
     return found
 
 
-def _from_hub(source: str, wanted: tuple[str, ...], sample: Sample | None) -> dict[str, Table]:
+def _from_hub(hub: re.Match[str], wanted: tuple[str, ...], sample: Sample | None) -> dict[str, Table]:
     import datasets  # slow to import, and needed for nothing else
 
-    name, config, revision = HUB_ID.fullmatch(source).groups()
-    with _hub_problems(source):
+    source, name, config, revision = hub.group(0, 1, 2, 3)
+    with _hub_problems(hub):
         loaded = datasets.load_dataset(name, config, revision=revision, streaming=sample is not None)
     there = {split: next((name for name in _names(split) if name in loaded), None) for split in wanted}
     there = {split: name for split, name in there.items() if name}
@@ -112,7 +112,7 @@ def _from_hub(source: str, wanted: tuple[str, ...], sample: Sample | None) -> di
         raise DataError(f"{source}: has no split {wanted[0]} (there is {', '.join(loaded)})")
     unit, tables = "shuffled row" if sample else "row", {}
     for split, name in there.items():
-        with _hub_problems(source):  # a stream asks the hub only as it is read
+        with _hub_problems(hub):  # a stream asks the hub only as it is read
             rows = loaded[name].to_list() if not sample else sample.draw(
                 loaded[name], unseen=split != wanted[0], alone=len(there) == 1)
         rows = _with_class_names(rows, loaded[name].features or {})
@@ -131,18 +131,18 @@ def _with_class_names(rows: list[dict], features: dict) -> list[dict]:
 
 
 @contextlib.contextmanager
-def _hub_problems(source: str) -> Iterator[None]:
+def _hub_problems(hub: re.Match[str]) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the hub's clients raise many kinds, and the way out is the same for nearly all
-        raise DataError(_way_out(source, error)) from None
+        raise DataError(_way_out(hub, error)) from None
 
 
-def _way_out(source: str, error: Exception) -> str:
+def _way_out(hub: re.Match[str], error: Exception) -> str:
+    source, name, revision = hub.group(0, 1, 3)
     configs = re.search(r"available[^[]*\[('.+')\]", str(error), re.IGNORECASE)
     if isinstance(error, ValueError) and configs:
         names = re.findall(r"'(.+?)'", configs[1])
-        name, _, revision = HUB_ID.fullmatch(source).groups()
         example = f"{name}:{names[0]}" + (f"@{revision}" if revision else "")
         shown = textwrap.shorten(", ".join(names), 200, placeholder=" ...")
         return f"{source}: name the configuration (there is {shown}), as in {example}"

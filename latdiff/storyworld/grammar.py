@@ -249,9 +249,9 @@ def _slot_probabilities(chosen: Mapping[str, str]) -> dict[str, dict[str, float]
     openings = FRAMES["opening"]
     timed = sum("TIME" in frame.text for frame in openings) / len(openings)
     rows["time"] = {value: probability * timed for value, probability in rows["time"].items()}
-    rows["weather_wording"] = wording = {}
+    rows["weather_wording"] = wording = dict[str, float]()
     for frame in openings:
-        options = weather_wordings(chosen["weather"], frame)
-        for value in options:
-            wording[value] = wording.get(value, 0.0) + 1 / len(options) / len(openings)
+        wordings = weather_wordings(chosen["weather"], frame)
+        for value in wordings:
+            wording[value] = wording.get(value, 0.0) + 1 / len(wordings) / len(openings)
     return rows

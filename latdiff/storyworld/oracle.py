@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from .frames import FRAMES, PLANS
 from .grammar import ATTRIBUTES, GENDERS, WORD_SLOTS, tell
-from .index import ARTICLES, Index, story_index
+from .index import ARTICLES, Index, Pattern, story_index
 from .lexicon import PRONOUNS, verb_forms
 from .parsing import TOKEN, Sentence, split_sentences, surface_errors
 from .sentences import PREPOSITIONS, Element, indefinite
@@ -112,8 +112,8 @@ def read(text: str) -> Reading:
     for number, sentence in enumerate(sentences, start=1):
         where = f"Sentence {number}"
         if sentence.pattern:
-            _check_words(sentence, where, known, facts)
-            _check_small_words(sentence, where, facts)
+            _check_words(sentence, sentence.pattern, where, known, facts)
+            _check_small_words(sentence, sentence.pattern, where, facts)
         else:
             _check_loose_words(sentence, where, known, facts)
             if not sentence.cut and known.key(sentence.words) is not None:
@@ -193,11 +193,11 @@ def _vote_slot(slot: str, word: str, known: Index, facts: _Facts) -> None:
         facts.vote("sentiment", known.feelings[word])
 
 
-def _check_words(sentence: Sentence, where: str, known: Index, facts: _Facts) -> None:
+def _check_words(sentence: Sentence, pattern: Pattern, where: str, known: Index, facts: _Facts) -> None:
     """Compare every word of a matched sentence with what the rest of the story asks for."""
     subject = facts.winner("person") or "third"
     content = sentence.content
-    for position, (element, word) in enumerate(zip(sentence.pattern.content, content, strict=True)):
+    for position, (element, word) in enumerate(zip(pattern.content, content, strict=True)):
         if known.classes[word] == "~subject":
             subject = "first" if word == "i" else "third"
         if element.kind == "verb":
@@ -261,12 +261,12 @@ def _check_fixed_word(expected: str, word: str, where: str, known: Index, facts:
     facts.error(kind, f"{where} has {word!r} where {expected!r} belongs.")
 
 
-def _check_small_words(sentence: Sentence, where: str, facts: _Facts) -> None:
+def _check_small_words(sentence: Sentence, pattern: Pattern, where: str, facts: _Facts) -> None:
     """Articles and commas of a matched sentence."""
     content = iter(sentence.content)
     expected = [element.value if element.kind in ("article", "comma") else next(content)
-                for element in sentence.pattern.elements]
-    for position, element in enumerate(sentence.pattern.elements):
+                for element in pattern.elements]
+    for position, element in enumerate(pattern.elements):
         if element.kind == "article" and element.value == "a":
             expected[position] = indefinite(expected[position + 1])
     if [word for word in expected if word != ","] != sentence.words:
