@@ -1,4 +1,4 @@
-"""Which texts to train on and which are unseen, with their labels or conditions: of storyworld, or of somebody's rows.
+"""Training and unseen texts with their labels or conditions, of storyworld or of a data source.
 
     corpus = load_corpus(DataConfig(source="path/to/folder"), seed=0)
     texts, labels = load_labelled("reviews.jsonl", label_column="sentiment")
@@ -24,10 +24,10 @@ LACKING = {"none": "blank", "label": "without a text or a label", "text": "witho
 
 @dataclass(frozen=True)
 class Corpus:
-    """Texts to train on, unseen texts to measure on, and how many rows were left out and why.
+    """Training texts, unseen texts for evaluation, and how many rows were left out and why.
 
-    With a condition, a class or a source text for each of the texts, and the classes. `extra` texts are for the
-    backbone and the autoencoder, which learn to read and write, and not for the denoiser, which learns the corpus.
+    With a condition, a class or a source text for each text, and the classes. `extra` texts train the backbone and the
+    autoencoder, but not the denoiser.
     """
 
     train: list[str]
@@ -49,17 +49,26 @@ class Splits:
 
 
 def load_corpus(data: DataConfig, seed: int, extra: bool = False) -> Corpus:
-    """Read and clean the training and the unseen texts, in an order that depends on `seed` alone.
+    """Read and clean the training and the unseen texts.
 
     White space becomes single spaces. Left out and counted are blank texts, texts without the condition that
-    `data.condition` asks for, and training texts with the same letters and digits as another one or as an unseen
-    one, or with an unseen one's source text. Without unseen texts of its own, a source gives at most a tenth of
-    itself, or what `train_size` leaves. With `train_size`, no more rows of a hub data set are read than that and the
-    unseen texts need, so it may be larger than memory. Extra texts, read only if asked for, are whole sources' training
-    texts, without repeats of each other, of training texts, of unseen ones or of their source texts. Raises DataError.
+    `data.condition` requires, and training texts with the same letters and digits as another one or as an unseen
+    one, or with an unseen one's source text. A source without unseen texts has a tenth of its texts at most, or what
+    `train_size` leaves, held out. With `train_size`, only as many rows of a hub data set are read as are needed.
+
+    Args:
+        data: the recipe's section.
+        seed: fixes the order of the texts.
+        extra: whether to read `data.extra_sources`, without texts that are known already.
+
+    Returns:
+        The corpus.
+
+    Raises:
+        DataError: for a source that cannot be used.
     """
     oracle = world(data.source)
-    splits = _drawn_splits(oracle, data, seed) if oracle else _own_splits(data, seed)
+    splits = _world_splits(oracle, data, seed) if oracle else _own_splits(data, seed)
     train, valid = splits.train[: data.train_size or None], splits.valid[: data.valid_size]
     for split, name, beside in ((train, "training", " beside the unseen ones"), (valid, "unseen", "")):
         if not split:
@@ -70,7 +79,7 @@ def load_corpus(data: DataConfig, seed: int, extra: bool = False) -> Corpus:
         return Corpus([text for text, _ in train], [text for text, _ in valid], splits.dropped, extra=more)
     classes = []
     if data.condition == "label":
-        classes = _classes(data, Counter(told for _, told in train), {told for _, told in valid})
+        classes = _classes(data, Counter(label for _, label in train), {label for _, label in valid})
         valid = [row for row in valid if row[1] in classes]
         if not valid:
             known = ", ".join(classes)
@@ -87,17 +96,27 @@ def load_labelled(
     seed: int = 0,
     classes: bool = True,
 ) -> tuple[list[str], list[str]]:
-    """Read texts and their labels: a file, a folder's or a hub data set's train split, or `storyworld`.
+    """Read texts and their labels; rows without either are skipped.
 
-    Rows without a text or without that label are skipped. `limit` takes a random subset that `seed`
-    fixes; storyworld writes 400 stories by default, none from the seed that wrote the corpus.
-    Raises DataError, with `classes` also for fewer than two classes or a class of fewer than five texts.
+    Args:
+        source: a file, a folder or a hub id, whose train split is read, or "storyworld".
+        text_column: column of the texts.
+        label_column: column of the labels.
+        limit: size of a random subset; None for all texts, of storyworld for 400.
+        seed: fixes the subset.
+        classes: whether the labels are classes: at least two, of at least five texts each.
+
+    Returns:
+        Texts and their labels.
+
+    Raises:
+        DataError: for a source or labels that cannot be used.
     """
     if oracle := world(source):
-        table = _drawn_table(oracle, source, limit or LABELLED_STORIES, f"{seed}/labelled")
+        table = _world_table(oracle, source, limit or LABELLED_STORIES, f"{seed}/labelled")
     else:
         table = open_source(source, ("train",))["train"]
-    pairs = [(text, label) for _, text, label in _told(table, _texts(table, text_column), label_column)]
+    pairs = [(text, label) for _, text, label in _labelled(table, _texts(table, text_column), label_column)]
     if limit and limit < len(pairs):
         pairs = random.Random(f"{seed}/labelled").sample(pairs, limit)
     if classes:
@@ -109,16 +128,27 @@ def load_labelled(
 
 
 def load_texts(source: str, text_column: str = "text") -> list[str]:
-    """Read texts in their order: a file, or a folder's or a hub data set's train split; blank ones are left out."""
+    """Read texts in their order, without blank ones.
+
+    Args:
+        source: a file, a folder or a hub id, whose train split is read.
+        text_column: column of the texts.
+
+    Returns:
+        The texts.
+
+    Raises:
+        DataError: for a source that cannot be used.
+    """
     table = open_source(source, ("train",))["train"]
     return [text for text in _texts(table, text_column) if text]
 
 
-def _drawn_splits(oracle: Oracle, data: DataConfig, seed: int) -> Splits:
+def _world_splits(oracle: Oracle, data: DataConfig, seed: int) -> Splits:
     sizes = {"train": data.train_size or STORIES, "valid": data.valid_size}
-    rows = {split: _rows(_drawn_table(oracle, data.source, size, f"{seed}/{split}"), data)
+    rows = {split: _rows(_world_table(oracle, data.source, size, f"{seed}/{split}"), data)
             for split, size in sizes.items()}
-    # repeats stay as the grammar drew them, and its spelling has no variants to look through
+    # repeats stay as the grammar sampled them, and its spelling has no variants
     train, valid = (_shuffled(filter(any, rows[split]), f"{seed}/{split} order") for split in rows)
     unseen = {text for text, _ in valid}
     kept = [row for row in train if row[0] not in unseen]
@@ -140,7 +170,7 @@ def _own_splits(data: DataConfig, seed: int) -> Splits:
         held_out = _held_out(len(train), data)
         train, valid = train[held_out:], train[:held_out]
     unseen = {letters for letters, _ in valid}
-    sources = {letters_of(told) for _, (_, told) in valid} if data.condition == "text" else ()
+    sources = {letters_of(condition) for _, (_, condition) in valid} if data.condition == "text" else ()
     kept = [row for letters, row in train if letters not in unseen and letters_of(row[1]) not in sources]
     dropped = {
         LACKING[data.condition]: sum(not text for rows in read for text, _ in rows),
@@ -152,7 +182,7 @@ def _own_splits(data: DataConfig, seed: int) -> Splits:
 def _extra(data: DataConfig, train: list[tuple[str, str]], valid: list[tuple[str, str]]) -> list[str]:
     """The extra sources' texts, each once and none that is known already."""
     known = {letters_of(text) for rows in (train, valid) for text, _ in rows}
-    known |= {letters_of(told) for _, told in valid if data.condition == "text"}
+    known |= {letters_of(condition) for _, condition in valid if data.condition == "text"}
     texts = [text for source in data.extra_sources for text in load_texts(str(source), data.text_column)]
     return [text for letters, (text, _) in _distinct([(text, "") for text in texts]).items() if letters not in known]
 
@@ -163,11 +193,11 @@ def _rows(table: Table, data: DataConfig) -> list[tuple[str, str]]:
     texts = _texts(table, data.text_column)
     if data.condition == "none":
         return [(text, "") for text in texts]
-    if data.condition == "prefix":  # the first sentence is told, the rest is the text
+    if data.condition == "prefix":  # the first sentence is the condition, the rest the text
         parts = [sentences(text) for text in texts]
         return [("".join(part[1:]), part[0].strip()) if len(part) > 1 else ("", "") for part in parts]
-    told = {number: condition for number, _, condition in _told(table, texts, data.condition_column)}
-    return [(text, told[number]) if number in told else ("", "")
+    conditions = {number: condition for number, _, condition in _labelled(table, texts, data.condition_column)}
+    return [(text, conditions[number]) if number in conditions else ("", "")
             for (number, _), text in zip(table.rows, texts, strict=True)]
 
 
@@ -215,7 +245,7 @@ def _stream(name: str) -> int:
     return random.Random(name).getrandbits(32)
 
 
-def _drawn_table(oracle: Oracle, source: str, count: int, stream: str) -> Table:
+def _world_table(oracle: Oracle, source: str, count: int, stream: str) -> Table:
     stories = oracle.sample(count, _stream(stream))
     rows = [{"text": story.text, **story.attributes, "slots": story.slots} for story in stories]
     return Table(source, "story", list(enumerate(rows, 1)))
@@ -266,19 +296,19 @@ def _texts(table: Table, column: str) -> list[str]:
     return texts
 
 
-def _told(table: Table, texts: list[str], column: str) -> Iterator[tuple[int, str, str]]:
-    """Number, text and what a column says of it, of the rows that have both; raises DataError as `_texts` does."""
+def _labelled(table: Table, texts: list[str], column: str) -> Iterator[tuple[int, str, str]]:
+    """Number, text and label of the rows that have both. Raises DataError for a column that cannot be used."""
     known = False
     for (number, row), text in zip(table.rows, texts, strict=True):
-        told = reach(row, column)
-        if isinstance(told, (dict, list)):
+        label = reach(row, column)
+        if isinstance(label, (dict, list)):
             raise DataError(
                 f"{table.at(number)}: {column} holds several values, must be a single one{columns([row], column)}"
             )
-        known |= told is not MISSING
-        told = "" if told in (MISSING, None) else " ".join(str(told).split())
-        if text and told:
-            yield number, text, told
+        known |= label is not MISSING
+        label = "" if label in (MISSING, None) else " ".join(str(label).split())
+        if text and label:
+            yield number, text, label
     if not known:
         there = columns((row for _, row in table.rows), column)
         raise DataError(f"{table.place}: no row has a column {column!r}{there}")

@@ -1,7 +1,7 @@
-"""Where rows come from: a file, a folder or a data set of the hub, told in one sentence where they cannot.
+"""Rows of a file, a folder or a data set of the hub; a DataError says in one sentence why there are none.
 
-A source is looked for in this order: an existing file or folder, a hub id `owner/name`, with an optional `:config` and
-`@revision`. So nothing asks the hub for what is on the disk.
+A source is an existing file or folder, or else a hub id `owner/name` with an optional `:config` and `@revision`, so the
+hub is never queried for what is on disk.
 """
 
 from __future__ import annotations
@@ -32,27 +32,34 @@ class DataError(UserError):
 
 @dataclass(frozen=True)
 class Sample:
-    """How many rows to draw from a hub data set that may be larger than memory, and the seed that draws them."""
+    """Sizes and seed of a random sample from a hub data set that may be larger than memory."""
 
     train: int
     valid: int
     seed: int
 
     def draw(self, stream, unseen: bool, alone: bool) -> list[dict]:
-        """Rows of one streamed split: of the unseen texts, or the training one, which alone gives the unseen too."""
+        """Rows of one streamed split.
+
+        Args:
+            stream: the split, as `datasets` streams it.
+            unseen: whether it holds the unseen texts.
+            alone: whether it is the only split, so that unseen texts are held out of it.
+        """
         rows = self.valid if unseen else self.train + (self.valid if alone else 0)
         return list(stream.shuffle(seed=self.seed, buffer_size=SHUFFLE_BUFFER).take(rows))
 
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of one split with their numbers; `place` and `unit` let a message point at one."""
+    """Numbered rows of one split; `place` and `unit` name them in messages."""
 
     place: str
     unit: str
     rows: list[tuple[int, dict]]
 
     def at(self, number: int) -> str:
+        """Where a row is, e.g. "train.jsonl, line 3"."""
         return f"{self.place}, {self.unit} {number}"
 
 
@@ -60,7 +67,19 @@ class Table:
 
 
 def open_source(source: str, wanted: tuple[str, ...], sample: Sample | None = None) -> dict[str, Table]:
-    """The wanted splits that the source has; the first always. Only of a hub data set, a sample is enough."""
+    """Read the splits of a source.
+
+    Args:
+        source: a file, a folder or a hub id.
+        wanted: names of splits; the first is required.
+        sample: how much of a hub data set to read; all of it by default. Files are read whole.
+
+    Returns:
+        Name of each split that there is -> its rows.
+
+    Raises:
+        DataError: for a source that cannot be read or lacks the first split.
+    """
     path = Path(source).expanduser()
     if path.is_dir():
         return {split: _read(file) for split, file in _files(path, wanted).items()}
@@ -150,7 +169,7 @@ def _way_out(hub: re.Match[str], error: Exception) -> str:
     first_line = str(error).partition("\n")[0]
     reason = "the hub cannot be reached" if unreachable else f"{type(error).__name__}: {first_line}"
     return (
-        f"{source} is no file or folder here, so it was asked of the hub, but {reason}; put a folder "
+        f"{source} is no file or folder here, and the hub was queried for it, but {reason}; put a folder "
         "with train.jsonl and valid.jsonl in its place, for a recipe with "
         'ARGS="data.source=path/to/folder data.text_column=text"'
     )
@@ -252,7 +271,7 @@ READERS: dict[str, Callable[[Path], Iterable[tuple[int, dict]]]] = {
 
 
 def reach(row: dict, column: str):
-    """row["a.b"], or else row["a"]["b"], or else MISSING."""
+    """The value of a column: row["a.b"], or else row["a"]["b"], or else MISSING."""
     if column in row:
         return row[column]
     for key in column.split("."):
@@ -263,7 +282,7 @@ def reach(row: dict, column: str):
 
 
 def columns(rows: Iterable[dict], wanted: str) -> str:
-    """' (there is a, b.c; did you mean b.c?)' for messages about a column that is not there."""
+    """The columns that there are, for an error message: ' (there is a, b.c; did you mean b.c?)'."""
     names = {name: None for row in rows for name in _flat(row)}  # a dict keeps the order
     return f" (there is {', '.join(names) or 'none'}{nearest(wanted, names)})"
 
