@@ -17,7 +17,7 @@ from latdiff.pipelines.defaults import DEFAULT_STRENGTH
 
 
 def add_sample(commands) -> None:
-    command = command_of(commands, "sample", run_sample, "write texts, steered by guides or not")
+    command = command_of(commands, "sample", run_sample, "sample texts, with guides or without")
     command.add_argument("--num-samples", type=int,
                          help="how many texts (default 8), or of each of several --cond (default 1)")
     command.add_argument("--cond", action="append", default=[], metavar="TEXT",
@@ -26,15 +26,15 @@ def add_sample(commands) -> None:
     command.add_argument("--guidance-scale", type=float, default=1.0,
                          help="classifier-free guidance towards --cond (default 1: none)")
     command.add_argument("--candidates", type=int, default=1,
-                         help="draw so many and keep the one that agrees best with the others (default 1)")
+                         help="sample so many texts and keep the one that agrees best with the others (default 1)")
     keep_option(command)
     _guide_options(command)
-    command.add_argument("--steps", type=int, help="denoiser calls a text (default: the checkpoint's)")
+    command.add_argument("--steps", type=int, help="denoiser evaluations per text (default: the checkpoint's)")
     command.add_argument("--scheduler", help=f"one of {', '.join(SCHEDULERS)} (default: the checkpoint's)")
     command.add_argument("--seed", type=int, default=0, help="the same seed gives the same texts (default 0)")
     decode_option(command)
     command.add_argument("--compare", action="store_true", help="print unsteered texts of the same seed beside them")
-    command.add_argument("--json", action="store_true", help="one JSON object a text")
+    command.add_argument("--json", action="store_true", help="one JSON object per text")
 
 
 def add_edit(commands) -> None:
@@ -46,10 +46,10 @@ def add_edit(commands) -> None:
     command.add_argument("--strength", type=float, default=DEFAULT_STRENGTH,
                          help=f"above 0, little changes, to 1, nothing is kept ({DEFAULT_STRENGTH:g})")
     _guide_options(command)
-    command.add_argument("--steps", type=int, help="denoiser calls from pure noise (default: the checkpoint's)")
+    command.add_argument("--steps", type=int, help="denoiser evaluations from pure noise (default: the checkpoint's)")
     command.add_argument("--seed", type=int, default=0, help="the same seed gives the same texts (default 0)")
     decode_option(command)
-    command.add_argument("--json", action="store_true", help="one JSON object a text")
+    command.add_argument("--json", action="store_true", help="one JSON object per text")
 
 
 def run_sample(options: argparse.Namespace) -> None:

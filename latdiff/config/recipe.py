@@ -36,7 +36,7 @@ class Recipe(BaseModel):
     output: str = Field("checkpoints", description="folder of the runs")
     seed: Whole = Field(0, ge=0, description="seeds every generator")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="what training computes in; auto: bfloat16 where the processor multiplies in it")
+        "auto", description="data type of training; auto: bfloat16 where the processor multiplies in it")
     wandb_project: str = Field("", description="Weights & Biases project to log the loss to; empty for none")
     codec: str = Field("autoencoder", description="the codec: what recipes/train_NAME.py trains")
     stages: tuple[str, ...] = Field(("train_denoiser",), description="what the recipe is for; their sections, and "
@@ -141,7 +141,7 @@ def recipe_from_command_line(description: str) -> tuple[Recipe, bool]:
 
 
 def _build(given: dict, problems: list[str]) -> Recipe:
-    """The recipe of what is right in what was given; what is wrong goes to the problems."""
+    """The recipe of the valid settings; what is wrong with the others goes to the problems."""
     known = [*Recipe.model_fields, *SECTIONS]
     top, sections = {}, {}
     for key, value in given.items():
@@ -157,7 +157,7 @@ def _build(given: dict, problems: list[str]) -> Recipe:
 
 
 def _checked(model: type[BaseModel], given: dict, prefix: str, problems: list[str]) -> Any:
-    """The model of what was given, or its defaults where a problem was found."""
+    """The validated model, or its defaults where a problem was found."""
     try:
         return model.model_validate({str(key): value for key, value in given.items()})
     except ValidationError as error:
@@ -170,7 +170,7 @@ def _checked(model: type[BaseModel], given: dict, prefix: str, problems: list[st
 
 
 def _sentence(model: type[BaseModel], key: str, value: Any, error: Any) -> str:
-    """What pydantic found, with what was set, what is allowed and what the setting means."""
+    """A validation error with the value, what is allowed and what the setting means."""
     kind, ctx = error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
         known = list(model.model_fields)
@@ -189,7 +189,7 @@ def _sentence(model: type[BaseModel], key: str, value: Any, error: Any) -> str:
 
 
 def _number(value: Any) -> Any:
-    return float(value) if isinstance(value, str) else value  # YAML reads 2e-3 as a text
+    return float(value) if isinstance(value, str) else value  # YAML reads 2e-3 as a string
 
 
 def _contradictions(recipe: Recipe) -> Iterator[str]:
