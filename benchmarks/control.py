@@ -5,12 +5,11 @@
 
 A target is a row whose text is `field : value`, and it is met where the value stands in the text as words (semantic
 content: Li et al. 2022, section 5). There is a head for every field, fitted on which of its values stands in a text, on
-at most so many texts a value. A length in words is met within two, by one head of numbers, with --pilots aimed past it.
-With --candidates K every text is the best of K: the one that the head of its value finds likeliest when it is read
-again, or, for lengths, the one whose latents some networks fitted on lengths put nearest to the target. Nothing ever
-looks at the words but the figures. With --keep SHARE those of all texts, unsteered ones too, are left out whose
-latents lie farthest from the text's own. Beside every success stand perplexity and diversity, and those of unsteered
-texts.
+at most so many texts a value. A length in words is met within two, with a head of numbers; --pilots corrects its bias.
+With --candidates K every text is the best of K: the one that the head of its value finds likeliest when it is encoded
+again, or, for lengths, the one whose latents some networks fitted on lengths put nearest to the target. Only the
+figures use the words. With --keep SHARE the texts, unsteered ones too, whose latents lie farthest from the encoded text
+are left out. Perplexity and diversity are reported with every success, and for unsteered texts.
 """
 
 from __future__ import annotations
@@ -82,7 +81,7 @@ def aimed(length: float, pilots: int, write: Callable[[float, int], list[str]]) 
 
 
 def networks(latents: Tensor, numbers: list[int], seed: int) -> list[TransformedTargetRegressor]:
-    """Five small networks that read a number off latents [N, L, D]: better than ridge does, and worse to steer by."""
+    """Five small networks that predict a number from latents [N, L, D]: more exact than ridge, but worse as guides."""
     inputs = latents.flatten(1).numpy()
 
     def one(seed: int) -> TransformedTargetRegressor:
@@ -95,13 +94,13 @@ def networks(latents: Tensor, numbers: list[int], seed: int) -> list[Transformed
 
 
 def nearness(networks: list[TransformedTargetRegressor], latents: Tensor, number: float) -> Tensor:
-    """[N] of latents [N, L, D]: the less, the farther the networks' readings lie from a number, or from each other."""
+    """Minus the mean squared distance of the networks' predictions from a number, [N] for latents [N, L, D]."""
     readings = np.stack([network.predict(latents.flatten(1).cpu().numpy()) for network in networks])
     return torch.from_numpy(-np.square(readings - number).mean(0))
 
 
 class Measuring:
-    """Target after target, steered towards, scored, and noted in one document that is written after every row.
+    """Steers towards every target and scores the texts, in one document that is written after every row.
 
     Args:
         options: of the command line.  pipe: with the sampler to use.  steps: of it.
@@ -189,18 +188,18 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--targets", help="rows with a text such as 'food : Italian'; without them, lengths alone")
     parser.add_argument("--fluency", required=True, help="a causal language model, folder or hub id")
     parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--texts", type=int, default=200, help="texts a value to fit the heads on (default 200)")
+    parser.add_argument("--texts", type=int, default=200, help="texts per value to fit the heads on (default 200)")
     parser.add_argument("--times", type=float, default=1.0, help="the usual scale of heads times this (default 1)")
     parser.add_argument("--mode", choices=[mode for mode in MODES if mode != "noisy"], default="x0",
                         help="where the gradient is taken: guidance.py (default x0)")
     parser.add_argument("--pilots", type=int, default=0,
-                        help="runs at other noise that say how far past a length to aim (default 0)")
+                        help="runs at other noise that estimate the bias of lengths (default 0)")
     parser.add_argument("--candidates", type=int, default=1,
-                        help="draw so many texts for each and let the heads take one (default 1)")
+                        help="sample so many texts for each and let the heads choose one (default 1)")
     parser.add_argument("--keep", type=float, default=1.0,
-                        help="draw more and keep this share, what lies nearest to its own text (default 1: all)")
+                        help="sample more texts and keep this share, the nearest to the encoded text (default 1: all)")
     parser.add_argument("--sampler", metavar="NAME:STEPS", help="default: the checkpoint's own")
-    parser.add_argument("--num-samples", type=int, default=50, help="texts a target (default 50)")
+    parser.add_argument("--num-samples", type=int, default=50, help="texts per target (default 50)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
     return parser.parse_args()
 
@@ -212,7 +211,7 @@ def main() -> None:
             raise UserError(f"{flag} is {value}, must be {least} or more")
     if not 0 < options.keep <= 1:
         raise UserError(f"--keep is {options.keep}, must be above 0 and at most 1")
-    sampler = sampler_words(options.sampler, "--sampler") if options.sampler else None  # refused before anything loads
+    sampler = sampler_words(options.sampler, "--sampler") if options.sampler else None  # checked before anything loads
     pipe = load_for_commands(options.checkpoint, quiet=True)
     steps = pipe.config.num_inference_steps
     if sampler:
