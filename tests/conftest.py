@@ -71,6 +71,14 @@ def codec(tiny):
 
 
 @pytest.fixture
+def head(pipe):
+    """A random head of the checkpoint's latents."""
+    from toy_pipes import random_head
+
+    return random_head(pipe.codec.digest)
+
+
+@pytest.fixture
 def x0():
     """Latents [5, L, D] of the toy codec."""
     import torch
