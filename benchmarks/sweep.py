@@ -160,11 +160,11 @@ def begun(path: Path, asked: dict) -> dict:
     if not document:
         return asked | {"machine": machine(), "rows": []}
     if document.get("sweep") != asked["sweep"] or not all("seed" in row for row in document.get("rows", [])):
-        raise UserError(f"{path} holds no rows of {asked['sweep']} with a seed each; name another file")
+        raise UserError(f"{path} has no rows of {asked['sweep']} with a seed each; name another file")
     differ = [key for key, value in asked.items() if document.get(key) != value]
     changed = [f"{key} was {document.get(key)!r}, is {asked[key]!r}" for key in differ]
     if changed:
-        raise UserError(f"{path} holds rows that were measured otherwise ({'; '.join(changed)}); name another file")
+        raise UserError(f"{path} has rows that were measured otherwise ({'; '.join(changed)}); name another file")
     return document
 
 

@@ -23,9 +23,9 @@ def add_evaluate(commands) -> None:
     command.add_argument("--guidance-scale", nargs="+", type=float, metavar="SCALE",
                          help="of classifier-free guidance, for a conditional model (default 1 2)")
     command.add_argument("--judge", action="append", default=[], metavar="HEAD=DATA[:COLUMN]",
-                         help="labelled texts other than the head's, for a classifier of another kind that says "
-                         "whether steering by HEAD worked; or HEAD is the column of the classes that the model is "
-                         "conditioned on; may be repeated (default column: label)")
+                         help="labelled texts other than the head's, for a classifier of another kind that "
+                         "judges whether a text has HEAD's label; or HEAD is the column of the classes that the model "
+                         "is conditioned on; may be repeated (default column: label)")
     command.add_argument("--fluency", metavar="MODEL", help="a causal language model, folder or hub id, whose "
                          "perplexity of the texts is measured; recipes/train_ar.py trains one, where there are classes "
                          "with train_ar.condition_dropout=1")
@@ -37,8 +37,7 @@ def add_evaluate(commands) -> None:
     keep_option(command)
     command.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
     command.add_argument("--seeds", type=int, default=5, metavar="N",
-                         help="measure so many times, with this seed and those after it, for means and standard "
-                         "deviations (default 5)")
+                         help="number of seeds, from --seed on, for means and standard deviations (default 5)")
     command.add_argument("--recipe", help="of a baseline: the recipe whose corpus it is compared with (default: "
                          "the recipe.yaml beside it)")
     command.add_argument("--top-p", type=float, metavar="P",

@@ -88,7 +88,7 @@ class Recipe(BaseModel):
 
 
 def load_recipe(recipe: str, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
-    """Read a recipe by name (one of latdiff's own) or path and put `section.key=value` on top.
+    """Read a recipe by name (one of latdiff's own) or path, with `section.key=value` on top.
 
     `base: NAME` in it takes another recipe's settings where it has none of its own.
 
@@ -136,7 +136,7 @@ def recipe_from_command_line(description: str) -> tuple[Recipe, bool]:
     """`RECIPE [section.key=value ...] [--output FOLDER] [--quiet]` -> the recipe, and whether to be quiet."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_recipe_arguments(parser)
-    options = parser.parse_intermixed_args()  # so that --quiet may stand among the settings
+    options = parser.parse_intermixed_args()  # allows --quiet among the settings
     return recipe_of(options), options.quiet
 
 

@@ -1,4 +1,4 @@
-"""What a recipe is composed of: sections, the stages that declare them, and the two sections that all stages share."""
+"""Sections of a recipe, the stages that declare them, and the two sections that all stages share."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ Rates = Annotated[tuple, AfterValidator(_shares)]  # of masking
 
 
 class Section(BaseModel):
-    """Settings of one purpose, each with its default, its limits and a sentence of documentation."""
+    """Related settings, each with its default, limits and a description."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
 
@@ -99,15 +99,15 @@ class DataConfig(Section):
 
     source: str = Field("storyworld", description="storyworld, a hub id, or a file or folder of "
                         "jsonl/csv/tsv/txt/parquet")
-    text_column: str = Field("text", description="column that holds the text, or a list of texts that each count for "
-                             "themselves; a dot reaches into nested columns")
+    text_column: str = Field("text", description="column of the text, or of a list of texts, one row each; dots reach "
+                             "into nested columns")
     extra_sources: tuple[str, ...] = Field((), description="more texts, same column, for the backbone and the "
                                            "autoencoder alone, which memorise a small corpus")
     splits: tuple[str, ...] = Field(("train", "valid"), description="the training split and the one of unseen texts, "
                                     "where the source has several; one name alone: unseen texts are held out of it")
-    train_size: Whole = Field(0, ge=0, description="at most so many training texts, 0 for all (storyworld writes "
+    train_size: Whole = Field(0, ge=0, description="largest number of training texts, 0 for all (storyworld: "
                               "60,000)")
-    valid_size: Whole = Field(1000, ge=1, description="at most so many unseen texts to measure on")
+    valid_size: Whole = Field(1000, ge=1, description="largest number of unseen texts for evaluation")
     max_tokens: Whole = Field(96, ge=4, description="longer texts are counted, reported and left out of training")
     condition: Literal["none", "label", "text", "prefix"] = Field(
         "none", description="what the denoiser is conditioned on: a class, a source text, or the text's own first "

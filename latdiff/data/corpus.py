@@ -180,7 +180,7 @@ def _own_splits(data: DataConfig, seed: int) -> Splits:
 
 
 def _extra(data: DataConfig, train: list[tuple[str, str]], valid: list[tuple[str, str]]) -> list[str]:
-    """The extra sources' texts, each once and none that is known already."""
+    """Distinct texts of the extra sources without training texts, unseen texts and their sources."""
     known = {letters_of(text) for rows in (train, valid) for text, _ in rows}
     known |= {letters_of(condition) for _, condition in valid if data.condition == "text"}
     texts = [text for source in data.extra_sources for text in load_texts(str(source), data.text_column)]
@@ -202,7 +202,7 @@ def _rows(table: Table, data: DataConfig) -> list[tuple[str, str]]:
 
 
 def _classes(data: DataConfig, counts: Counter, unseen: set[str]) -> list[str]:
-    """The recipe's classes, or those of the training texts. Raises DataError where they cannot be learnt."""
+    """The recipe's classes, or those of the training texts. Raises DataError for classes that cannot be learnt."""
     _check_classes(data.source, data.condition_column, counts)
     if not data.classes:
         return sorted(counts)
@@ -210,20 +210,20 @@ def _classes(data: DataConfig, counts: Counter, unseen: set[str]) -> list[str]:
     other = sorted({*counts, *unseen} - set(listed))
     if other:
         raise DataError(
-            f"{data.source}: column {data.condition_column!r} holds {', '.join(map(repr, other[:5]))}, which "
+            f"{data.source}: column {data.condition_column!r} has {', '.join(map(repr, other[:5]))}, which "
             f"data.classes does not list ({', '.join(listed)}); list them, or leave data.classes out"
         )
     return listed
 
 
 def _held_out(count: int, data: DataConfig) -> int:
-    """How many of the training split's texts become unseen ones, where the source has none."""
-    spare = count - data.train_size if data.train_size else 0  # would not be trained on anyway
+    """Number of the training split's texts to hold out, where the source has no unseen texts."""
+    spare = count - data.train_size if data.train_size else 0  # not trained on in any case
     return min(data.valid_size, max(1, count // 10, spare))
 
 
 def _by_source(lettered: list[tuple[str, tuple[str, str]]], data: DataConfig) -> list[tuple[str, tuple[str, str]]]:
-    """Rows with their letters, those of one source text together, so that a cut divides one of them at most."""
+    """Rows with their letters, grouped by source text, so that a split divides one group at most."""
     if data.condition != "text":
         return lettered
     together: dict[str, list] = {}
@@ -233,7 +233,7 @@ def _by_source(lettered: list[tuple[str, tuple[str, str]]], data: DataConfig) ->
 
 
 def _distinct(rows: list[tuple[str, str]]) -> dict[str, tuple[str, str]]:
-    """The first of all rows whose texts count as the same, by the letters that they share."""
+    """The first row of each group of duplicates, by the letters that they share."""
     first: dict[str, tuple[str, str]] = {}
     for row in rows:
         first.setdefault(letters_of(row[0]), row)
@@ -241,7 +241,7 @@ def _distinct(rows: list[tuple[str, str]]) -> dict[str, tuple[str, str]]:
 
 
 def _stream(name: str) -> int:
-    # a named stream, so that no seed a user may type for one purpose meets another purpose's
+    # named streams, so that equal seeds of different purposes give different numbers
     return random.Random(name).getrandbits(32)
 
 
@@ -261,7 +261,7 @@ def _shuffled(items: Iterable, stream: str) -> list:
 
 
 def _one_a_row(table: Table, column: str) -> Table:
-    """A row for every text of a column that holds lists of texts, as ASSET's simplifications of one sentence."""
+    """A row per text of a column with lists of texts, such as ASSET's simplifications of one sentence."""
     rows = []
     for number, row in table.rows:
         held = reach(row, column)
@@ -270,19 +270,19 @@ def _one_a_row(table: Table, column: str) -> Table:
 
 
 def _texts(table: Table, column: str) -> list[str]:
-    """One text a row with single spaces, '' for a blank one.
+    """The text of each row with single spaces, '' for a blank one.
 
     Raises DataError for a table without rows, where the column is missing, and if every text is blank.
     """
     if not table.rows:
-        raise DataError(f"{table.place}: is empty; it should hold one text a row")
+        raise DataError(f"{table.place}: is empty; it should have one text per row")
     texts = []
     for number, row in table.rows:
         text = reach(row, column)
         if text is MISSING:
             raise DataError(
                 f"{table.at(number)}: no column {column!r}{columns([row], column)}; "
-                "set text_column to the one that holds the texts"
+                "set text_column to that of the texts"
             )
         if text is not None and not isinstance(text, str):
             raise DataError(f"{table.at(number)}: {column} is {str(text)[:40]}, must be a text")
@@ -291,7 +291,7 @@ def _texts(table: Table, column: str) -> list[str]:
         there = columns((row for _, row in table.rows), "")
         raise DataError(
             f"{table.place}: no usable row, column {column!r} is blank in all {len(texts)}{there}; "
-            "give texts, or set text_column to the one that holds them"
+            "give texts, or set text_column to their column"
         )
     return texts
 
@@ -303,7 +303,7 @@ def _labelled(table: Table, texts: list[str], column: str) -> Iterator[tuple[int
         label = reach(row, column)
         if isinstance(label, (dict, list)):
             raise DataError(
-                f"{table.at(number)}: {column} holds several values, must be a single one{columns([row], column)}"
+                f"{table.at(number)}: {column} has several values, must have a single one{columns([row], column)}"
             )
         known |= label is not MISSING
         label = "" if label in (MISSING, None) else " ".join(str(label).split())
@@ -318,10 +318,10 @@ def _check_classes(place: str, column: str, counts: Counter) -> None:
     shown = ", ".join(f"{label} {count}" for label, count in counts.most_common())
     if len(counts) < 2:
         found = f"only the class {next(iter(counts))!r}" if counts else "no label at all"
-        raise DataError(f"{place}: {column} holds {found}; texts of at least two classes are needed")
+        raise DataError(f"{place}: {column} has {found}; texts of at least two classes are needed")
     if min(counts.values()) < MIN_PER_CLASS:
         raise DataError(
-            f"{place}: {column} needs at least {MIN_PER_CLASS} texts of each class, but holds {shown}; "
+            f"{place}: {column} needs at least {MIN_PER_CLASS} texts of each class, but has {shown}; "
             "add texts, raise the limit, or take the small classes out"
         )
 

@@ -120,7 +120,7 @@ def _files(folder: Path, wanted: tuple[str, ...]) -> dict[str, Path]:
 
 
 def _from_hub(hub: re.Match[str], wanted: tuple[str, ...], sample: Sample | None) -> dict[str, Table]:
-    import datasets  # slow to import, and needed for nothing else
+    import datasets  # slow to import
 
     source, name, config, revision = hub.group(0, 1, 2, 3)
     with _hub_problems(hub):
@@ -140,7 +140,7 @@ def _from_hub(hub: re.Match[str], wanted: tuple[str, ...], sample: Sample | None
 
 
 def _with_class_names(rows: list[dict], features: dict) -> list[dict]:
-    """Columns that the hub stores as numbers of classes get the names of the classes; -1 says that there is none."""
+    """Rows with class indices replaced by the names of the classes, and -1 by None."""
     names = {column: kind.names for column, kind in features.items() if getattr(kind, "names", None)}
     for row in rows:
         for column, known in names.items():
@@ -191,7 +191,7 @@ def _read(path: Path) -> Table:
 
 
 def _format(path: Path) -> str:
-    """`.jsonl` for a.jsonl and a.jsonl.gz; '' for what no reader knows."""
+    """`.jsonl` for a.jsonl and a.jsonl.gz; '' for an unknown format."""
     name = path.name.lower()
     ending = Path(name.removesuffix(".gz")).suffix
     return "" if ending not in READERS or name.endswith(".parquet.gz") else ending
@@ -219,7 +219,7 @@ def _read_txt(path: Path) -> Iterator[tuple[int, dict]]:
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
-    # not splitlines(): a JSON string may hold U+2028 and its like as they are
+    # not splitlines(): a JSON string may contain U+2028 and the like unescaped
     for number, line in enumerate(_content(path).split("\n"), 1):
         if not line.strip():
             continue
@@ -235,7 +235,7 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
 
 
 def _read_separated(path: Path, separator: str) -> Iterator[tuple[int, dict]]:
-    # strict: a stray quote is an error here and not a text that swallows the lines after it
+    # strict: a stray quote is an error, and does not join the lines after it
     reader = csv.reader(io.StringIO(_content(path), newline=""), delimiter=separator, strict=True)
     hint = "put a field that holds a separator, quote or line break in double quotes, its own quotes doubled"
     try:
