@@ -3,14 +3,14 @@
     python benchmarks/control.py checkpoints/e2e-mini --data path/to/e2e \\
         --targets control_target_attribute.jsonl --fluency checkpoints/e2e-mini-ar --json e2e-control.json
 
-A target is a row whose text is `field : value`, and it is met where the value stands in the text as words (semantic
-content: Li et al. 2022, section 5). There is a head for every field, fitted on which of its values stands in a text, on
-at most so many texts a value. A length in words is met within two, by one head of numbers, with --pilots aimed past it.
-With --candidates K every text is the best of K: the one that the head of its value finds likeliest when it is read
-again, or, for lengths, the one whose latents some networks fitted on lengths put nearest to the target. Nothing ever
-looks at the words but the figures. With --keep SHARE those of all texts, unsteered ones too, are left out whose
-latents lie farthest from the text's own. Beside every success stand perplexity and diversity, and those of unsteered
-texts.
+A target is a row whose text is `field : value`, and it is met if the text contains the value as words (semantic
+content: Li et al. 2022, section 5). There is a head for every field, with its values as labels of the texts that
+contain them, fitted on at most --texts texts per value. A length in words is met within two, with a head of numbers;
+--pilots corrects its bias. With --candidates K every text is the best of K: the one that the head of its value finds
+likeliest when it is encoded again, or, for lengths, the one whose length, as a few networks predict from the latents,
+is nearest to the target. Only the figures use the words. With --keep SHARE the texts, unsteered ones too, whose latents
+lie farthest from the encoded text are left out. Perplexity and diversity are reported with every success, and for
+unsteered texts.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ def read_targets(path: str) -> dict[str, list[str]]:
         field, colon, value = text.partition(" : ")
         if not colon:
             raise UserError(f"--targets {path}: {text!r} is not a target such as 'food : Italian'")
-        # the targets are tokenised: a currency sign stands apart from its number
+        # the targets are tokenised: a space follows a currency sign
         found.setdefault(field, []).append(re.sub(r"£ (?=\d)", "£", value).replace(" - ", "-"))
     return found
 
 
 def fit(pipe, field: str, values: list[str], texts: list[str], most: int) -> AttributeHead | None:
-    """A head of the values that stand in enough of the texts, the first `most` of each; None without two labels."""
+    """A head of the values that enough of the texts contain, of `most` texts each; None without two labels."""
     found: dict[str, list[str]] = {}
     for text in texts:
         label = next((value for value in values if metrics.holds(text, value)), NEITHER)
@@ -82,7 +82,7 @@ def aimed(length: float, pilots: int, write: Callable[[float, int], list[str]]) 
 
 
 def networks(latents: Tensor, numbers: list[int], seed: int) -> list[TransformedTargetRegressor]:
-    """Five small networks that read a number off latents [N, L, D]: better than ridge does, and worse to steer by."""
+    """Five small networks that predict a number from latents [N, L, D]: more exact than ridge, but worse as guides."""
     inputs = latents.flatten(1).numpy()
 
     def one(seed: int) -> TransformedTargetRegressor:
@@ -95,13 +95,13 @@ def networks(latents: Tensor, numbers: list[int], seed: int) -> list[Transformed
 
 
 def nearness(networks: list[TransformedTargetRegressor], latents: Tensor, number: float) -> Tensor:
-    """[N] of latents [N, L, D]: the less, the farther the networks' readings lie from a number, or from each other."""
+    """Minus the mean squared distance of the networks' predictions from a number, [N] for latents [N, L, D]."""
     readings = np.stack([network.predict(latents.flatten(1).cpu().numpy()) for network in networks])
     return torch.from_numpy(-np.square(readings - number).mean(0))
 
 
 class Measuring:
-    """Target after target, steered towards, scored, and noted in one document that is written after every row.
+    """Steers towards every target and scores the texts, in one document that is written after every row.
 
     Args:
         options: of the command line.  pipe: with the sampler to use.  steps: of it.
@@ -153,7 +153,7 @@ class Measuring:
         self, title: dict, guides: list[Guide], met: Callable[[str], bool], n: int | None = None,
         choose: Callable[[BestOf], list[str]] | None = None,
     ) -> None:
-        """A row of n texts; with candidates and a way to `choose`, of every so many one."""
+        """A row of n texts, each chosen from the candidates where there is a way to `choose`."""
         n, k = n or self.options.num_samples, self.options.candidates if choose else 1
         texts = self.write(guides, n * k, self.options.seed)
         if k > 1:
@@ -189,18 +189,18 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--targets", help="rows with a text such as 'food : Italian'; without them, lengths alone")
     parser.add_argument("--fluency", required=True, help="a causal language model, folder or hub id")
     parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--texts", type=int, default=200, help="texts a value to fit the heads on (default 200)")
+    parser.add_argument("--texts", type=int, default=200, help="texts per value to fit the heads on (default 200)")
     parser.add_argument("--times", type=float, default=1.0, help="the usual scale of heads times this (default 1)")
     parser.add_argument("--mode", choices=[mode for mode in MODES if mode != "noisy"], default="x0",
                         help="where the gradient is taken: guidance.py (default x0)")
     parser.add_argument("--pilots", type=int, default=0,
-                        help="runs at other noise that say how far past a length to aim (default 0)")
+                        help="runs at other noise that estimate the bias of lengths (default 0)")
     parser.add_argument("--candidates", type=int, default=1,
-                        help="draw so many texts for each and let the heads take one (default 1)")
+                        help="texts to sample for each one that the heads choose (default 1)")
     parser.add_argument("--keep", type=float, default=1.0,
-                        help="draw more and keep this share, what lies nearest to its own text (default 1: all)")
+                        help="sample more texts and keep this share, the nearest to the encoded text (default 1: all)")
     parser.add_argument("--sampler", metavar="NAME:STEPS", help="default: the checkpoint's own")
-    parser.add_argument("--num-samples", type=int, default=50, help="texts a target (default 50)")
+    parser.add_argument("--num-samples", type=int, default=50, help="texts per target (default 50)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
     return parser.parse_args()
 
@@ -212,7 +212,7 @@ def main() -> None:
             raise UserError(f"{flag} is {value}, must be {least} or more")
     if not 0 < options.keep <= 1:
         raise UserError(f"--keep is {options.keep}, must be above 0 and at most 1")
-    sampler = sampler_words(options.sampler, "--sampler") if options.sampler else None  # refused before anything loads
+    sampler = sampler_words(options.sampler, "--sampler") if options.sampler else None  # checked before anything loads
     pipe = load_for_commands(options.checkpoint, quiet=True)
     steps = pipe.config.num_inference_steps
     if sampler:
@@ -235,7 +235,7 @@ def main() -> None:
 
 
 def figures(texts: list[str], fluency: FluencyJudge, size: int) -> dict:
-    """What stands beside a success; diversity falls with the number of texts, so it is of `size` at a time."""
+    """Figures beside success. Diversity falls with the number of texts, so it is a mean over groups of `size`."""
     groups = [texts[start : start + size] for start in range(0, len(texts), size)]
     return {"n": len(texts), "perplexity": fluency.perplexity(texts)["tokens"], "distinct": metrics.distinct(texts),
             "diversity": sum(map(metrics.diversity, groups)) / len(groups)}

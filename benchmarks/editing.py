@@ -1,11 +1,11 @@
-"""Measure editing on texts that people rewrote, with judges that are not the guide, and write every figure as JSON.
+"""Measure editing on texts that people rewrote, with judges other than the guide, and write every figure as JSON.
 
     python benchmarks/editing.py checkpoints/yelp --head sentiment --data rewrites.jsonl \\
         --judge other.jsonl --fluency checkpoints/yelp-ar --json docs/lab/results/yelp-editing.json
 
-A row of DATA holds `source`, somebody's rewrite of it as `text`, and the rewrite's `label`: what the source is
-steered to. Every mode, strength and scale is a row, beside the sources as they are, the people's rewrites, and
-the sources through the autoencoder alone. BLEU against the sources says what was kept.
+A row of DATA holds `source`, a human rewrite of it as `text`, and the rewrite's `label`, which the source is
+steered to. Every mode, strength and scale is a row, after the unchanged sources, the human rewrites, and the sources
+through the autoencoder alone. BLEU against the sources measures how much is kept.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SCALES = (1.0, 2.0, 4.0)  # times the usual one of a sample
 
 @dataclass(frozen=True)
 class Rewrites:
-    """Sources, the labels they are to get, and what people made of them."""
+    """Sources, their target labels and their human rewrites."""
 
     sources: list[str]
     targets: list[str]

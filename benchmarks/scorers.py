@@ -1,12 +1,12 @@
-"""Measure how well MAUVE, perplexity and round trips see what the oracle sees, and write every figure as JSON.
+"""Measure how well MAUVE, perplexity and round trips agree with the oracle, and write every figure as JSON.
 
     python benchmarks/scorers.py --mauve path/to/model --fluency checkpoints/judge-ar \\
         --json docs/lab/results/scorers.json --documents checkpoints/storyworld/metrics.json ...
 
-Real stories, of which a share is spoilt in a way that the oracle reads exactly: incoherent, broken, or all valid and
-of less variety. What a scorer says of each share, beside what it says of real stories, is its eyesight. DOCUMENTS of
-`latdiff evaluate` with the same scorers add the texts of models, and of ours the round trip of their latents. Ranks are
-compared over either kind of row (Spearman).
+A share of real stories is corrupted in a way that the oracle detects exactly: incoherent, broken, or all valid and of
+less variety. The scores of each share, compared with those of real stories, show a scorer's sensitivity. DOCUMENTS of
+`latdiff evaluate` with the same scorers add the texts of models and, of ours, the round trip of their latents. The
+rank correlation with the oracle (Spearman) is computed over either kind of row.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SCORERS = {
     "round_trip": lambda row: -row["round_trip"],
 }
 TRUTHS = {"validity": lambda row: row["validity"], "coverage": lambda row: -row["slot_tv"]["mean"]}
-Spoil = Callable[[list[storyworld.Story], int, random.Random], str]  # stories, which of them -> its text, spoilt
+Spoil = Callable[[list[storyworld.Story], int, random.Random], str]  # stories, index of one -> its corrupted text
 
 
 def contradicted(stories: list[storyworld.Story], i: int, rng: random.Random) -> str:
@@ -80,7 +80,7 @@ SPOILS: dict[str, Spoil] = {
 
 
 def rows_of(figures: Callable[[list[str]], dict], n: int, seed: int) -> list[dict]:
-    """A row for n real stories, and one for every way and share of spoiling them."""
+    """A row for n real stories, and one for every way and share of corrupting them."""
     stories = storyworld.sample(n, SEED + seed)
     rows = [{"spoilt": "nothing", "share": 0.0} | figures([story.text for story in stories])]
     print(row_line(rows[0]))
@@ -94,13 +94,13 @@ def rows_of(figures: Callable[[list[str]], dict], n: int, seed: int) -> list[dic
 
 
 def figures_by(crowds: CrowdJudge, fluency: FluencyJudge, n: int) -> Callable[[list[str]], dict]:
-    """What the scorers say of texts, and the oracle; MAUVE against n stories that no row is made of."""
+    """Scores of texts and the oracle's figures; MAUVE against n stories that no row is made of."""
     references = [story.text for story in storyworld.sample(n, SEED - 1)]
 
     def figures(texts: list[str]) -> dict:
-        told, perplexity = judged(storyworld, texts), fluency.perplexity(texts)
+        oracle, perplexity = judged(storyworld, texts), fluency.perplexity(texts)
         return {
-            "n": len(texts), "validity": told["validity"], "slot_tv": told["slot_tv"],
+            "n": len(texts), "validity": oracle["validity"], "slot_tv": oracle["slot_tv"],
             "mauve": crowds.mauve(texts, references),
             "perplexity": perplexity["tokens"], "perplexity_of_texts": perplexity["texts"],
         }
@@ -109,7 +109,7 @@ def figures_by(crowds: CrowdJudge, fluency: FluencyJudge, n: int) -> Callable[[l
 
 
 def of_models(documents: list[Path], scorers: dict) -> list[dict]:
-    """Rows of unsteered texts from documents. Raises UserError for one without the figures or by other scorers."""
+    """Rows of unsteered texts from documents. Raises UserError for one without the figures or of other scorers."""
     rows = []
     for path in documents:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -124,12 +124,12 @@ def of_models(documents: list[Path], scorers: dict) -> list[dict]:
 
 
 def agreement(rows: list[dict]) -> dict:
-    """Spearman's rank correlation of every scorer with what the oracle says, over three rows or more that have it."""
+    """Spearman's rank correlation of every scorer with the oracle, over the rows that have it, three at least."""
     found = {}
-    for scorer, said in SCORERS.items():
+    for scorer, score in SCORERS.items():
         scored = [row for row in rows if scorer in row]
         if len(scored) > 2:
-            found[scorer] = {truth: float(spearmanr(list(map(said, scored)), list(map(right, scored))).statistic)
+            found[scorer] = {truth: float(spearmanr(list(map(score, scored)), list(map(right, scored))).statistic)
                              for truth, right in TRUTHS.items()}
     return found
 

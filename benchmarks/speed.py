@@ -1,9 +1,9 @@
-"""Measure how fast a checkpoint writes on this machine, and write every figure as JSON.
+"""Measure the speed of sampling from a checkpoint on this machine, and write every figure as JSON.
 
     python benchmarks/speed.py checkpoints/storyworld --json speed.json --batch-sizes 1 64 1024
 
-A row for every batch size, without guides and steered by each head of labels to its first one: texts a second, seconds
-a batch, and how many of them are decoding; medians over repetitions after one that warms up. Run it on an idle machine.
+A row for every batch size, without guides and steered by each head of labels to its first one: texts per second,
+seconds per batch, and seconds of decoding; medians over repetitions after a warm-up. Run it on an idle machine.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def timed(pipe: LatentTextDiffusionPipeline, size: int, guides: list[Guide], rep
 
 
 class _Clock:
-    """Seconds, read when the device has done what it was told; `last` is when the last step ended."""
+    """Seconds, read once the device has finished its work; `last` is when the last step ended."""
 
     def __init__(self, device: str):
         self.device, self.last = device, 0.0

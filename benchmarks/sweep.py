@@ -1,12 +1,12 @@
-"""Train a recipe many times, a few settings changed each time, and write what came of each as a row of JSON.
+"""Train a recipe many times with a few settings changed, and write the figures of each training as a row of JSON.
 
     python benchmarks/sweep.py benchmarks/sweeps/denoiser.yaml --json sweep-denoiser.json [section.key=value ...]
 
 A sweep is a YAML file: `base`, a recipe; `settings`, a list of section.key=value for all rows; `rows`, a name and
-its own settings each. Settings on the command line go on top. `--trainings 3` trains every row with three seeds, for
-two of one recipe differ; where a setting says {seed}, the seed stands in its place. What the JSON has already is not
-run again, so a sweep that was stopped goes on; what differs in anything but its name from what was run is refused.
-It ends with the rows as a table in Markdown, means and standard deviations over trainings.
+its own settings each. Settings on the command line go on top. `--trainings 3` trains every row with three seeds;
+{seed} in a setting stands for the seed. Rows that the JSON has already are not run again, so an interrupted sweep
+resumes; a row of the same name with other settings is refused. At the end the rows are printed as a table in Markdown,
+with means and standard deviations over trainings.
 
 A small model leaves a GPU idle: `--jobs 12` trains twelve at a time on it.
 """
@@ -51,7 +51,7 @@ LONG = ("word_histogram", "samples", "distinct_ngrams", "independence")  # not f
 
 @dataclass(frozen=True)
 class Training:
-    """One training of a row: the row's name in the table, what is changed, and the recipe that comes of it."""
+    """One training of a row: the row's name in the table, the changed settings, and the recipe with them."""
 
     row: str
     settings: list[str]
@@ -74,7 +74,7 @@ class Measurement:
 
 
 def load_sweep(path: Path, more: list[str], trainings: int = 1) -> list[Training]:
-    """All trainings of a sweep file. Raises RecipeError for all that is wrong with any row, before one is trained."""
+    """All trainings of a sweep file. Raises RecipeError with the problems of all rows."""
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
         base, settings, rows = given["base"], given.get("settings", []), dict(given["rows"].items())
@@ -85,10 +85,10 @@ def load_sweep(path: Path, more: list[str], trainings: int = 1) -> list[Training
         folder = f"{path.stem}-{re.sub(r'[^a-z0-9.]+', '-', str(name).lower()).strip('-')}"
         changed = [*settings, *(own or []), *more]
         try:
-            first = load_recipe(base, [*_told(changed, 0), f"name={folder}"]).seed
+            first = load_recipe(base, [*_seeded(changed, 0), f"name={folder}"]).seed
             for seed in range(first, first + trainings):
-                told = [*_told(changed, seed), f"seed={seed}", f"name={folder}-{seed}"]
-                found.append(Training(str(name), changed, load_recipe(base, told)))
+                overrides = [*_seeded(changed, seed), f"seed={seed}", f"name={folder}-{seed}"]
+                found.append(Training(str(name), changed, load_recipe(base, overrides)))
         except RecipeError as error:
             problems.append(f"row {name!r}: {error}")
     names = [one.recipe.name for one in found]
@@ -99,12 +99,12 @@ def load_sweep(path: Path, more: list[str], trainings: int = 1) -> list[Training
     return found
 
 
-def _told(settings: list[str], seed: int) -> list[str]:
+def _seeded(settings: list[str], seed: int) -> list[str]:
     return [setting.replace("{seed}", str(seed)) for setting in settings]
 
 
 def left_to_run(trainings: list[Training], done: list[dict]) -> list[Training]:
-    """Those that a document lacks. Raises UserError for a row of the same name that was run with other settings."""
+    """Trainings that a document lacks. Raises UserError for a row of the same name that was run with other settings."""
     settings = {row["row"]: row["settings"] for row in done}
     for one in trainings:
         if settings.get(one.row, one.settings) != one.settings:
@@ -115,7 +115,7 @@ def left_to_run(trainings: list[Training], done: list[dict]) -> list[Training]:
 
 
 def run(one: Training, how: Measurement, quiet: bool) -> dict:
-    """Train and measure; of the folder the latents, the largest part, are deleted afterwards."""
+    """Train and measure; the latents, the largest part of the folder, are deleted afterwards."""
     judges = FluencyJudge(how.fluency) if how.fluency else None, CrowdJudge(how.mauve) if how.mauve else None
     train_denoiser.main(one.recipe, quiet)  # after the judges: a wrong name costs no training
     pipe = load_for_commands(one.recipe.folder, quiet)
@@ -124,16 +124,16 @@ def run(one: Training, how: Measurement, quiet: bool) -> dict:
     of_seeds = [Evaluation(pipe, scorer, how.num_samples, seed) for seed in range(how.seeds)]
     measured = averaged([{"unconditional": [each.unconditional(*s) for s in samplers]} for each in of_seeds])
     shutil.rmtree(one.recipe.folder / "train", ignore_errors=True)
-    for told in (*measured["unconditional"], *measured.get("sd", {}).get("unconditional", [])):
+    for row in (*measured["unconditional"], *measured.get("sd", {}).get("unconditional", [])):
         for key in LONG:
-            told.pop(key, None)
+            row.pop(key, None)
     return {"row": one.row, "seed": one.seed, "settings": one.settings} | training_figures(one.recipe.folder) | measured
 
 
 def run_all(left: list[Training], how: Measurement, jobs: int, quiet: bool) -> Iterator[dict]:
-    """What comes of every training, as it is finished. One that fails does not stop those beside it: it is told last.
+    """Figures of every training as it finishes; with several jobs, in parallel processes that share the cores.
 
-    With several jobs each has a process and its share of the processor's cores.
+    Raises UserError, once the others have finished, for parallel trainings that fail.
     """
     if jobs == 1:
         yield from (run(one, how, quiet) for one in left)
@@ -155,21 +155,21 @@ def run_all(left: list[Training], how: Measurement, jobs: int, quiet: bool) -> I
 
 
 def begun(path: Path, asked: dict) -> dict:
-    """The document to go on with, or a new one. Raises UserError for one of other rows or measured otherwise."""
+    """The document to resume, or a new one. Raises UserError for one of another sweep or measured otherwise."""
     document = older_figures(path)
     if not document:
         return asked | {"machine": machine(), "rows": []}
     if document.get("sweep") != asked["sweep"] or not all("seed" in row for row in document.get("rows", [])):
-        raise UserError(f"{path} holds no rows of {asked['sweep']} with a seed each; name another file")
+        raise UserError(f"{path} has no rows of {asked['sweep']} with a seed each; name another file")
     differ = [key for key, value in asked.items() if document.get(key) != value]
     changed = [f"{key} was {document.get(key)!r}, is {asked[key]!r}" for key in differ]
     if changed:
-        raise UserError(f"{path} holds rows that were measured otherwise ({'; '.join(changed)}); name another file")
+        raise UserError(f"{path} has rows that were measured otherwise ({'; '.join(changed)}); name another file")
     return document
 
 
 def table(document: dict) -> str:
-    """The rows in Markdown: reconstruction, then of every sampler the figures that the first row has."""
+    """The rows in Markdown: reconstruction, then for every sampler the figures that the first row has."""
     figures = {"validity": "valid", "tv": "TV in floors", "mauve": "MAUVE", "perplexity": "perplexity",
                "distinct": "distinct", "round_trip": "round trip"}
     first = document["rows"][0]["unconditional"]
@@ -230,8 +230,8 @@ def main() -> None:
         document["rows"] = sorted(rows, key=lambda row: order.get((row["row"], row["seed"]), -1))
         write_json(options.json, document)
         print(f"{number} of {len(left)}, {found['row']}, seed {found['seed']}", flush=True)
-        for told in found["unconditional"]:
-            print(row_line({key: value for key, value in told.items() if not isinstance(value, dict)}), flush=True)
+        for row in found["unconditional"]:
+            print(row_line({key: value for key, value in row.items() if not isinstance(value, dict)}), flush=True)
     print(table(document))
 
 

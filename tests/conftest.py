@@ -70,6 +70,32 @@ def codec(tiny):
     return load_codec(tiny.checkpoint)
 
 
+@pytest.fixture
+def head(pipe):
+    """A random head of the checkpoint's latents."""
+    from toy_pipes import random_head
+
+    return random_head(pipe.codec.digest)
+
+
+@pytest.fixture
+def x0():
+    """Latents [5, L, D] of the toy codec."""
+    import torch
+    from toy_heads import D, L
+
+    return torch.randn(5, L, D, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.fixture
+def numbered():
+    """Latents [120, L, D] of the toy codec, labels and numbers."""
+    from toy_heads import CODEC, labelled
+
+    texts, labels = labelled("abc", each=40)
+    return CODEC.encode(texts), labels, [ord(text[0]) - 96.0 for text in texts]
+
+
 @pytest.fixture(scope="session")
 def stories():
     """Labelled texts: twenty of each sentiment."""

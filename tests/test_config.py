@@ -132,7 +132,7 @@ def test_all_problems_of_file_and_overrides_come_at_once(recipe_file):
     assert message.startswith(f"{path}: 6 problems\n")
     assert "  - sed: no such setting; did you mean seed?" in message
     assert "  - train_autoencoder.stepz: no such setting; did you mean steps? (known: steps, " in message
-    assert "  - train_autoencoder.batch_size: is 1, must be at least 2 (texts a step)" in message
+    assert "  - train_autoencoder.batch_size: is 1, must be at least 2 (texts per step)" in message
     assert "  - denoiser.depth: is 'deep', must be a whole number (blocks)" in message
     assert "  - 'nonsense': write it as section.key=value, e.g. " in message
     assert "  - diffusion.prediction: is 'eps', must be one of v, x0" in message
@@ -289,7 +289,7 @@ def test_a_stage_or_a_codec_that_is_not_there_is_refused(recipe_file):
 
 @pytest.mark.parametrize("text", ["data: {max_tokens: 64}\ndata: {train_size: 5}\n", "data: {source: a, source: b}\n"])
 def test_a_key_that_stands_twice_is_refused(recipe_file, text):
-    assert "stands twice" in problems(recipe_file(text))
+    assert "is given twice" in problems(recipe_file(text))
 
 
 def test_older_recipes_are_read_by_their_older_names(recipe_file):

@@ -193,14 +193,14 @@ LABEL_PROBLEMS = {
     "a group of columns": (
         labelled(("pub", 9)),
         "slots",
-        r"line 1: slots holds several values, must be a single one \(there is text, slots.kind; did you mean",
+        r"line 1: slots has several values, must have a single one \(there is text, slots.kind; did you mean",
     ),
     "one class": (labelled(("pub", 9)), "slots.kind", r"only the class 'pub'; .*at least two classes"),
-    "no label": ([{"text": "a", "label": None}], "label", r"label holds no label at all; .*two classes"),
+    "no label": ([{"text": "a", "label": None}], "label", r"label has no label at all; .*two classes"),
     "a small class": (
         labelled(("pub", 9), ("bar", 4)),
         "slots.kind",
-        r"at least 5 texts of each class, but holds pub 9, bar 4",
+        r"at least 5 texts of each class, but has pub 9, bar 4",
     ),
 }
 
@@ -254,7 +254,7 @@ def test_labels_that_the_recipe_does_not_list(tmp_path):
     jsonl(tmp_path / "train.jsonl", rows_with(text=[*"abcdefghij"], label=[*"xyxyxyxyxy"]))
     jsonl(tmp_path / "valid.jsonl", rows_with(text=["e five"], label=["x"]))
     assert corpus(tmp_path, condition="label", classes=("y", "x")).classes == ["y", "x"]
-    with pytest.raises(DataError, match=r"column 'label' holds 'y', which data.classes does not list \(x\)"):
+    with pytest.raises(DataError, match=r"column 'label' has 'y', which data.classes does not list \(x\)"):
         corpus(tmp_path, condition="label", classes=("x",))
 
 
@@ -347,8 +347,8 @@ def test_a_source_is_held_out_with_all_of_its_texts(tmp_path, splits):
     references(tmp_path / "train.jsonl")
     rows = [{"source": f"Unseen {s}.", "short": [f"Unseen {s}, way {n}." for n in range(4)]} for s in range(10)]
     jsonl(tmp_path / "valid.jsonl", rows)
-    told = {"text_column": "short", "condition": "text", "condition_column": "source", "splits": splits}
-    read = corpus(tmp_path, valid_size=4, **told)
+    settings = {"text_column": "short", "condition": "text", "condition_column": "source", "splits": splits}
+    read = corpus(tmp_path, valid_size=4, **settings)
     assert len(read.valid) == 4 and len(set(read.valid_conditions)) == 1
     assert len(read.train) == (36 if splits == ("train",) else 40)
     pairs = zip(read.train + read.valid, read.train_conditions + read.valid_conditions, strict=True)

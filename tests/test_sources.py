@@ -109,7 +109,7 @@ FILE_PROBLEMS = {
     "all blank": (
         "a.jsonl",
         b'{"text": " ", "id": 1}\n{"text": null}\n',
-        r"no usable row, .* blank in all 2 \(there is text, id\); give texts, or set text_column to the one",
+        r"no usable row, .* blank in all 2 \(there is text, id\); give texts, or set text_column to their column",
     ),
     "too many fields": (
         "a.csv",
@@ -335,7 +335,7 @@ def test_problems_inside_a_hub_data_set_are_explained(monkeypatch):
 @pytest.mark.parametrize("train_size", [0, 10])
 def test_a_split_without_rows_is_named(monkeypatch, split, train_size):
     hub(monkeypatch, hub_data(**{"train": TEXTS, "validation": TEXTS, split: []}))
-    with pytest.raises(DataError, match=f"owner/name, split {split}: is empty; it should hold one text a row"):
+    with pytest.raises(DataError, match=f"owner/name, split {split}: is empty; it should have one text per row"):
         corpus("owner/name", text_column="ref", train_size=train_size)
 
 

@@ -1,4 +1,4 @@
-"""The `latdiff` command: thin; every subcommand hands over to the library and prints what comes back."""
+"""The `latdiff` command; every subcommand calls the library and prints the result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one subcommand; a UserError is printed as a sentence with exit status 1."""
     top = parser()
     options, rest = top.parse_known_args(arguments)
-    if "settings" in options:  # which may stand behind a flag, where argparse leaves them
+    if "settings" in options:  # argparse leaves those that follow a flag
         options.settings += [word for word in rest if not word.startswith("-")]
         rest = [word for word in rest if word.startswith("-")]
     if rest:

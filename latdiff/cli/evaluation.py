@@ -11,36 +11,35 @@ from latdiff.cli.options import command_of, decode_option, keep_option
 def add_evaluate(commands) -> None:
     command = command_of(
         commands, "evaluate", run_evaluate,
-        "measure a checkpoint, a language model or a file of texts; write every figure as JSON, and pictures beside it",
+        "measure a checkpoint, a language model or a file of texts; write every figure as JSON, and plots beside it",
         "a folder such as checkpoints/storyworld or checkpoints/storyworld-ar, a hub id, or a file of texts",
     )
     command.add_argument("--json", type=Path, required=True, metavar="FILE", help="where the figures go")
-    command.add_argument("--num-samples", type=int, default=1000, help="texts a figure (default 1000)")
+    command.add_argument("--num-samples", type=int, default=1000, help="texts per figure (default 1000)")
     command.add_argument("--scale", type=float, help="scale of every guide (default: what is usual for the mode)")
     command.add_argument("--sweep-scale", nargs="*", type=float, metavar="SCALE",
-                         help="also draw control against fluency into control-HEAD.png, for every mode of every head "
+                         help="also plot control against fluency into control-HEAD.png, for every mode of every head "
                          "(default scales: 1/4 to 4 times the usual one)")
     command.add_argument("--guidance-scale", nargs="+", type=float, metavar="SCALE",
                          help="of classifier-free guidance, for a conditional model (default 1 2)")
     command.add_argument("--judge", action="append", default=[], metavar="HEAD=DATA[:COLUMN]",
-                         help="labelled texts other than the head's, for a classifier of another kind that says "
-                         "whether steering by HEAD worked; or HEAD is the column of the classes that the model is "
-                         "conditioned on; may be repeated (default column: label)")
+                         help="labelled texts other than the head's, for a classifier of another kind that "
+                         "judges whether a text has HEAD's label; or HEAD is the column of the classes that the model "
+                         "is conditioned on; may be repeated (default column: label)")
     command.add_argument("--fluency", metavar="MODEL", help="a causal language model, folder or hub id, whose "
                          "perplexity of the texts is measured; recipes/train_ar.py trains one, where there are classes "
                          "with train_ar.condition_dropout=1")
-    command.add_argument("--mauve", metavar="MODEL", help="a language model or text encoder, folder or hub id, by "
-                         "whose states MAUVE compares samples with unseen texts")
-    command.add_argument("--bert-score", metavar="MODEL", help="a text encoder, folder or hub id, by whose states "
-                         "BERTScore compares what a text-conditional model writes with its references")
+    command.add_argument("--mauve", metavar="MODEL", help="a language model or text encoder, folder or hub id, whose "
+                         "hidden states MAUVE compares between samples and unseen texts")
+    command.add_argument("--bert-score", metavar="MODEL", help="a text encoder, folder or hub id, whose hidden "
+                         "states BERTScore compares between a text-conditional model's texts and the references")
     decode_option(command)
     keep_option(command)
     command.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
     command.add_argument("--seeds", type=int, default=5, metavar="N",
-                         help="measure so many times, with this seed and those after it, for means and standard "
-                         "deviations (default 5)")
-    command.add_argument("--recipe", help="of a rival: whose corpus to hold its texts against (default: the "
-                         "recipe.yaml beside it)")
+                         help="number of seeds, from --seed on, for means and standard deviations (default 5)")
+    command.add_argument("--recipe", help="of a baseline: the recipe whose corpus it is compared with (default: "
+                         "the recipe.yaml beside it)")
     command.add_argument("--top-p", type=float, metavar="P",
                          help="of a language model: nucleus sampling (default 1: ancestral sampling)")
     command.add_argument("--text-column", help="of a file: the column of the texts (default text)")

@@ -17,10 +17,10 @@ from latdiff.heads.defaults import DEFAULT_ALPHA, DEFAULT_C, FEATURES
 def add_fit_head(commands) -> None:
     command = command_of(commands, "fit-head", run_fit_head, "fit a head on labelled texts")
     command.add_argument("--data", required=True, help="labelled .jsonl, .csv, .tsv or .parquet, or storyworld")
-    command.add_argument("--name", required=True, help="what to call the attribute")
+    command.add_argument("--name", required=True, help="name of the attribute")
     command.add_argument("--text-column", default="text", help="column of the texts (default text)")
     command.add_argument("--label-column", default="label", help="column of the labels; dots reach into nested columns")
-    command.add_argument("--limit", type=int, help="use at most so many texts (storyworld: 400)")
+    command.add_argument("--limit", type=int, help="number of texts, at most (storyworld: 400)")
     command.add_argument("--number", action="store_true", help="the labels are numbers: fit a ridge regression")
     command.add_argument("--regularisation", default=None, metavar="C",
                          help=f"scikit-learn's C, inverse strength (default {DEFAULT_C:g}), or cv to choose it by "
@@ -50,7 +50,7 @@ def run_fit_head(options: argparse.Namespace) -> None:
     texts, labels = list(itertools.compress(texts, fits)), list(itertools.compress(labels, fits))
     began = time.monotonic()
     if options.number:
-        head = fit_head(codec, texts, labels, NumberHead(options.name, alpha=strength))
+        head = fit_head(codec, texts, labels, NumberHead(options.name, alpha=float(strength)))
         quality = f"cross-validated R2 {head.report['r2']:.3f}, typical error {head.sd:.3g}"
     else:
         kind = AttributeHead(options.name, C=strength, features=options.features, noise_aware=options.noise_aware)

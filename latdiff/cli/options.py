@@ -20,13 +20,13 @@ def command_of(
 
 def keep_option(command) -> None:
     command.add_argument("--keep", type=float, metavar="SHARE",
-                         help="draw more and keep this share, the samples that lie nearest to their own texts: many a "
-                         "broken text is among the others (default 1: all)")
+                         help="sample more texts and keep this share, those whose latents lie nearest to the encoded "
+                         "text: many of the others are broken (default 1: all)")
 
 
 def decode_option(command) -> None:
-    command.add_argument("--decode", help=f"how the decoder writes, one of {', '.join(DECODING)}: the last searches 4 "
-                         "beams and repeats no three tokens (default: the checkpoint's)")
+    command.add_argument("--decode", help=f"decoding preset, one of {', '.join(DECODING)}: the last is beam search "
+                         "with 4 beams and no repeated trigram (default: the checkpoint's)")
 
 
 def check_limit(options: argparse.Namespace) -> None:

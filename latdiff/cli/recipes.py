@@ -1,4 +1,4 @@
-"""`latdiff train-diffusion` and its kin, and `latdiff check-config`: what is done with a recipe."""
+"""`latdiff train-diffusion` and the other training commands, and `latdiff check-config`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ STAGES = {
     "pretrain-backbone": ("pretrain_backbone", "train a small T5 on the recipe's texts"),
     "train-ae": ("train_autoencoder", "train the autoencoder; the same command resumes"),
     "train-diffusion": ("train_denoiser", "train the denoiser, and first what it needs and is missing"),
-    "train-ar": ("train_ar", "train a language model of the recipe's texts: a judge of fluency and a rival"),
-    "train-seq2seq": ("train_seq2seq", "fine-tune the backbone on the recipe's pairs: a rival of conditional models"),
+    "train-ar": ("train_ar", "train a language model of the recipe's texts: a fluency judge and a baseline"),
+    "train-seq2seq": ("train_seq2seq", "fine-tune the backbone on the recipe's pairs: a conditional baseline"),
 }
 
 

@@ -17,7 +17,7 @@ from latdiff.pipelines.defaults import DEFAULT_STRENGTH
 
 
 def add_sample(commands) -> None:
-    command = command_of(commands, "sample", run_sample, "write texts, steered by guides or not")
+    command = command_of(commands, "sample", run_sample, "sample texts, with guides or without")
     command.add_argument("--num-samples", type=int,
                          help="how many texts (default 8), or of each of several --cond (default 1)")
     command.add_argument("--cond", action="append", default=[], metavar="TEXT",
@@ -26,15 +26,16 @@ def add_sample(commands) -> None:
     command.add_argument("--guidance-scale", type=float, default=1.0,
                          help="classifier-free guidance towards --cond (default 1: none)")
     command.add_argument("--candidates", type=int, default=1,
-                         help="draw so many and keep the one that agrees best with the others (default 1)")
+                         help="number of texts to sample for each one that is kept, which agrees best with the others "
+                         "(default 1)")
     keep_option(command)
     _guide_options(command)
-    command.add_argument("--steps", type=int, help="denoiser calls a text (default: the checkpoint's)")
+    command.add_argument("--steps", type=int, help="denoiser evaluations per text (default: the checkpoint's)")
     command.add_argument("--scheduler", help=f"one of {', '.join(SCHEDULERS)} (default: the checkpoint's)")
     command.add_argument("--seed", type=int, default=0, help="the same seed gives the same texts (default 0)")
     decode_option(command)
     command.add_argument("--compare", action="store_true", help="print unsteered texts of the same seed beside them")
-    command.add_argument("--json", action="store_true", help="one JSON object a text")
+    command.add_argument("--json", action="store_true", help="one JSON object per text")
 
 
 def add_edit(commands) -> None:
@@ -42,14 +43,14 @@ def add_edit(commands) -> None:
     command.add_argument("--text", action="append", default=[], help="a text to edit; may be repeated")
     command.add_argument("--data", help="or a file of them: .txt, .jsonl, .csv, .tsv or .parquet")
     command.add_argument("--text-column", default="text", help="column of the texts (default text)")
-    command.add_argument("--limit", type=int, help="edit at most so many texts of the file")
+    command.add_argument("--limit", type=int, help="largest number of texts of the file to edit")
     command.add_argument("--strength", type=float, default=DEFAULT_STRENGTH,
-                         help=f"above 0, little changes, to 1, nothing is kept ({DEFAULT_STRENGTH:g})")
+                         help=f"from above 0, few changes, to 1, nothing is kept (default {DEFAULT_STRENGTH:g})")
     _guide_options(command)
-    command.add_argument("--steps", type=int, help="denoiser calls from pure noise (default: the checkpoint's)")
+    command.add_argument("--steps", type=int, help="denoiser evaluations from pure noise (default: the checkpoint's)")
     command.add_argument("--seed", type=int, default=0, help="the same seed gives the same texts (default 0)")
     decode_option(command)
-    command.add_argument("--json", action="store_true", help="one JSON object a text")
+    command.add_argument("--json", action="store_true", help="one JSON object per text")
 
 
 def run_sample(options: argparse.Namespace) -> None:
@@ -151,7 +152,7 @@ def _guides(options: argparse.Namespace, wanted: list[tuple[str, str, str]]) -> 
 
 
 def _target_and_scale(head, text: str, flag: str) -> tuple[str | dict[str, float], float | None]:
-    """'tone=positive:18' -> ('positive', 18.0), but the whole is tried first: a label may hold a colon, or a plus."""
+    """'tone=positive:18' -> ('positive', 18.0), unless all of it is a label, which may contain a colon or a plus."""
     words = text.partition("=")[2]
     label, colon, scale = words.rpartition(":")
     ways = [(words, None)] + ([(label, float(scale))] if colon and label and _is_finite(scale) else [])
@@ -177,7 +178,7 @@ def _no_guide(text: str, flag: str) -> UserError:
 
 
 def _steering(guides: list, scores: dict, index: int) -> dict:
-    """Per head what was asked of one text, and its own probability; a head's later guides go by their title."""
+    """Per head the target for one text and its probability; a head's further guides have their title as key."""
     found = {}
     for guide, (title, values) in zip(guides, scores.items(), strict=True):
         key = title if guide.head.name in found else guide.head.name

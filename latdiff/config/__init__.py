@@ -1,6 +1,6 @@
-"""Recipes: sections that stages declare, YAML and `section.key=value` on top, every problem out at once.
+"""Recipes: sections that stages declare, set by YAML and `section.key=value`; all problems are reported at once.
 
-A recipe is read before anything heavy is imported, so a typo costs a second and not a night:
+A recipe is read before anything heavy is imported, so a typo fails within a second:
 
     recipe = load_recipe("storyworld", ["train_autoencoder.steps=500"])
     recipe.train_autoencoder.steps   # 500

@@ -1,4 +1,4 @@
-"""A recipe's settings as they stand in files and on the command line, before anything is checked."""
+"""A recipe's settings from files and the command line, before they are validated."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from latdiff.errors import UserError, nearest
 
 CONFIG_FOLDER = Path(str(resources.files("latdiff.recipes"))) / "configs"
 BUNDLED = Path(str(resources.files("latdiff.pretrained")))  # backbones that come with latdiff
-RENAMED = {  # what older recipes say
+RENAMED = {  # settings of older recipes
     ("train_denoiser", "told_nothing"): "condition_dropout",
     ("train_ar", "told_nothing"): "condition_dropout",
 }
@@ -23,14 +23,14 @@ class RecipeError(UserError):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key stands once."""
+    """YAML without duplicate keys."""
 
     def construct_mapping(self, node, deep=False):
         seen = set()
         for key, _ in node.value:
             if key.value in seen:
                 line = key.start_mark.line + 1
-                raise yaml.YAMLError(f"{key.value!r} stands twice, the second time in line {line}; keep one of them")
+                raise yaml.YAMLError(f"{key.value!r} is given twice, the second time in line {line}; keep one of them")
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -51,7 +51,7 @@ def find_recipe(recipe: str) -> Path:
 
 
 def read_settings(path: Path, above: tuple[Path, ...] = ()) -> dict:
-    """What a recipe file says, on top of what its base says; `above` are the files that led here."""
+    """Settings of a recipe file on top of those of its base; `above` are the files that name it as theirs."""
     if path.resolve() in above:
         raise RecipeError(f"{path} is its own base, by way of {' and '.join(map(str, above))}; leave one `base:` out")
     try:
@@ -71,7 +71,7 @@ def read_settings(path: Path, above: tuple[Path, ...] = ()) -> dict:
 
 
 def apply_override(given: dict, override: str, problems: list[str]) -> None:
-    """Put `section.key=value` into what was given."""
+    """Apply `section.key=value` to the settings; what is wrong with it goes to the problems."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         problems.append(f"{override!r}: write it as section.key=value, e.g. train_autoencoder.steps=500")

@@ -36,7 +36,7 @@ class Recipe(BaseModel):
     output: str = Field("checkpoints", description="folder of the runs")
     seed: Whole = Field(0, ge=0, description="seeds every generator")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="what training computes in; auto: bfloat16 where the processor multiplies in it")
+        "auto", description="data type of training; auto: bfloat16 where the processor multiplies in it")
     wandb_project: str = Field("", description="Weights & Biases project to log the loss to; empty for none")
     codec: str = Field("autoencoder", description="the codec: what recipes/train_NAME.py trains")
     stages: tuple[str, ...] = Field(("train_denoiser",), description="what the recipe is for; their sections, and "
@@ -88,7 +88,7 @@ class Recipe(BaseModel):
 
 
 def load_recipe(recipe: str, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
-    """Read a recipe by name (one of latdiff's own) or path and put `section.key=value` on top.
+    """Read a recipe by name (one of latdiff's own) or path, with `section.key=value` on top.
 
     `base: NAME` in it takes another recipe's settings where it has none of its own.
 
@@ -141,12 +141,12 @@ def recipe_from_command_line(description: str) -> tuple[Recipe, bool]:
     """`RECIPE [section.key=value ...] [--output FOLDER] [--quiet]` -> the recipe, and whether to be quiet."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_recipe_arguments(parser)
-    options = parser.parse_intermixed_args()  # so that --quiet may stand among the settings
+    options = parser.parse_intermixed_args()  # allows --quiet among the settings
     return recipe_of(options), options.quiet
 
 
 def _build(given: dict, problems: list[str]) -> Recipe:
-    """The recipe of what is right in what was given; what is wrong goes to the problems."""
+    """The recipe of the valid settings; what is wrong with the others goes to the problems."""
     known = [*Recipe.model_fields, *SECTIONS]
     top, sections = {}, {}
     for key, value in given.items():
@@ -162,7 +162,7 @@ def _build(given: dict, problems: list[str]) -> Recipe:
 
 
 def _checked(model: type[BaseModel], given: dict, prefix: str, problems: list[str]) -> Any:
-    """The model of what was given, or its defaults where a problem was found."""
+    """The validated model, or its defaults where a problem was found."""
     try:
         return model.model_validate({str(key): value for key, value in given.items()})
     except ValidationError as error:
@@ -175,7 +175,7 @@ def _checked(model: type[BaseModel], given: dict, prefix: str, problems: list[st
 
 
 def _sentence(model: type[BaseModel], key: str, value: Any, error: Any) -> str:
-    """What pydantic found, with what was set, what is allowed and what the setting means."""
+    """A validation error with the value, what is allowed and what the setting means."""
     kind, ctx = error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
         known = list(model.model_fields)
@@ -194,7 +194,7 @@ def _sentence(model: type[BaseModel], key: str, value: Any, error: Any) -> str:
 
 
 def _number(value: Any) -> Any:
-    return float(value) if isinstance(value, str) else value  # YAML reads 2e-3 as a text
+    return float(value) if isinstance(value, str) else value  # YAML reads 2e-3 as a string
 
 
 def _contradictions(recipe: Recipe) -> Iterator[str]:

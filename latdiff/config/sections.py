@@ -1,4 +1,4 @@
-"""What a recipe is composed of: sections, the stages that declare them, and the two sections that all stages share."""
+"""Sections of a recipe, the stages that declare them, and the two sections that all stages share."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from latdiff.config.recipe import Recipe
 
 Scheduler = Literal["ddpm", "ddim", "dpm++", "sde-dpm++", "unipc", "tcd", "renoise"]
-Times = Literal["stratified", "uniform", "logit-normal"]  # how training draws them: diffusion/gaussian.py
+Times = Literal["stratified", "uniform", "logit-normal"]  # how training samples them: diffusion/gaussian.py
 Normalisation = Literal["whitening", "l2"]  # of latents: models/autoencoder.py
 SCHEDULERS, TIMES, NORMALISATIONS = get_args(Scheduler), get_args(Times), get_args(Normalisation)
 MIN_PER_CLASS = 5  # texts of each label, to fit or train anything on them
-# How the decoder writes, by name: settings of transformers' `generate`. Each sets all that a model's own configuration
-# may ask for: the hub's BART would search beams and never repeat three words.
+# Decoding presets: settings of transformers' `generate`. Each overrides a model's whole own configuration: that
+# of the hub's BART has beam search without repeated trigrams.
 GREEDY = {"do_sample": False, "num_beams": 1, "min_length": 0, "no_repeat_ngram_size": 0,
           "encoder_no_repeat_ngram_size": 0, "repetition_penalty": 1.0, "length_penalty": 1.0,
           "early_stopping": False}
@@ -41,12 +41,12 @@ def _shares(rates: tuple) -> tuple:
 
 
 Whole = Annotated[int, Strict()]
-Number = Annotated[float, BeforeValidator(_no_truth)]  # 2e-3, which YAML reads as a text, is one
+Number = Annotated[float, BeforeValidator(_no_truth)]  # 2e-3, which YAML reads as a string, is one
 Rates = Annotated[tuple, AfterValidator(_shares)]  # of masking
 
 
 class Section(BaseModel):
-    """Settings of one purpose, each with its default, its limits and a sentence of documentation."""
+    """Related settings, each with its default, limits and a description."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
 
@@ -99,21 +99,21 @@ class DataConfig(Section):
 
     source: str = Field("storyworld", description="storyworld, a hub id, or a file or folder of "
                         "jsonl/csv/tsv/txt/parquet")
-    text_column: str = Field("text", description="column that holds the text, or a list of texts that each count for "
-                             "themselves; a dot reaches into nested columns")
+    text_column: str = Field("text", description="column of the text, or of a list of texts, one row each; dots reach "
+                             "into nested columns")
     extra_sources: tuple[str, ...] = Field((), description="more texts, same column, for the backbone and the "
-                                           "autoencoder alone: a small corpus by itself is learnt by heart")
+                                           "autoencoder alone, which memorise a small corpus")
     splits: tuple[str, ...] = Field(("train", "valid"), description="the training split and the one of unseen texts, "
                                     "where the source has several; one name alone: unseen texts are held out of it")
-    train_size: Whole = Field(0, ge=0, description="at most so many training texts, 0 for all (storyworld writes "
+    train_size: Whole = Field(0, ge=0, description="largest number of training texts, 0 for all (storyworld: "
                               "60,000)")
-    valid_size: Whole = Field(1000, ge=1, description="at most so many unseen texts to measure on")
+    valid_size: Whole = Field(1000, ge=1, description="largest number of unseen texts for evaluation")
     max_tokens: Whole = Field(96, ge=4, description="longer texts are counted, reported and left out of training")
     condition: Literal["none", "label", "text", "prefix"] = Field(
         "none", description="what the denoiser is conditioned on: a class, a source text, or the text's own first "
         "sentence, which is then no longer part of the text")
     condition_column: str = Field("label", description="column of the class or the source text")
-    classes: tuple[str, ...] = Field((), description="the classes there may be; none listed: those of the training "
+    classes: tuple[str, ...] = Field((), description="the allowed classes; none listed: those of the training "
                                      "texts")
 
     @property
@@ -129,11 +129,11 @@ class DataConfig(Section):
 
 
 class SamplingConfig(Section):
-    """What the finished pipeline samples with unless a call says otherwise."""
+    """Defaults of the trained pipeline's sampler."""
 
     scheduler: Scheduler = Field("ddpm", description="diffusers scheduler")
-    steps: Whole = Field(50, ge=1, description="denoiser calls a text")
-    decoding: Literal["greedy", "ld4lg"] = Field("greedy", description="how the decoder writes")
+    steps: Whole = Field(50, ge=1, description="denoiser evaluations per text")
+    decoding: Literal["greedy", "ld4lg"] = Field("greedy", description="decoding preset")
 
 
 def sampler_words(text: str, flag: str = "--samplers") -> tuple[str, int]:

@@ -1,4 +1,4 @@
-"""Which texts to train on and which are unseen, with their labels or conditions: of storyworld, or of somebody's rows.
+"""Training and unseen texts with their labels or conditions, of storyworld or of a data source.
 
     corpus = load_corpus(DataConfig(source="path/to/folder"), seed=0)
     texts, labels = load_labelled("reviews.jsonl", label_column="sentiment")
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from latdiff.config import MIN_PER_CLASS, DataConfig
 from latdiff.data.sources import MISSING, DataError, Sample, Table, columns, open_source, reach
 from latdiff.data.tokens import letters_of, sentences
-from latdiff.worlds import world
+from latdiff.worlds import Oracle, world
 
 STORIES = 60_000
 LABELLED_STORIES = 400
@@ -24,10 +24,10 @@ LACKING = {"none": "blank", "label": "without a text or a label", "text": "witho
 
 @dataclass(frozen=True)
 class Corpus:
-    """Texts to train on, unseen texts to measure on, and how many rows were left out and why.
+    """Training texts, unseen texts for evaluation, and how many rows were left out and why.
 
-    With a condition, a class or a source text for each of the texts, and the classes. `extra` texts are for the
-    backbone and the autoencoder, which learn to read and write, and not for the denoiser, which learns the corpus.
+    With a condition, a class or a source text for each text, and the classes. `extra` texts train the backbone and the
+    autoencoder, but not the denoiser.
     """
 
     train: list[str]
@@ -49,16 +49,26 @@ class Splits:
 
 
 def load_corpus(data: DataConfig, seed: int, extra: bool = False) -> Corpus:
-    """Read and clean the training and the unseen texts, in an order that depends on `seed` alone.
+    """Read and clean the training and the unseen texts.
 
     White space becomes single spaces. Left out and counted are blank texts, texts without the condition that
-    `data.condition` asks for, and training texts with the same letters and digits as another one or as an unseen
-    one, or with an unseen one's source text. Without unseen texts of its own, a source gives at most a tenth of
-    itself, or what `train_size` leaves. With `train_size`, no more rows of a hub data set are read than that and the
-    unseen texts need, so it may be larger than memory. Extra texts, read only if asked for, are whole sources' training
-    texts, without repeats of each other, of training texts, of unseen ones or of their source texts. Raises DataError.
+    `data.condition` requires, and training texts with the same letters and digits as another one or as an unseen
+    one, or with an unseen one's source text. A source without unseen texts has a tenth of its texts at most, or what
+    `train_size` leaves, held out. With `train_size`, only as many rows of a hub data set are read as are needed.
+
+    Args:
+        data: the recipe's section.
+        seed: fixes the order of the texts.
+        extra: whether to read `data.extra_sources`, without texts that are known already.
+
+    Returns:
+        The corpus.
+
+    Raises:
+        DataError: for a source that cannot be used.
     """
-    splits = _drawn_splits(data, seed) if world(data.source) else _own_splits(data, seed)
+    oracle = world(data.source)
+    splits = _world_splits(oracle, data, seed) if oracle else _own_splits(data, seed)
     train, valid = splits.train[: data.train_size or None], splits.valid[: data.valid_size]
     for split, name, beside in ((train, "training", " beside the unseen ones"), (valid, "unseen", "")):
         if not split:
@@ -69,7 +79,7 @@ def load_corpus(data: DataConfig, seed: int, extra: bool = False) -> Corpus:
         return Corpus([text for text, _ in train], [text for text, _ in valid], splits.dropped, extra=more)
     classes = []
     if data.condition == "label":
-        classes = _classes(data, Counter(told for _, told in train), {told for _, told in valid})
+        classes = _classes(data, Counter(label for _, label in train), {label for _, label in valid})
         valid = [row for row in valid if row[1] in classes]
         if not valid:
             known = ", ".join(classes)
@@ -86,17 +96,27 @@ def load_labelled(
     seed: int = 0,
     classes: bool = True,
 ) -> tuple[list[str], list[str]]:
-    """Read texts and their labels: a file, a folder's or a hub data set's train split, or `storyworld`.
+    """Read texts and their labels; rows without either are skipped.
 
-    Rows without a text or without that label are skipped. `limit` takes a random subset that `seed`
-    fixes; storyworld writes 400 stories by default, none from the seed that wrote the corpus.
-    Raises DataError, with `classes` also for fewer than two classes or a class of fewer than five texts.
+    Args:
+        source: a file, a folder or a hub id, whose train split is read, or "storyworld".
+        text_column: column of the texts.
+        label_column: column of the labels.
+        limit: size of a random subset; None for all texts, of storyworld for 400.
+        seed: fixes the subset.
+        classes: whether the labels are classes: at least two, of at least five texts each.
+
+    Returns:
+        Texts and their labels.
+
+    Raises:
+        DataError: for a source or labels that cannot be used.
     """
-    if world(source):
-        table = _drawn_table(source, limit or LABELLED_STORIES, f"{seed}/labelled")
+    if oracle := world(source):
+        table = _world_table(oracle, source, limit or LABELLED_STORIES, f"{seed}/labelled")
     else:
         table = open_source(source, ("train",))["train"]
-    pairs = [(text, label) for _, text, label in _told(table, _texts(table, text_column), label_column)]
+    pairs = [(text, label) for _, text, label in _labelled(table, _texts(table, text_column), label_column)]
     if limit and limit < len(pairs):
         pairs = random.Random(f"{seed}/labelled").sample(pairs, limit)
     if classes:
@@ -108,15 +128,27 @@ def load_labelled(
 
 
 def load_texts(source: str, text_column: str = "text") -> list[str]:
-    """Read texts in their order: a file, or a folder's or a hub data set's train split; blank ones are left out."""
+    """Read texts in their order, without blank ones.
+
+    Args:
+        source: a file, a folder or a hub id, whose train split is read.
+        text_column: column of the texts.
+
+    Returns:
+        The texts.
+
+    Raises:
+        DataError: for a source that cannot be used.
+    """
     table = open_source(source, ("train",))["train"]
     return [text for text in _texts(table, text_column) if text]
 
 
-def _drawn_splits(data: DataConfig, seed: int) -> Splits:
+def _world_splits(oracle: Oracle, data: DataConfig, seed: int) -> Splits:
     sizes = {"train": data.train_size or STORIES, "valid": data.valid_size}
-    rows = {split: _rows(_drawn_table(data.source, size, f"{seed}/{split}"), data) for split, size in sizes.items()}
-    # repeats stay as the grammar drew them, and its spelling has no variants to look through
+    rows = {split: _rows(_world_table(oracle, data.source, size, f"{seed}/{split}"), data)
+            for split, size in sizes.items()}
+    # repeats stay as the grammar sampled them, and its spelling has no variants
     train, valid = (_shuffled(filter(any, rows[split]), f"{seed}/{split} order") for split in rows)
     unseen = {text for text, _ in valid}
     kept = [row for row in train if row[0] not in unseen]
@@ -138,7 +170,7 @@ def _own_splits(data: DataConfig, seed: int) -> Splits:
         held_out = _held_out(len(train), data)
         train, valid = train[held_out:], train[:held_out]
     unseen = {letters for letters, _ in valid}
-    sources = {letters_of(told) for _, (_, told) in valid} if data.condition == "text" else ()
+    sources = {letters_of(condition) for _, (_, condition) in valid} if data.condition == "text" else ()
     kept = [row for letters, row in train if letters not in unseen and letters_of(row[1]) not in sources]
     dropped = {
         LACKING[data.condition]: sum(not text for rows in read for text, _ in rows),
@@ -148,9 +180,9 @@ def _own_splits(data: DataConfig, seed: int) -> Splits:
 
 
 def _extra(data: DataConfig, train: list[tuple[str, str]], valid: list[tuple[str, str]]) -> list[str]:
-    """The extra sources' texts, each once and none that is known already."""
+    """Distinct texts of the extra sources without training texts, unseen texts and their sources."""
     known = {letters_of(text) for rows in (train, valid) for text, _ in rows}
-    known |= {letters_of(told) for _, told in valid if data.condition == "text"}
+    known |= {letters_of(condition) for _, condition in valid if data.condition == "text"}
     texts = [text for source in data.extra_sources for text in load_texts(str(source), data.text_column)]
     return [text for letters, (text, _) in _distinct([(text, "") for text in texts]).items() if letters not in known]
 
@@ -161,16 +193,16 @@ def _rows(table: Table, data: DataConfig) -> list[tuple[str, str]]:
     texts = _texts(table, data.text_column)
     if data.condition == "none":
         return [(text, "") for text in texts]
-    if data.condition == "prefix":  # the first sentence is told, the rest is the text
+    if data.condition == "prefix":  # the first sentence is the condition, the rest the text
         parts = [sentences(text) for text in texts]
         return [("".join(part[1:]), part[0].strip()) if len(part) > 1 else ("", "") for part in parts]
-    told = {number: condition for number, _, condition in _told(table, texts, data.condition_column)}
-    return [(text, told[number]) if number in told else ("", "")
+    conditions = {number: condition for number, _, condition in _labelled(table, texts, data.condition_column)}
+    return [(text, conditions[number]) if number in conditions else ("", "")
             for (number, _), text in zip(table.rows, texts, strict=True)]
 
 
 def _classes(data: DataConfig, counts: Counter, unseen: set[str]) -> list[str]:
-    """The recipe's classes, or those of the training texts. Raises DataError where they cannot be learnt."""
+    """The recipe's classes, or those of the training texts. Raises DataError for classes that cannot be learnt."""
     _check_classes(data.source, data.condition_column, counts)
     if not data.classes:
         return sorted(counts)
@@ -178,20 +210,20 @@ def _classes(data: DataConfig, counts: Counter, unseen: set[str]) -> list[str]:
     other = sorted({*counts, *unseen} - set(listed))
     if other:
         raise DataError(
-            f"{data.source}: column {data.condition_column!r} holds {', '.join(map(repr, other[:5]))}, which "
+            f"{data.source}: column {data.condition_column!r} has {', '.join(map(repr, other[:5]))}, which "
             f"data.classes does not list ({', '.join(listed)}); list them, or leave data.classes out"
         )
     return listed
 
 
 def _held_out(count: int, data: DataConfig) -> int:
-    """How many of the training split's texts become unseen ones, where the source has none."""
-    spare = count - data.train_size if data.train_size else 0  # would not be trained on anyway
+    """Number of the training split's texts to hold out, where the source has no unseen texts."""
+    spare = count - data.train_size if data.train_size else 0  # not trained on in any case
     return min(data.valid_size, max(1, count // 10, spare))
 
 
 def _by_source(lettered: list[tuple[str, tuple[str, str]]], data: DataConfig) -> list[tuple[str, tuple[str, str]]]:
-    """Rows with their letters, those of one source text together, so that a cut divides one of them at most."""
+    """Rows with their letters, grouped by source text, so that a split divides one group at most."""
     if data.condition != "text":
         return lettered
     together: dict[str, list] = {}
@@ -201,20 +233,20 @@ def _by_source(lettered: list[tuple[str, tuple[str, str]]], data: DataConfig) ->
 
 
 def _distinct(rows: list[tuple[str, str]]) -> dict[str, tuple[str, str]]:
-    """The first of all rows whose texts count as the same, by the letters that they share."""
-    first = {}
+    """The first row of each group of duplicates, by the letters that they share."""
+    first: dict[str, tuple[str, str]] = {}
     for row in rows:
         first.setdefault(letters_of(row[0]), row)
     return first
 
 
 def _stream(name: str) -> int:
-    # a named stream, so that no seed a user may type for one purpose meets another purpose's
+    # named streams, so that equal seeds of different purposes give different numbers
     return random.Random(name).getrandbits(32)
 
 
-def _drawn_table(source: str, count: int, stream: str) -> Table:
-    stories = world(source).sample(count, _stream(stream))
+def _world_table(oracle: Oracle, source: str, count: int, stream: str) -> Table:
+    stories = oracle.sample(count, _stream(stream))
     rows = [{"text": story.text, **story.attributes, "slots": story.slots} for story in stories]
     return Table(source, "story", list(enumerate(rows, 1)))
 
@@ -229,7 +261,7 @@ def _shuffled(items: Iterable, stream: str) -> list:
 
 
 def _one_a_row(table: Table, column: str) -> Table:
-    """A row for every text of a column that holds lists of texts, as ASSET's simplifications of one sentence."""
+    """A row per text of a column with lists of texts, such as ASSET's simplifications of one sentence."""
     rows = []
     for number, row in table.rows:
         held = reach(row, column)
@@ -238,19 +270,19 @@ def _one_a_row(table: Table, column: str) -> Table:
 
 
 def _texts(table: Table, column: str) -> list[str]:
-    """One text a row with single spaces, '' for a blank one.
+    """The text of each row with single spaces, '' for a blank one.
 
     Raises DataError for a table without rows, where the column is missing, and if every text is blank.
     """
     if not table.rows:
-        raise DataError(f"{table.place}: is empty; it should hold one text a row")
+        raise DataError(f"{table.place}: is empty; it should have one text per row")
     texts = []
     for number, row in table.rows:
         text = reach(row, column)
         if text is MISSING:
             raise DataError(
                 f"{table.at(number)}: no column {column!r}{columns([row], column)}; "
-                "set text_column to the one that holds the texts"
+                "set text_column to that of the texts"
             )
         if text is not None and not isinstance(text, str):
             raise DataError(f"{table.at(number)}: {column} is {str(text)[:40]}, must be a text")
@@ -259,24 +291,24 @@ def _texts(table: Table, column: str) -> list[str]:
         there = columns((row for _, row in table.rows), "")
         raise DataError(
             f"{table.place}: no usable row, column {column!r} is blank in all {len(texts)}{there}; "
-            "give texts, or set text_column to the one that holds them"
+            "give texts, or set text_column to their column"
         )
     return texts
 
 
-def _told(table: Table, texts: list[str], column: str) -> Iterator[tuple[int, str, str]]:
-    """Number, text and what a column says of it, of the rows that have both; raises DataError as `_texts` does."""
+def _labelled(table: Table, texts: list[str], column: str) -> Iterator[tuple[int, str, str]]:
+    """Number, text and label of the rows that have both. Raises DataError for a column that cannot be used."""
     known = False
     for (number, row), text in zip(table.rows, texts, strict=True):
-        told = reach(row, column)
-        if isinstance(told, (dict, list)):
+        label = reach(row, column)
+        if isinstance(label, (dict, list)):
             raise DataError(
-                f"{table.at(number)}: {column} holds several values, must be a single one{columns([row], column)}"
+                f"{table.at(number)}: {column} has several values, must have a single one{columns([row], column)}"
             )
-        known |= told is not MISSING
-        told = "" if told in (MISSING, None) else " ".join(str(told).split())
-        if text and told:
-            yield number, text, told
+        known |= label is not MISSING
+        label = "" if label in (MISSING, None) else " ".join(str(label).split())
+        if text and label:
+            yield number, text, label
     if not known:
         there = columns((row for _, row in table.rows), column)
         raise DataError(f"{table.place}: no row has a column {column!r}{there}")
@@ -286,10 +318,10 @@ def _check_classes(place: str, column: str, counts: Counter) -> None:
     shown = ", ".join(f"{label} {count}" for label, count in counts.most_common())
     if len(counts) < 2:
         found = f"only the class {next(iter(counts))!r}" if counts else "no label at all"
-        raise DataError(f"{place}: {column} holds {found}; texts of at least two classes are needed")
+        raise DataError(f"{place}: {column} has {found}; texts of at least two classes are needed")
     if min(counts.values()) < MIN_PER_CLASS:
         raise DataError(
-            f"{place}: {column} needs at least {MIN_PER_CLASS} texts of each class, but holds {shown}; "
+            f"{place}: {column} needs at least {MIN_PER_CLASS} texts of each class, but has {shown}; "
             "add texts, raise the limit, or take the small classes out"
         )
 

@@ -1,7 +1,7 @@
-"""Where rows come from: a file, a folder or a data set of the hub, told in one sentence where they cannot.
+"""Rows of a file, a folder or a data set of the hub; a DataError says in one sentence why there are none.
 
-A source is looked for in this order: an existing file or folder, a hub id `owner/name`, with an optional `:config` and
-`@revision`. So nothing asks the hub for what is on the disk.
+A source is an existing file or folder, or else a hub id `owner/name` with an optional `:config` and `@revision`, so the
+hub is never queried for what is on disk.
 """
 
 from __future__ import annotations
@@ -32,27 +32,34 @@ class DataError(UserError):
 
 @dataclass(frozen=True)
 class Sample:
-    """How many rows to draw from a hub data set that may be larger than memory, and the seed that draws them."""
+    """Sizes and seed of a random sample from a hub data set that may be larger than memory."""
 
     train: int
     valid: int
     seed: int
 
     def draw(self, stream, unseen: bool, alone: bool) -> list[dict]:
-        """Rows of one streamed split: of the unseen texts, or the training one, which alone gives the unseen too."""
+        """Rows of one streamed split.
+
+        Args:
+            stream: the split, as `datasets` streams it.
+            unseen: whether it holds the unseen texts.
+            alone: whether it is the only split, so that unseen texts are held out of it.
+        """
         rows = self.valid if unseen else self.train + (self.valid if alone else 0)
         return list(stream.shuffle(seed=self.seed, buffer_size=SHUFFLE_BUFFER).take(rows))
 
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of one split with their numbers; `place` and `unit` let a message point at one."""
+    """Numbered rows of one split; `place` and `unit` name them in messages."""
 
     place: str
     unit: str
     rows: list[tuple[int, dict]]
 
     def at(self, number: int) -> str:
+        """Where a row is, e.g. "train.jsonl, line 3"."""
         return f"{self.place}, {self.unit} {number}"
 
 
@@ -60,14 +67,26 @@ class Table:
 
 
 def open_source(source: str, wanted: tuple[str, ...], sample: Sample | None = None) -> dict[str, Table]:
-    """The wanted splits that the source has; the first always. Only of a hub data set, a sample is enough."""
+    """Read the splits of a source.
+
+    Args:
+        source: a file, a folder or a hub id.
+        wanted: names of splits; the first is required.
+        sample: how much of a hub data set to read; all of it by default. Files are read whole.
+
+    Returns:
+        Name of each split that there is -> its rows.
+
+    Raises:
+        DataError: for a source that cannot be read or lacks the first split.
+    """
     path = Path(source).expanduser()
     if path.is_dir():
         return {split: _read(file) for split, file in _files(path, wanted).items()}
     if path.exists():
         return {wanted[0]: _read(path)}
-    if HUB_ID.fullmatch(source) and not _format(path):
-        return _from_hub(source, wanted, sample)
+    if (hub := HUB_ID.fullmatch(source)) and not _format(path):
+        return _from_hub(hub, wanted, sample)
     raise DataError(
         f"no data {source!r}: it is neither storyworld, nor a hub id such as owner/name or owner/name:config, "
         f"nor a file or folder{_nearest_path(path)}"
@@ -100,11 +119,11 @@ def _files(folder: Path, wanted: tuple[str, ...]) -> dict[str, Path]:
     return found
 
 
-def _from_hub(source: str, wanted: tuple[str, ...], sample: Sample | None) -> dict[str, Table]:
-    import datasets  # slow to import, and needed for nothing else
+def _from_hub(hub: re.Match[str], wanted: tuple[str, ...], sample: Sample | None) -> dict[str, Table]:
+    import datasets  # slow to import
 
-    name, config, revision = HUB_ID.fullmatch(source).groups()
-    with _hub_problems(source):
+    source, name, config, revision = hub.group(0, 1, 2, 3)
+    with _hub_problems(hub):
         loaded = datasets.load_dataset(name, config, revision=revision, streaming=sample is not None)
     there = {split: next((name for name in _names(split) if name in loaded), None) for split in wanted}
     there = {split: name for split, name in there.items() if name}
@@ -112,7 +131,7 @@ def _from_hub(source: str, wanted: tuple[str, ...], sample: Sample | None) -> di
         raise DataError(f"{source}: has no split {wanted[0]} (there is {', '.join(loaded)})")
     unit, tables = "shuffled row" if sample else "row", {}
     for split, name in there.items():
-        with _hub_problems(source):  # a stream asks the hub only as it is read
+        with _hub_problems(hub):  # a stream asks the hub only as it is read
             rows = loaded[name].to_list() if not sample else sample.draw(
                 loaded[name], unseen=split != wanted[0], alone=len(there) == 1)
         rows = _with_class_names(rows, loaded[name].features or {})
@@ -121,7 +140,7 @@ def _from_hub(source: str, wanted: tuple[str, ...], sample: Sample | None) -> di
 
 
 def _with_class_names(rows: list[dict], features: dict) -> list[dict]:
-    """Columns that the hub stores as numbers of classes get the names of the classes; -1 says that there is none."""
+    """Rows with class indices replaced by the names of the classes, and -1 by None."""
     names = {column: kind.names for column, kind in features.items() if getattr(kind, "names", None)}
     for row in rows:
         for column, known in names.items():
@@ -131,18 +150,18 @@ def _with_class_names(rows: list[dict], features: dict) -> list[dict]:
 
 
 @contextlib.contextmanager
-def _hub_problems(source: str) -> Iterator[None]:
+def _hub_problems(hub: re.Match[str]) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the hub's clients raise many kinds, and the way out is the same for nearly all
-        raise DataError(_way_out(source, error)) from None
+        raise DataError(_way_out(hub, error)) from None
 
 
-def _way_out(source: str, error: Exception) -> str:
+def _way_out(hub: re.Match[str], error: Exception) -> str:
+    source, name, revision = hub.group(0, 1, 3)
     configs = re.search(r"available[^[]*\[('.+')\]", str(error), re.IGNORECASE)
     if isinstance(error, ValueError) and configs:
         names = re.findall(r"'(.+?)'", configs[1])
-        name, _, revision = HUB_ID.fullmatch(source).groups()
         example = f"{name}:{names[0]}" + (f"@{revision}" if revision else "")
         shown = textwrap.shorten(", ".join(names), 200, placeholder=" ...")
         return f"{source}: name the configuration (there is {shown}), as in {example}"
@@ -150,7 +169,7 @@ def _way_out(source: str, error: Exception) -> str:
     first_line = str(error).partition("\n")[0]
     reason = "the hub cannot be reached" if unreachable else f"{type(error).__name__}: {first_line}"
     return (
-        f"{source} is no file or folder here, so it was asked of the hub, but {reason}; put a folder "
+        f"{source} is no file or folder here, and the hub was queried for it, but {reason}; put a folder "
         "with train.jsonl and valid.jsonl in its place, for a recipe with "
         'ARGS="data.source=path/to/folder data.text_column=text"'
     )
@@ -172,7 +191,7 @@ def _read(path: Path) -> Table:
 
 
 def _format(path: Path) -> str:
-    """`.jsonl` for a.jsonl and a.jsonl.gz; '' for what no reader knows."""
+    """`.jsonl` for a.jsonl and a.jsonl.gz; '' for an unknown format."""
     name = path.name.lower()
     ending = Path(name.removesuffix(".gz")).suffix
     return "" if ending not in READERS or name.endswith(".parquet.gz") else ending
@@ -200,7 +219,7 @@ def _read_txt(path: Path) -> Iterator[tuple[int, dict]]:
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
-    # not splitlines(): a JSON string may hold U+2028 and its like as they are
+    # not splitlines(): a JSON string may contain U+2028 and the like unescaped
     for number, line in enumerate(_content(path).split("\n"), 1):
         if not line.strip():
             continue
@@ -216,7 +235,7 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
 
 
 def _read_separated(path: Path, separator: str) -> Iterator[tuple[int, dict]]:
-    # strict: a stray quote is an error here and not a text that swallows the lines after it
+    # strict: a stray quote is an error, and does not join the lines after it
     reader = csv.reader(io.StringIO(_content(path), newline=""), delimiter=separator, strict=True)
     hint = "put a field that holds a separator, quote or line break in double quotes, its own quotes doubled"
     try:
@@ -252,7 +271,7 @@ READERS: dict[str, Callable[[Path], Iterable[tuple[int, dict]]]] = {
 
 
 def reach(row: dict, column: str):
-    """row["a.b"], or else row["a"]["b"], or else MISSING."""
+    """The value of a column: row["a.b"], or else row["a"]["b"], or else MISSING."""
     if column in row:
         return row[column]
     for key in column.split("."):
@@ -263,7 +282,7 @@ def reach(row: dict, column: str):
 
 
 def columns(rows: Iterable[dict], wanted: str) -> str:
-    """' (there is a, b.c; did you mean b.c?)' for messages about a column that is not there."""
+    """The columns that there are, for an error message: ' (there is a, b.c; did you mean b.c?)'."""
     names = {name: None for row in rows for name in _flat(row)}  # a dict keeps the order
     return f" (there is {', '.join(names) or 'none'}{nearest(wanted, names)})"
 

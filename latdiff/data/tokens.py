@@ -1,4 +1,4 @@
-"""Text and ids: a sentencepiece vocabulary of one's own, padded batches, span corruption."""
+"""Text and token ids: training a sentencepiece vocabulary, padded batches, span corruption."""
 
 from __future__ import annotations
 
@@ -24,11 +24,18 @@ IGNORED = -100  # the label that transformers' losses pass over
 
 
 def train_vocabulary(texts: list[str], folder: Path, vocab_size: int):
-    """Train a vocabulary laid out as T5's, save it as a tokenizer folder, return the tokenizer.
+    """Train a vocabulary laid out as T5's.
 
-    sentencepiece finds the pieces by byte-pair merging and each gets its log-frequency as unigram
-    score. sentencepiece's own unigram training splits common words on small corpora: stories came to
-    73 pieces where these come to 53.
+    The pieces are those of byte-pair merging, with their log-frequencies as unigram scores: sentencepiece's own
+    unigram training splits common words on small corpora (73 pieces a story instead of 53).
+
+    Args:
+        texts: to train on.
+        folder: where the tokenizer is saved.
+        vocab_size: pieces before the sentinels, or as many as the texts have.
+
+    Returns:
+        The tokenizer.
     """
     from transformers import T5Tokenizer
 
@@ -56,28 +63,28 @@ def train_vocabulary(texts: list[str], folder: Path, vocab_size: int):
 
 
 def tokenize(tokenizer, texts: list[str]) -> list[list[int]]:
-    """Ids of every text, end-of-text included, nothing cut."""
+    """Token ids of every text, untruncated, with the end-of-text token."""
     return tokenizer(texts, truncation=False).input_ids
 
 
 def short_enough(ids: list[list[int]], max_tokens: int) -> list[list[int]]:
-    """Those of the texts that have at most so many tokens, in their order."""
+    """The texts of at most `max_tokens` tokens, in their order."""
     return [row for row in ids if len(row) <= max_tokens]
 
 
 def limit_for(ids: list[list[int]], percent: int) -> int:
-    """The least max_tokens at which `percent` in a hundred of these texts, or more, are short enough."""
+    """The least max_tokens that at least `percent` % of the texts stay within."""
     return sorted(map(len, ids))[math.ceil(percent * len(ids) / 100) - 1]
 
 
 def length_report(ids: list[list[int]]) -> str:
-    """One line on the limits that texts of these lengths ask for, to be read before training."""
+    """One line on the max_tokens that would keep 99 % and all of the texts."""
     most, whole = limit_for(ids, 99), limit_for(ids, 100)
-    return f"data.max_tokens={most} would keep 99% of the training texts, {whole} all of them"
+    return f"data.max_tokens={most} would keep 99 % of the training texts, {whole} all of them"
 
 
 def pad(ids: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Right-padded ids [B, T] and their mask [B, T], True on real tokens."""
+    """Right-padded ids [B, T] and their mask [B, T], True on tokens of the text."""
     longest = max(map(len, ids))
     padded = torch.tensor([row + [pad_id] * (longest - len(row)) for row in ids])
     mask = torch.tensor([[True] * len(row) + [False] * (longest - len(row)) for row in ids])
@@ -85,14 +92,15 @@ def pad(ids: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
 
 
 def labels_of(ids: Tensor, mask: Tensor) -> Tensor:
-    """Decoder labels [B, T]: the ids, with padding ignored by the loss."""
+    """Decoder labels [B, T] of ids [B, T] and their mask [B, T]; the loss ignores padding."""
     return ids.masked_fill(~mask, IGNORED)
 
 
 def span_marks(tokenizer) -> list[int]:
-    """Ids that stand for hidden spans, in their order: sentinels as T5's where there are any, else one mask token.
+    """Ids that replace masked spans, in order: T5's sentinels, or else the mask token, repeated.
 
-    Raises UserError for a tokenizer that has neither.
+    Raises:
+        UserError: for a tokenizer that has neither.
     """
     # encoded, not looked up: mT5's vocabulary has them as pieces with a space in front
     pieces = tokenizer([f"<extra_id_{i}>" for i in range(NUM_SENTINELS)], add_special_tokens=False).input_ids
@@ -107,15 +115,24 @@ def span_marks(tokenizer) -> list[int]:
 
 
 def lead_in(tokenizer) -> int:
-    """How many tokens the tokenizer puts in front of every text: none in T5, <s> in BART."""
+    """Number of tokens that the tokenizer puts in front of every text: none in T5, <s> in BART."""
     return len(tokenize(tokenizer, [""])[0]) - 1  # the other one is end-of-text
 
 
 def corrupt_spans(ids: list[int], rate: float, marks: list[int], rng: random.Random, lead: int = 0) -> list[int]:
-    """Replace spans of 1 to 4 tokens, about `rate` of the text, by one of the marks each (T5, section 3.1.4).
+    """Replace spans of 1 to 4 tokens by one mark each (T5, section 3.1.4).
 
-    The first `lead` tokens and the end-of-text token stay. The decoder's target is the whole text, as in BART:
-    it is how the decoder will be used once latents take the place of the text.
+    The decoder's target is the whole text, as in BART, for it will have to write whole texts from latents.
+
+    Args:
+        ids: of one text, with its end-of-text token, which stays.
+        rate: share of tokens to mask, at most.
+        marks: ids that replace the spans, in order; see `span_marks`.
+        rng: samples the spans.
+        lead: number of leading tokens that stay; see `lead_in`.
+
+    Returns:
+        The corrupted ids.
     """
     body, end = ids[lead:-1], ids[-1]
     budget = round(rate * len(body))
@@ -136,7 +153,7 @@ def corrupt_spans(ids: list[int], rate: float, marks: list[int], rng: random.Ran
 
 
 def sentences(text: str) -> list[str]:
-    """What the text is made of, none blank; white space stays at the end of each."""
+    """Sentences of a text, none blank; each keeps its trailing white space."""
     ends = [0, *(found.end() for found in SENTENCE_END.finditer(text)), len(text)]
     return [text[a:b] for a, b in itertools.pairwise(ends) if text[a:b].strip()]
 
@@ -153,6 +170,6 @@ LETTERS = _Letters()
 
 
 def letters_of(text: str) -> str:
-    """The lower-cased letters and digits, by which texts count as the same; of a text without any, all of it."""
+    """The lower-cased letters and digits, which duplicates share; the whole of a text without any."""
     letters = unicodedata.normalize("NFC", text.lower()).translate(LETTERS)
     return letters if any(map(str.isalnum, letters)) else text

@@ -3,8 +3,8 @@
 Every story has three to five sentences: one day in some weather, somebody meets a companion at a place,
 sets about something, meets with a complication, and comes to an outcome that leaves a feeling. Stories have
 six independent attributes with uniform priors (`ATTRIBUTES`: topic, sentiment, tense, person, length and
-weather), and everything else is drawn uniformly from lists: names, places, objects, clauses and the frame of
-every sentence. `sample` draws stories from a seed. `read` takes any text and says whether it is a story of
+weather), and everything else is sampled uniformly from lists: names, places, objects, clauses and the frame of
+every sentence. `sample` generates stories from a seed. `read` takes any text and says whether it is a story of
 this world, what is wrong with it (`ERRORS`) and which attributes and choices it shows. `marginals` gives the
 exact probability of every choice, `log_prob` that of a whole story, `count_stories` the number of stories, and
 `compare` measures a set of texts against them.

@@ -40,26 +40,31 @@ def compare(texts: Iterable[str], training: Iterable[str] | None = None,
             **attributes: str | int) -> Comparison:
     """Compare texts with the grammar.
 
-    Arguments: texts, the texts to judge; training, texts that they may have been copied from;
-    attributes, values that the texts were asked to have, as in `sample`.
-    Returns a Comparison:
+    Args:
+        texts: one or more.
+        training: texts that they may have been copied from.
+        **attributes: values that the texts should have, as in `sample`.
+
+    Returns:
         n           number of texts
         valid       share of valid texts
         errors      kind of error -> share of texts with it (kinds that occur)
         attributes  attribute -> value -> share among the texts where it can be read
         slot_tv     "mean" and "floor" over slots and "by_slot": the total variation distance between the
                     values read in a slot and the grammar's exact marginal, the expectation of that distance
-                    for as many draws from the grammar, and the number of texts where the slot can be read
+                    for as many samples of the grammar, and the number of texts where the slot can be read
                     (a slot that can be read nowhere has distance and floor 1)
         coherence   "mean" and "by_pair": of slots that the grammar ties together, such as an outcome and its
                     feeling, the share of texts whose two values go together, among those where both can be read
                     (a pair that can be read nowhere has share 0); a valid text has all of them right
         independence  "mean" and "floor" over pairs of attributes: the total variation distance between the pairs
                     of values read and the grammar's, where attributes are independent, and its expectation for as
-                    many draws
+                    many samples
         distinct    share of different texts
         memorised   share of texts found in `training`, None without it
-    Raises ValueError for no texts, an unknown attribute or value.
+
+    Raises:
+        ValueError: for no texts, or an unknown attribute or value.
     """
     texts = list(texts)
     if not texts:
@@ -123,8 +128,8 @@ def _coherence(slots: list[dict[str, str]]) -> dict[str, Any]:
     read_in = [_tied(row) for row in slots]
     by_pair = {}
     for name in names:
-        told = [row[name] for row in read_in if name in row]
-        by_pair[name] = {"share": sum(told) / len(told) if told else 0.0, "n": len(told)}
+        right = [row[name] for row in read_in if name in row]
+        by_pair[name] = {"share": sum(right) / len(right) if right else 0.0, "n": len(right)}
     return {"mean": math.fsum(row["share"] for row in by_pair.values()) / len(by_pair), "by_pair": by_pair}
 
 
@@ -150,7 +155,7 @@ def total_variation(counts: Mapping[T, int], probabilities: Mapping[T, float]) -
 
 
 def variation_floor(n: int, probabilities: Iterable[float]) -> float:
-    """Exact expectation of the total variation distance for n independent draws; 1 for no draws."""
+    """Exact expectation of the total variation distance for n independent samples; 1 for none."""
     if n == 0:
         return 1.0
     return math.fsum(_mean_deviation(n, p) for p in probabilities) / (2 * n)

@@ -1,4 +1,4 @@
-"""The seeded grammar: drawing stories, counting them and their exact marginals."""
+"""The seeded grammar: sampling stories, counting them and their exact marginals."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ class Story:
 def check_attributes(attributes: Mapping[str, object]) -> dict[str, str]:
     """Fixed attributes as strings.
 
-    Raises ValueError for an attribute or a value that does not exist.
+    Raises:
+        ValueError: for an attribute or a value that does not exist.
     """
     checked = {}
     for name, value in attributes.items():
@@ -72,13 +73,19 @@ def _nearest(word: str, allowed: tuple[str, ...]) -> str:
 
 
 def sample(n: int, seed: int, **attributes: str | int) -> list[Story]:
-    """Draw stories.
+    """Sample stories.
 
-    Arguments: n, how many; seed, any integer; attributes, values to fix, such as topic="music" or
-    length=4 (the others are drawn uniformly).
-    Returns a list of n stories. Story i depends on the seed and i alone, so a shorter list is a prefix of a
-    longer one; with an attribute fixed, the other choices of story i stay what they were where they can.
-    Raises ValueError for a negative n, a seed that is no integer, an unknown attribute or value.
+    Args:
+        n: number of stories.
+        seed: any integer.
+        **attributes: values to fix, such as topic="music" or length=4; the others are uniform.
+
+    Returns:
+        n stories. Story i depends on the seed and i alone, so a shorter list is a prefix of a longer one; with an
+        attribute fixed, the other choices of story i stay the same where they can.
+
+    Raises:
+        ValueError: for a negative n, a seed that is no integer, or an unknown attribute or value.
     """
     if not isinstance(n, int) or n < 0:
         raise ValueError(f"n was set to {n!r}; it must be an integer of 0 or more.")
@@ -91,12 +98,12 @@ def sample(n: int, seed: int, **attributes: str | int) -> list[Story]:
 def _draw(key: str, fixed: Mapping[str, str]) -> Story:
     """The story that a key stands for."""
     uniform = random.Random(key).random
-    # A number is drawn for every choice, needed or not, so that a story keeps its other choices when an
+    # A number is sampled for every choice, needed or not, so that a story keeps its other choices when an
     # attribute is fixed.
     chosen = {}
     for name, values in ATTRIBUTES.items():
-        drawn = _pick(values, uniform())
-        chosen[name] = fixed.get(name, drawn)
+        sampled = _pick(values, uniform())
+        chosen[name] = fixed.get(name, sampled)
     words: dict[str, str] = {}
     for slot in WORD_SLOTS:
         words[slot] = _pick(slot_values(slot, chosen, words), uniform())
@@ -178,7 +185,8 @@ def weather_wordings(weather: str, opening: Frame) -> tuple[str, ...]:
 def tell(attributes: Mapping[str, str], slots: Mapping[str, str]) -> str:
     """Text of the story with these attributes and slots.
 
-    Raises KeyError where a slot that the story needs is missing.
+    Raises:
+        KeyError: for a slot that the story needs and that is missing.
     """
     values = dict(attributes) | dict(slots)
     values["gender"] = GENDERS[slots["name"]] if attributes["person"] == "third" else ""
@@ -203,7 +211,8 @@ def combinations(fixed: Mapping[str, str]) -> Iterator[dict[str, str]]:
 def count_stories(**attributes: str | int) -> int:
     """Exact number of combinations of choices, and so of stories, with the given attributes.
 
-    Raises ValueError for an unknown attribute or value.
+    Raises:
+        ValueError: for an unknown attribute or value.
     """
     total = 0
     for chosen in combinations(check_attributes(attributes)):
@@ -223,9 +232,14 @@ def count_stories(**attributes: str | int) -> int:
 def marginals(**attributes: str | int) -> dict[str, dict[str, float]]:
     """Exact probability of every value of every slot, given the attributes that are fixed.
 
-    Arguments: attributes, values to fix, as in `sample`.
-    Returns slot -> value -> probability among the stories in which the slot occurs.
-    Raises ValueError for an unknown attribute or value.
+    Args:
+        **attributes: values to fix, as in `sample`.
+
+    Returns:
+        Slot -> value -> probability among the stories in which the slot occurs.
+
+    Raises:
+        ValueError: for an unknown attribute or value.
     """
     weights: dict[str, dict[str, float]] = {}
     for chosen in combinations(check_attributes(attributes)):
@@ -257,9 +271,9 @@ def _slot_probabilities(chosen: Mapping[str, str]) -> dict[str, dict[str, float]
     openings = FRAMES["opening"]
     timed = sum("TIME" in frame.text for frame in openings) / len(openings)
     rows["time"] = {value: probability * timed for value, probability in rows["time"].items()}
-    rows["weather_wording"] = wording = {}
+    rows["weather_wording"] = wording = dict[str, float]()
     for frame in openings:
-        options = weather_wordings(chosen["weather"], frame)
-        for value in options:
-            wording[value] = wording.get(value, 0.0) + 1 / len(options) / len(openings)
+        wordings = weather_wordings(chosen["weather"], frame)
+        for value in wordings:
+            wording[value] = wording.get(value, 0.0) + 1 / len(wordings) / len(openings)
     return rows

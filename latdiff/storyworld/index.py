@@ -50,8 +50,8 @@ class Index:
 
     def key(self, words: Sequence[str]) -> str | None:
         """Key of a sentence of lower-case words, None where a word is unknown."""
-        found = [self.classes.get(word) for word in words if word not in ARTICLES]
-        return None if None in found else " ".join(found)
+        found = [self.classes.get(word, "") for word in words if word not in ARTICLES]
+        return " ".join(found) if all(found) else None
 
     def slot_of(self, word: str) -> str | None:
         """The slot that a word can fill, names left out; None for a word of no slot."""

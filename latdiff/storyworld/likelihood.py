@@ -11,7 +11,7 @@ from .oracle import Reading, read
 
 
 def log_prob(text: str) -> float:
-    """Natural logarithm of the probability that `sample` draws a text when no attribute is fixed.
+    """Natural logarithm of the probability that `sample` generates a text when no attribute is fixed.
 
     Its mean over stories is minus the entropy of the grammar, 33.0 nats a story: the least that any model of
     storyworld can reach on unseen stories.

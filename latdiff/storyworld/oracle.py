@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from .frames import FRAMES, PLANS
 from .grammar import ATTRIBUTES, GENDERS, WORD_SLOTS, tell
-from .index import ARTICLES, Index, story_index
+from .index import ARTICLES, Index, Pattern, story_index
 from .lexicon import PRONOUNS, verb_forms
 from .parsing import TOKEN, Sentence, split_sentences, surface_errors
 from .sentences import PREPOSITIONS, Element, indefinite
@@ -40,7 +40,7 @@ ERRORS: dict[str, str] = {
     "frame": "a sentence that the grammar cannot make of these words",
 }
 
-# Word -> (person, gender) of the protagonist that it speaks of; no gender where it tells none.
+# Word -> (person, gender) of the protagonist that it speaks of; no gender for a pronoun of either.
 PRONOUN_MEANING: dict[str, tuple[str, str]] = {
     "i": ("first", ""), "me": ("first", ""), "my": ("first", ""), "we": ("first", ""), "us": ("first", ""),
     "she": ("third", "female"), "her": ("third", "female"), "he": ("third", "male"), "him": ("third", "male"),
@@ -95,10 +95,12 @@ class _Facts:
 def read(text: str) -> Reading:
     """Read a text.
 
-    Arguments: text, any string.
-    Returns a Reading; a text is valid only if telling the story again from the attributes and slots that
-    were read gives exactly this text. An invalid text has at least one error.
-    Raises nothing.
+    Args:
+        text: any string.
+
+    Returns:
+        A Reading; a text is valid only if the grammar generates exactly this text from the attributes and slots that
+        were read. An invalid text has at least one error.
     """
     tokens = TOKEN.findall(text)
     if not any(token[0].isalnum() for token in tokens):
@@ -112,8 +114,8 @@ def read(text: str) -> Reading:
     for number, sentence in enumerate(sentences, start=1):
         where = f"Sentence {number}"
         if sentence.pattern:
-            _check_words(sentence, where, known, facts)
-            _check_small_words(sentence, where, facts)
+            _check_words(sentence, sentence.pattern, where, known, facts)
+            _check_small_words(sentence, sentence.pattern, where, facts)
         else:
             _check_loose_words(sentence, where, known, facts)
             if not sentence.cut and known.key(sentence.words) is not None:
@@ -193,11 +195,11 @@ def _vote_slot(slot: str, word: str, known: Index, facts: _Facts) -> None:
         facts.vote("sentiment", known.feelings[word])
 
 
-def _check_words(sentence: Sentence, where: str, known: Index, facts: _Facts) -> None:
+def _check_words(sentence: Sentence, pattern: Pattern, where: str, known: Index, facts: _Facts) -> None:
     """Compare every word of a matched sentence with what the rest of the story asks for."""
     subject = facts.winner("person") or "third"
     content = sentence.content
-    for position, (element, word) in enumerate(zip(sentence.pattern.content, content, strict=True)):
+    for position, (element, word) in enumerate(zip(pattern.content, content, strict=True)):
         if known.classes[word] == "~subject":
             subject = "first" if word == "i" else "third"
         if element.kind == "verb":
@@ -261,12 +263,12 @@ def _check_fixed_word(expected: str, word: str, where: str, known: Index, facts:
     facts.error(kind, f"{where} has {word!r} where {expected!r} belongs.")
 
 
-def _check_small_words(sentence: Sentence, where: str, facts: _Facts) -> None:
+def _check_small_words(sentence: Sentence, pattern: Pattern, where: str, facts: _Facts) -> None:
     """Articles and commas of a matched sentence."""
     content = iter(sentence.content)
     expected = [element.value if element.kind in ("article", "comma") else next(content)
-                for element in sentence.pattern.elements]
-    for position, element in enumerate(sentence.pattern.elements):
+                for element in pattern.elements]
+    for position, element in enumerate(pattern.elements):
         if element.kind == "article" and element.value == "a":
             expected[position] = indefinite(expected[position + 1])
     if [word for word in expected if word != ","] != sentence.words:
@@ -277,7 +279,7 @@ def _check_small_words(sentence: Sentence, where: str, facts: _Facts) -> None:
 
 
 def _check_loose_words(sentence: Sentence, where: str, known: Index, facts: _Facts) -> None:
-    """What can be told of a sentence that matches nothing."""
+    """Errors in the words of a sentence without a pattern."""
     for word in sentence.content:
         slot = known.slot_of(word)
         if slot in TIED_SLOTS:
@@ -305,17 +307,17 @@ def _check_end(sentences: list[Sentence], facts: _Facts) -> None:
 
 def _check_plan(sentences: list[Sentence], facts: _Facts) -> None:
     """Whether the sentences follow the plan of a story."""
-    told: list[Sentence] = []
+    distinct: list[Sentence] = []
     for number, sentence in enumerate(sentences, start=1):
-        if any(sentence.content == other.content for other in told):
+        if any(sentence.content == other.content for other in distinct):
             facts.error("doubled_sentence", f"Sentence {number} has been told before.")
         else:
-            told.append(sentence)
-    roles = [sentence.role for sentence in told if sentence.role]
-    unknown = len(told) - len(roles)
-    distinct = list(dict.fromkeys(roles))
-    plan = max(PLANS.values(), key=lambda roles: (len(set(distinct) & set(roles)), -len(roles)))
-    kept = [role for role in distinct if role in plan]
+            distinct.append(sentence)
+    roles = [sentence.role for sentence in distinct if sentence.role]
+    unknown = len(distinct) - len(roles)
+    found = list(dict.fromkeys(roles))
+    plan = max(PLANS.values(), key=lambda roles: (len(set(found) & set(roles)), -len(roles)))
+    kept = [role for role in found if role in plan]
     missing = [role for role in plan if role not in kept]
     if len(missing) > unknown:
         facts.error("missing_sentence", f"There is no sentence for: {', '.join(missing)}.")

@@ -32,7 +32,7 @@ class Topic:
 
 def _topic(places: str, objects: str, adjectives: str, verbs: str, *rows: tuple[str, ...]) -> Topic:
     """Build a topic from word lists; a row is a complication, two ways to mend it and two to fail."""
-    at = dict(reversed(place.split()) for place in places.split(", "))
+    at = {place: preposition for preposition, place in map(str.split, places.split(", "))}
     complications = tuple(Complication(row[0], tuple(row[1:3]), tuple(row[3:5])) for row in rows)
     return Topic(at, tuple(objects.split()), tuple(adjectives.split()), tuple(verbs.split()), complications)
 

@@ -38,7 +38,7 @@ def test_texts_of_ones_own_from_scratch(recipe, corpus, capsys):
     train_denoiser.main(mine)  # not quiet: it looks at unseen texts, of which one is too long
     said = capsys.readouterr().out
     assert "40 texts of at most 200 tokens; left out: 1 too long, 1 blank, 2 repeated, 0 also unseen" in said
-    limits = re.findall(r"data\.max_tokens=(\d+) would keep 99% of the training texts, (\d+) all of them", said)
+    limits = re.findall(r"data\.max_tokens=(\d+) would keep 99 % of the training texts, (\d+) all of them", said)
     assert len(limits) == 2 and limits[0] == limits[1]  # before the backbone's training and the autoencoder's
     assert int(limits[0][0]) == int(limits[0][1]) > 200  # one text in 41 is more than one in a hundred
     figures = json.loads((mine.folder / "metrics.json").read_text(encoding="utf-8"))["reconstruction"]

@@ -1,4 +1,4 @@
-"""recipes/train_ar.py: a GPT-2 on the recipe's texts, the judge of fluency and the rival of a denoiser."""
+"""recipes/train_ar.py: a GPT-2 on the recipe's texts, fluency judge and autoregressive baseline."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class TrainArConfig(Section):
     layers: Whole = Field(4, ge=1, description="blocks")
     heads: Whole = Field(6, ge=1, description="attention heads; must divide width")
     steps: Whole = Field(3000, ge=1, description="optimiser steps")
-    batch_size: Whole = Field(64, ge=1, description="texts a step")
+    batch_size: Whole = Field(64, ge=1, description="texts per step")
     learning_rate: Number = Field(2e-3, ge=0.0, description="Muon's peak rate for the matrices")
     condition_dropout: Number = Field(0.1, ge=0.0, le=1.0, description="share of texts whose class is left out, where "
                                       "there is one")

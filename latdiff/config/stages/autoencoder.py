@@ -19,11 +19,11 @@ class AutoencoderConfig(Section):
     width: Whole = Field(128, ge=8, description="inner width of both transformers")
     depth: Whole = Field(2, ge=1, description="blocks in each")
     heads: Whole = Field(4, ge=1, description="attention heads; must divide width")
-    max_tokens: Whole = Field(128, ge=4, description="positions the compressor knows")
+    max_tokens: Whole = Field(128, ge=4, description="positions of the compressor")
     normalisation: Normalisation = Field("whitening", description="zero mean and unit variance of every number, or "
                                          "l2: every latent has norm √D (LD4LG for BART)")
     assumed_noise: Number = Field(0.0, ge=0.0, description="sd of the latent noise that the reconstructor, which is "
-                                  "then conditioned on it in training, assumes when it decodes; 0: it knows no noise")
+                                  "then conditioned on it in training, assumes in decoding; 0: it is not conditioned")
 
     def problems(self, recipe) -> Iterator[str]:
         yield from headed("autoencoder", self.width, self.heads)
@@ -40,14 +40,15 @@ class TrainAutoencoderConfig(Section):
     """Its training."""
 
     steps: Whole = Field(2000, ge=1, description="optimiser steps")
-    batch_size: Whole = Field(64, ge=2, description="texts a step")
+    batch_size: Whole = Field(64, ge=2, description="texts per step")
     learning_rate: Number = Field(2e-3, ge=0.0, description="Muon's peak rate for the matrices")
     warmup_steps: Whole = Field(100, ge=0, description="steps of linear warm-up")
-    mask_rates: Rates = Field((0.0,), description="share of tokens hidden from the encoder, drawn anew for each text")
-    latent_noise: Number = Field(0.7, ge=0.0, description="latents get noise of sd ~ U(0, this) in training")
-    latent_dropout: Number = Field(0.0, ge=0.0, le=0.9, description="share of latents' numbers that are zero in "
+    mask_rates: Rates = Field((0.0,), description="shares of tokens masked in the encoder's input, one at random "
+                             "for each text")
+    latent_noise: Number = Field(0.7, ge=0.0, description="latents get Gaussian noise in training, of sd ~ U(0, this)")
+    latent_dropout: Number = Field(0.0, ge=0.0, le=0.9, description="share of latent values set to zero in "
                                    "training")
-    sample_every: Whole = Field(500, ge=1, description="steps between looks at reconstructed texts")
+    sample_every: Whole = Field(500, ge=1, description="steps between printed reconstructions")
     save_every: Whole = Field(500, ge=1, description="steps between resume states")
 
 

@@ -1,4 +1,4 @@
-"""recipes/pretrain_backbone.py: a small T5 of your own, when no ready one fits."""
+"""recipes/pretrain_backbone.py: a small T5 on the recipe's texts, where no pretrained one fits."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ class PretrainBackboneConfig(Section):
     layers: Whole = Field(3, ge=1, description="encoder layers, and as many decoder layers")
     heads: Whole = Field(4, ge=1, description="attention heads; must divide width")
     steps: Whole = Field(3000, ge=1, description="optimiser steps")
-    batch_size: Whole = Field(64, ge=1, description="texts a step")
+    batch_size: Whole = Field(64, ge=1, description="texts per step")
     learning_rate: Number = Field(2e-3, ge=0.0, description="Muon's peak rate for the matrices")
-    mask_rates: Rates = Field((0.0, 0.15, 0.3, 0.5), description="share of tokens masked, drawn anew for each batch")
+    mask_rates: Rates = Field((0.0, 0.15, 0.3, 0.5), description="shares of tokens masked, one at random for each "
+                             "batch")
     feature_noise: Number = Field(0.0, ge=0.0, description="largest Gaussian noise on the encoder's features in "
                                   "training")
 

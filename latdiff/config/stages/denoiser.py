@@ -27,11 +27,11 @@ class DiffusionConfig(Section):
 
     schedule: str = Field("cosine", description="cosine, or tan-D: cosine with its noise-to-signal ratio times D")
     prediction: Literal["v", "x0"] = Field("v", description="what the network predicts")
-    times: Times = Field("stratified", description="how noise levels are drawn in training: one in each of as many "
-                         "parts as the batch has rows, or uniform, or logit-normal: around one of them")
-    logit_mean: Number = Field(0.0, description="of logit-normal times: where they gather; above 0 where there is "
-                               "more noise")
-    logit_std: Number = Field(1.0, ge=0.01, description="of logit-normal times: how far they spread")
+    times: Times = Field("stratified", description="distribution of the times t in training: stratified, one in each "
+                         "of B equal intervals; uniform; or logit-normal")
+    logit_mean: Number = Field(0.0, description="mean of logit(t) of logit-normal times; above 0 there is more "
+                               "noise")
+    logit_std: Number = Field(1.0, ge=0.01, description="standard deviation of logit(t) of logit-normal times")
     self_conditioning: Number = Field(0.5, ge=0, le=1, description="probability of an estimate as extra input in "
                                       "training")
 
@@ -45,13 +45,13 @@ class TrainDenoiserConfig(Section):
     """Its training."""
 
     steps: Whole = Field(2000, ge=1, description="optimiser steps")
-    batch_size: Whole = Field(128, ge=1, description="latents a step")
+    batch_size: Whole = Field(128, ge=1, description="latents per step")
     learning_rate: Number = Field(2e-3, ge=0.0, description="Muon's peak rate for the matrices")
     warmup_steps: Whole = Field(100, ge=0, description="steps of linear warm-up")
     condition_dropout: Number = Field(0.1, ge=0, le=1, description="probability that the condition, if there is one, "
                                       "is left out")
     ema_decay: Number = Field(0.999, ge=0.0, le=1.0, description="largest decay of the averaged weights")
-    sample_every: Whole = Field(500, ge=1, description="steps between looks at decoded samples")
+    sample_every: Whole = Field(500, ge=1, description="steps between printed samples")
     save_every: Whole = Field(500, ge=1, description="steps between resume states")
 
 

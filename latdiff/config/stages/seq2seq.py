@@ -1,4 +1,4 @@
-"""recipes/train_seq2seq.py: the backbone itself, fine-tuned on pairs; the rival of a text-conditional model."""
+"""recipes/train_seq2seq.py: the backbone fine-tuned on pairs, the baseline for text-conditional models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class TrainSeq2seqConfig(Section):
     """Its training."""
 
     steps: Whole = Field(3000, ge=1, description="optimiser steps")
-    batch_size: Whole = Field(64, ge=1, description="pairs a step")
+    batch_size: Whole = Field(64, ge=1, description="pairs per step")
     learning_rate: Number = Field(1e-3, ge=0.0, description="Muon's peak rate for the matrices")
 
 

@@ -1,0 +1,119 @@
+"""Fitting a head: its report, and the labels that are taken and refused."""
+
+import doctest
+import math
+
+import numpy as np
+import pytest
+import torch
+from toy_heads import CODEC, labelled, refusal
+
+from latdiff.heads import attribute, callable, fitting, number
+from latdiff.heads.attribute import AttributeHead
+from latdiff.heads.files import load_head
+from latdiff.heads.fitting import calibration_error, fit_head
+
+
+def test_calibration_error_is_the_mean_gap_between_sureness_and_truth():
+    sure = np.array([[0.9, 0.1]] * 10)
+    assert calibration_error(sure, [0] * 9 + [1]) == pytest.approx(0)
+    assert calibration_error(sure, [0] * 5 + [1] * 5) == pytest.approx(0.4)
+    both = np.array([[0.9, 0.1]] * 10 + [[0.4, 0.6]] * 10)
+    assert calibration_error(both, [0] * 5 + [1] * 5 + [1] * 6 + [0] * 4) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"), [(["no", "yes"], str), ([0, 3], int), ([0.0, 1.0], float), ([False, True], bool)]
+)
+@pytest.mark.parametrize("container", [list, np.array, torch.tensor])
+def test_labels_keep_their_type(values, kind, container, tmp_path):
+    if container is torch.tensor and kind is str:
+        container = tuple
+    texts, letters = labelled("ab")
+    head = fit_head(CODEC, texts, container([values[letter == "class b"] for letter in letters]))
+    head.save(tmp_path)
+    for one in (head, load_head(tmp_path)):
+        assert one.classes_.tolist() == values and type(one.classes_.tolist()[0]) is kind
+        found = one.predict(CODEC.encode(texts))
+        assert isinstance(found, np.ndarray) and type(found.tolist()[0]) is kind
+        assert one.toward(values[1]).target == one.toward(str(values[1])).target == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ([None] * 10 + ["a", "b"] * 10, "10 of 30 labels are missing, the first at index 0 (None)"),
+        (["a", "b"] * 10 + [math.nan] * 10, "10 of 30 labels are missing, the first at index 20 (nan)"),
+        (np.array([0.0, 1.0] * 14 + [math.nan, 0.0]), "1 of 30 labels are missing, the first at index 28"),
+        (np.eye(2)[[0, 1] * 15], "the label at index 0 is '[1.0, 0.0]' of type list, must be a text, a number or"),
+        (["a", 1] * 15, "labels are of several types (number, text)"),
+        ([0.5, 1.25, 2.5] * 10, "fit a NumberHead to numbers"),
+    ],
+)
+def test_labels_that_are_none(labels, said):
+    assert said in refusal(fit_head, CODEC, [f"t{i}" for i in range(30)], labels, name="tone")
+
+
+def test_pandas_na_is_no_label():
+    NA = type("NAType", (), {"__bool__": lambda self: int("no truth value")})()
+    said = refusal(fit_head, CODEC, [f"t{i}" for i in range(30)], ["a", "b", NA] * 10, name="tone")
+    assert "10 of 30 labels are missing, the first at index 2" in said
+
+
+def test_latents_and_labels_of_unequal_number(numbered):
+    latents, labels, _ = numbered
+    assert "120 latents but 119 labels" in refusal(AttributeHead().fit, latents, labels[:-1])
+
+
+def test_a_random_state_that_is_no_number(numbered):
+    latents, labels, _ = numbered
+    assert "random_state is None, must be a whole number" in refusal(
+        AttributeHead(random_state=None).fit, latents, labels
+    )
+
+
+def test_fitting_leaves_the_head_that_it_is_given(numbered):
+    given = AttributeHead(name="tone")
+    head = fit_head(CODEC, *labelled("ab"), given, C=0.5)
+    assert (head.name, head.C, given.C) == ("tone", 0.5, 0.01)
+    assert "weight" not in vars(given)
+
+
+def test_a_report_without_a_denoiser_has_what_a_codec_can_tell():
+    texts, labels = labelled("ab", each=30)
+    plain = fit_head(CODEC, [*texts, "b99", "b98"], [*labels, "class b", "class b"])
+    assert list(plain.report) == ["texts", "C", "features", "accuracy", "majority", "calibration_error"]
+    assert plain.report["majority"] == 32 / 62
+    assert "accuracy_by_noise" in fit_head(CODEC, texts, labels, noise_aware=True).report
+
+
+@pytest.mark.parametrize("module", [attribute, callable, fitting, number])
+def test_the_examples_run(module):
+    found = doctest.testmod(module)
+    assert found.attempted > 0 and found.failed == 0
+
+
+def test_labels_of_one_class():
+    said = refusal(fit_head, CODEC, ["a1"] * 10, ["good"] * 10, name="tone")
+    assert said == "head 'tone': all labels are of one class ('good'); a head needs two or more"
+
+
+def test_no_labels_at_all():
+    assert "none at all" in refusal(fit_head, CODEC, [], [])
+
+
+def test_a_class_of_too_few_texts():
+    said = refusal(fit_head, CODEC, ["a1"] * 10, ["good"] * 6 + ["bad"] * 4)
+    assert "every class needs 5 texts or more" in said
+    assert "'bad': 4" in said
+
+
+def test_unequal_lengths():
+    assert "3 texts but 2 labels" in refusal(fit_head, CODEC, ["a", "b", "c"], ["x", "y"])
+
+
+def test_labels_may_be_numbers():
+    texts, labels = labelled("ab")
+    head = fit_head(CODEC, texts, [int(label[-1] == "b") for label in labels])
+    assert head.toward(1).target == head.toward("1").target == head.away(0).target == (0.0, 1.0)
+    assert head.knows("0") and not head.knows("zero")
