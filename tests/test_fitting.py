@@ -1,6 +1,5 @@
 """Fitting a head: its report, and the labels that are taken and refused."""
 
-import doctest
 import math
 
 import numpy as np
@@ -8,7 +7,6 @@ import pytest
 import torch
 from toy_heads import CODEC, labelled, refusal
 
-from latdiff.heads import attribute, callable, fitting, number
 from latdiff.heads.attribute import AttributeHead
 from latdiff.heads.files import load_head
 from latdiff.heads.fitting import calibration_error, fit_head
@@ -85,12 +83,6 @@ def test_a_report_without_a_denoiser_has_what_a_codec_can_tell():
     assert list(plain.report) == ["texts", "C", "features", "accuracy", "majority", "calibration_error"]
     assert plain.report["majority"] == 32 / 62
     assert "accuracy_by_noise" in fit_head(CODEC, texts, labels, noise_aware=True).report
-
-
-@pytest.mark.parametrize("module", [attribute, callable, fitting, number])
-def test_the_examples_run(module):
-    found = doctest.testmod(module)
-    assert found.attempted > 0 and found.failed == 0
 
 
 def test_labels_of_one_class():
