@@ -5,12 +5,12 @@ import math
 
 import pytest
 
+from latdiff.evaluation.averaging import averaged
+from latdiff.evaluation.card import sweep_tables
 from latdiff.evaluation.report import (
-    averaged,
     reconstruction_table,
     row_line,
     summary,
-    sweep_tables,
     update_metrics,
 )
 

@@ -1,4 +1,4 @@
-"""What is written about a checkpoint: figures as JSON, a summary for a person, the model card."""
+"""What is written about a checkpoint: figures as JSON, and a summary for a person."""
 
 from __future__ import annotations
 
@@ -6,12 +6,8 @@ import itertools
 import json
 import os
 import platform
-import statistics
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from latdiff.config import load_recipe
 from latdiff.errors import UserError
 from latdiff.evaluation.metrics import mean_of
 from latdiff.precision import compute_dtype
@@ -108,102 +104,9 @@ def _fluency(rows: list[dict]) -> str:
     return f", perplexity {mean_of(rows, 'perplexity'):.1f}" if "perplexity" in rows[0] else ""
 
 
-def write_card(folder: Path) -> None:
-    """The checkpoint's README.md: what it is, how to sample from it, and what was measured."""
-    figures = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    recipe = load_recipe(str(folder / "recipe.yaml"))
-    shown = [row["samples"][:5] for row in figures.get("unconditional", [])[:1]]
-    samples = "".join(f"- {text}\n" for texts in shown for text in texts)
-    sweep = sweep_tables(figures.get("sweep", []))
-    measured = "Not measured yet: `latdiff evaluate` does that. What training found:"
-    if "seeds" in figures:
-        seeds = ", ".join(map(str, figures["seeds"]))
-        measured = f"Measured by `latdiff evaluate`, seeds {seeds}, {figures['machine']}; all of it in\n`metrics.json`:"
-    names = [picture(folder / "metrics.json", name).name for name in ("lengths", "reconstruction", "denoising")]
-    pictures = "".join(f"![]({name})\n" for name in names if (folder / name).exists())
-    (folder / "README.md").write_text(
-        f"""# {recipe.name}
-
-A latent text diffusion pipeline, trained by latdiff on {recipe.data.source} (`recipe.yaml`, seed {recipe.seed}).
-
-    latdiff sample {folder} --num-samples 8 --seed 0
-
-{measured}
-
-```
-{summary(figures)}
-```
-
-{"Unsteered samples, the first five:" if samples else ""}
-
-{samples}
-{pictures}{sweep}""",
-        encoding="utf-8",
-    )
-
-
 def picture(document: Path, name: str) -> Path:
     """Where a picture of a document lies: docs/lab/results/e2e.json -> docs/lab/results/e2e-lengths.png."""
     return document.with_name(f"{document.stem}-{name}.png")
-
-
-def sweep_tables(rows: list[dict]) -> str:
-    """Control against fluency as Markdown: a table and a picture for every head."""
-    parts = []
-    for name, of_head in itertools.groupby(rows, key=lambda row: row["attribute"]):
-        of_head = list(of_head)
-        keys = [key for key in ("mode", "scale", "success", "worst", "validity", "slot_tv_floors", "perplexity",
-                            "distinct")
-                if key in of_head[0]]
-        cells = [[f"{row[key]:.3f}" if key not in ("mode", "scale") else f"{row[key]}" for key in keys]
-                 for row in of_head]
-        lines = [" | ".join(row) for row in (keys, ["---"] * len(keys), *cells)]
-        table = "\n".join(f"| {line} |" for line in lines)
-        parts.append(f"\nControl against fluency, head {name}, n = {of_head[0]['n']} a row:\n\n{table}\n\n"
-                     f"![](metrics-control-{name}.png)\n")
-    return "".join(parts)
-
-
-def averaged(documents: list[dict]) -> dict:
-    """One document of several seeds' alike ones: means in place of numbers, and under `sd` their standard deviations.
-
-    Those of the sample, in the same tree, for all that is no whole number. Of texts and of other words the first
-    document's stay. A single document is left as it is.
-    """
-    if len(documents) == 1:
-        return documents[0]
-    spread = _merged(documents, _deviation)
-    return _merged(documents, _mean) | {"sd": spread}
-
-
-def _mean(values: list) -> float | int | str | None:
-    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
-    if not numbers or len(set(values)) == 1:
-        return values[0]
-    return sum(values) / len(values)
-
-
-def _deviation(values: list) -> float | None:
-    return statistics.stdev(values) if float in map(type, values) and len(values) > 1 else None
-
-
-def _merged(values: list, of_leaves: Callable[[list], Any], absent: list = ()) -> Any:
-    """The tree that all of `values` are, with one value for the values at every leaf; None leaves a leaf out.
-
-    `absent` stands for what one of them lacks: nothing, but [0] below "errors", for those that no text of a seed had.
-    """
-    if all(isinstance(value, dict) for value in values):
-        found = {}
-        for key in dict.fromkeys(key for value in values for key in value):
-            there = [one for value in values for one in ([value[key]] if key in value else absent)]
-            found[key] = _merged(there, of_leaves, [0.0] if key == "errors" else absent)
-        return {key: value for key, value in found.items() if value is not None}
-    if all(isinstance(value, list) and value and isinstance(value[0], dict) for value in values):
-        return [_merged(list(rows), of_leaves, absent) for rows in zip(*values, strict=True)]
-    if all(isinstance(value, list) and value and isinstance(value[0], int) for value in values):
-        found = [of_leaves(list(column)) for column in itertools.zip_longest(*values, fillvalue=0)]
-        return None if None in found else found
-    return of_leaves(values)
 
 
 def older_figures(path: Path) -> dict:
