@@ -80,7 +80,7 @@ def test_the_card_shows_samples_and_a_caption_for_each_picture(tmp_path):
     text = card_of(tmp_path, "storyworld").text
     assert "seeds 0, 1, an abacus" in text
     assert "\n- A {{ b }}\n  # c\n" in text
-    assert "![lengths](metrics-lengths.png)\n\nThe lines of the samplers" in text and text.count("![") == 1
+    assert "![lengths](metrics-lengths.png)\n\nThe line of each sampler" in text and text.count("![") == 1
 
 
 def test_a_row_on_one_line():

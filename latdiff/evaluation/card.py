@@ -67,7 +67,7 @@ The first five, unchosen and unsteered:
 CONDITIONS = {"none": "", "label": ' --cond "A CLASS"', "text": ' --cond "A source text."',
               "prefix": ' --cond "A first sentence."'}
 CAPTIONS = {
-    "lengths": "The lines of the samplers should lie on that of the unseen texts.",
+    "lengths": "The line of each sampler should follow the area of the unseen texts.",
     "reconstruction": "The later the lines fall, the more error of the denoiser the decoder forgives.",
     "denoising": "Where the error falls from 1 to near 0, sampling decides what a text says.",
 }
