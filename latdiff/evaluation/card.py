@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
 from latdiff.config import Recipe, load_recipe
 from latdiff.data.sources import HUB_ID
-from latdiff.evaluation.report import older_figures, picture, summary
+from latdiff.evaluation.report import grouped, older_figures, picture, summary
 
 TEMPLATE = """---
 {{ card_data }}
@@ -114,8 +113,7 @@ def card_data(recipe: Recipe) -> ModelCardData:
 def sweep_tables(rows: list[dict]) -> str:
     """Control against fluency as Markdown: a table and a picture for every head."""
     parts = []
-    for name, group in itertools.groupby(rows, key=lambda row: row["attribute"]):
-        of_head = list(group)
+    for name, of_head in grouped(rows, "attribute"):
         keys = [key for key in COLUMNS if key in of_head[0]]
         cells = [[f"{row[key]:{COLUMNS[key]}}" for key in keys] for row in of_head]
         table = "\n".join(f"| {' | '.join(line)} |" for line in (keys, ["---"] * len(keys), *cells))

@@ -6,7 +6,9 @@ import itertools
 import json
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from latdiff.errors import UserError
 from latdiff.evaluation.metrics import mean_of
@@ -47,8 +49,7 @@ def summary(document: dict) -> str:
         lines.append(f"{row['n']:,} samples, {writer(row)}: {_quality(row, sd)}{seconds}")
     if spread:
         lines.append(f"means ± standard deviations over {len(document['seeds'])} seeds, so many samples each")
-    for scale, rows in itertools.groupby(document.get("by_class", []), key=lambda row: row.get("guidance_scale")):
-        rows = list(rows)
+    for scale, rows in grouped(document.get("by_class", []), "guidance_scale"):
         weight = "" if scale is None else f", guidance scale {scale:g}"
         lines.append(_success(f"told its {rows[0]['attribute']}{weight}", rows))
     for row in document.get("by_source", []):
@@ -57,15 +58,20 @@ def summary(document: dict) -> str:
         lines.append(f"told its source, guidance scale {row['guidance_scale']:g}, best of {row['candidates']}: BLEU "
                      f"{row['bleu']:.1f}, SARI {row['sari']:.1f} ({as_they_are}){near}{_fluency([row])}, "
                      f"{row['n']:,} texts")
-    groups = itertools.groupby(document.get("guided", []), key=lambda row: row["attribute"])
-    groups = [(f"steered by {name}", list(rows)) for name, rows in groups]
+    steered = list(grouped(document.get("guided", []), "attribute"))
     if document.get("composed"):
-        groups.append((f"steered by {' and '.join(document['composed'][0]['targets'])} at once", document["composed"]))
-    lines += [_success(title, rows) + f" at scale {rows[0]['scale']:g}" for title, rows in groups]
-    for names, rows in itertools.groupby(document.get("reranked", []), key=lambda row: list(row["targets"])):
-        rows = list(rows)
+        steered.append((f"{' and '.join(document['composed'][0]['targets'])} at once", document["composed"]))
+    lines += [_success(f"steered by {names}", rows) + f" at scale {rows[0]['scale']:g}" for names, rows in steered]
+    reranked = [row | {"names": list(row["targets"])} for row in document.get("reranked", [])]
+    for names, rows in grouped(reranked, "names"):
         lines.append(_success(f"best of {rows[0]['best_of']} by the head of {' and of '.join(names)}", rows))
     return "\n".join(lines)
+
+
+def grouped(rows: list[dict], key: str) -> Iterator[tuple[Any, list[dict]]]:
+    """Each value of a key, None where there is none, with the neighbouring rows that have it."""
+    for value, group in itertools.groupby(rows, key=lambda row: row.get(key)):
+        yield value, list(group)
 
 
 def writer(row: dict) -> str:
