@@ -74,7 +74,7 @@ def plot_denoising(measured: dict, path: Path) -> None:
     """
     figure, (axes,) = _figure(1, "Error of the denoiser on unseen texts")
     axes.plot(measured["times"], measured["errors"], marker="o")
-    axes.set(xlabel="time of the noise schedule (1: noise alone)", ylabel="mean squared error (1: knows nothing)",
+    axes.set(xlabel="time of the noise schedule (1: noise alone)", ylabel="mean squared error (1: predicting the mean)",
              xlim=(0, 1), ylim=(0, None))
     figure.savefig(path, dpi=120)
 
