@@ -1,4 +1,4 @@
-"""Documents of several seeds become one of means and standard deviations."""
+"""Means and standard deviations over seeds."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from typing import Any
 
 
 def averaged(documents: list[dict]) -> dict:
-    """One document of several seeds' alike ones: means in place of numbers, and under `sd` their standard deviations.
+    """Average the figures of several seeds.
 
-    Those of the sample, in the same tree, for all that is no whole number. Of texts and of other words the first
-    document's stay. A single document is left as it is.
+    Args:
+        documents: One for each seed, of the same structure.
+
+    Returns:
+        A document of that structure with the mean of each number, and the first document's value of anything else.
+        `sd` has the sample standard deviations of all numbers that are not integers. One document is returned as it is.
     """
     if len(documents) == 1:
         return documents[0]
@@ -32,9 +36,10 @@ def _deviation(values: list) -> float | None:
 
 
 def _merged(values: list, of_leaves: Callable[[list], Any], absent: tuple = ()) -> Any:
-    """The tree that all of `values` are, with one value for the values at every leaf; None leaves a leaf out.
+    """Merge nested documents, `of_leaves` making one value of those at each leaf; where it is None, there is no leaf.
 
-    `absent` stands for what one of them lacks: nothing, but [0] below "errors", for those that no text of a seed had.
+    A key that a document lacks has the values `absent` in it: none, but 0 below "errors", which lists only errors that
+    occurred.
     """
     if all(isinstance(value, dict) for value in values):
         columns = {key: [one for value in values for one in ([value[key]] if key in value else absent)]
