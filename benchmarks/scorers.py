@@ -22,9 +22,10 @@ from scipy.stats import spearmanr
 
 from latdiff import storyworld
 from latdiff.errors import UserError, plain_errors
+from latdiff.evaluation.averaging import averaged
 from latdiff.evaluation.judges import CrowdJudge, FluencyJudge
 from latdiff.evaluation.metrics import require_packages
-from latdiff.evaluation.report import averaged, machine, row_line, write_json
+from latdiff.evaluation.report import machine, row_line, write_json
 from latdiff.evaluation.scoring import judged
 from latdiff.storyworld.grammar import tell
 from latdiff.storyworld.lexicon import FEELINGS

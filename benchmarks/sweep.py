@@ -32,9 +32,9 @@ from latdiff.recipes import train_autoencoder, train_denoiser
 from latdiff.config import Recipe, RecipeError, load_recipe, sampler_words
 from latdiff.data.corpus import load_corpus
 from latdiff.errors import UserError, plain_errors
+from latdiff.evaluation.averaging import averaged
 from latdiff.evaluation.judges import CrowdJudge, FluencyJudge
 from latdiff.evaluation.report import (
-    averaged,
     machine,
     older_figures,
     row_line,

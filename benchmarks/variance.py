@@ -19,7 +19,8 @@ from diffusers import DDPMScheduler
 from latdiff.config import load_recipe
 from latdiff.data.corpus import load_corpus
 from latdiff.errors import plain_errors
-from latdiff.evaluation.report import averaged, machine, row_line, write_json
+from latdiff.evaluation.averaging import averaged
+from latdiff.evaluation.report import machine, row_line, write_json
 from latdiff.evaluation.scoring import Scorer
 from latdiff.pipelines.files import load_for_commands
 

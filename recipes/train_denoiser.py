@@ -23,7 +23,8 @@ from latdiff.data.corpus import Corpus, load_corpus
 from latdiff.diffusion.gaussian import GaussianDiffusion
 from latdiff.diffusion.sampling import make_scheduler
 from latdiff.errors import plain_errors
-from latdiff.evaluation.report import update_metrics, write_card
+from latdiff.evaluation.card import write_card
+from latdiff.evaluation.report import update_metrics
 from latdiff.models.conditions import Labels, Source
 from latdiff.models.denoiser import LatentDenoiser
 from latdiff.pipelines.latent import LatentTextDiffusionPipeline

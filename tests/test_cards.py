@@ -4,13 +4,15 @@ import json
 import math
 
 import pytest
+from huggingface_hub import ModelCard
 
+from latdiff.config import load_recipe
+from latdiff.evaluation.averaging import averaged
+from latdiff.evaluation.card import sweep_tables, write_card
 from latdiff.evaluation.report import (
-    averaged,
     reconstruction_table,
     row_line,
     summary,
-    sweep_tables,
     update_metrics,
 )
 
@@ -39,11 +41,46 @@ def test_figures_join_those_already_there(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.json"]
 
 
+def card_of(folder, recipe, settings=()):
+    load_recipe(recipe, list(settings)).save(folder / "recipe.yaml")
+    write_card(folder)
+    return ModelCard.load(folder / "README.md")
+
+
 def test_the_card_says_how_to_sample_and_what_was_measured(tiny):
-    card = (tiny.checkpoint / "README.md").read_text(encoding="utf-8")
-    assert "latdiff sample checkpoints/tiny" in card
+    card = ModelCard.load(tiny.checkpoint / "README.md")
+    assert card.data.to_dict() == {
+        "language": "en", "library_name": "latdiff", "pipeline_tag": "text-generation",
+        "tags": ["text-generation", "latent-diffusion", "text-diffusion"],
+    }
+    assert card.text.startswith("\n# tiny\n")
+    assert "latdiff sample checkpoints/tiny" in card.text
     measured = json.loads((tiny.checkpoint / "metrics.json").read_text(encoding="utf-8"))["reconstruction"]
-    assert f"reconstruction of {measured['n']} unseen texts" in card
+    assert f"reconstruction of {measured['n']} unseen texts" in card.text
+
+
+def test_a_checkpoint_without_figures_has_a_card(tmp_path):
+    card = card_of(tmp_path, "wmt14-de-en")
+    assert card.data.datasets == ["wmt/wmt14"]
+    assert card.data.language is card.data.license is None  # no recipe says them
+    assert "Not evaluated yet" in card.text and "--cond" in card.text
+    assert "```" not in card.text and "## Samples" not in card.text and "![" not in card.text
+
+
+def test_the_card_of_texts_of_ones_own_names_no_data_set(tmp_path):
+    (tmp_path / "mine.txt").write_text("A text.", encoding="utf-8")
+    assert card_of(tmp_path, "storyworld", [f"data.source={tmp_path / 'mine.txt'}"]).data.datasets is None
+
+
+def test_the_card_shows_samples_and_a_caption_for_each_picture(tmp_path):
+    row = {"n": 2, "scheduler": "ddpm", "steps": 25, "distinct": 1.0, "memorised": 0.0, "samples": ["A {{ b }}\n# c"]}
+    document = {"seeds": [0, 1], "machine": "an abacus", "unconditional": [row]}
+    (tmp_path / "metrics.json").write_text(json.dumps(document), encoding="utf-8")
+    (tmp_path / "metrics-lengths.png").touch()
+    text = card_of(tmp_path, "storyworld").text
+    assert "seeds 0, 1, an abacus" in text
+    assert "\n- A {{ b }}\n  # c\n" in text
+    assert "![lengths](metrics-lengths.png)\n\nThe line of each sampler" in text and text.count("![") == 1
 
 
 def test_a_row_on_one_line():

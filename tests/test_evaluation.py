@@ -296,7 +296,7 @@ def test_every_class_of_a_conditional_model_has_a_row(pipe):
     ]
     assert obedient.calls == [{"guidance_scale": 2.0}] * 2
     said = report.summary({"by_class": rows})
-    assert said == "told its sentiment, guidance scale 2: right 1.000 (worst 1.000), valid 1.000, 8 samples"
+    assert said == "conditioned on sentiment, guidance scale 2: right 1.000 (worst 1.000), valid 1.000, 8 samples"
 
 
 def test_what_is_written_for_a_source_is_held_against_its_own_text(pipe):
@@ -314,7 +314,7 @@ def test_what_is_written_for_a_source_is_held_against_its_own_text(pipe):
     assert row["samples"][0] == [TEXTS[0], TEXTS[0].upper(), TEXTS[0]]
     assert obedient.calls == [{"guidance_scale": 1.0, "candidates": 5}]
     said = report.summary({"by_source": [row]})
-    assert said.startswith("told its source, guidance scale 1, best of 5: BLEU 100.0, SARI 100.0 (the sources as they")
+    assert said.startswith("conditioned on a source, guidance scale 1, best of 5: BLEU 100.0, SARI 100.0 (unchanged ")
     assert "BERTScore 1.000" in said
 
 

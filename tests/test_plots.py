@@ -35,6 +35,21 @@ def test_what_is_measured_once_is_drawn(tmp_path):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
+def test_every_picture_says_what_it_shows(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *_, **__: drawn.append(figure))
+    plot_lengths({"unseen texts": [0, 2, 5], "ddpm 25 steps": [0, 0.5, 1.5]}, tmp_path)
+    plot_reconstruction({"exact_match": 0.9, "under_noise": {}, "bleu": 95.0, "bleu_under_noise": {}}, tmp_path)
+    plot_denoising({"times": [0.1, 0.9], "errors": [0.0, 0.8]}, tmp_path)
+    plot_control([row | {"perplexity": 4.0} for row in ROWS], tmp_path)
+    for figure in drawn:
+        assert figure.get_suptitle() or figure.axes[0].get_title()
+        assert all(axes.get_xlabel() and axes.get_ylabel() for axes in figure.axes)
+    assert all(tick == int(tick) for tick in drawn[0].axes[0].get_xticks())
+    assert [text.get_text() for text in drawn[0].legends[0].texts] == ["unseen texts", "ddpm 25 steps"]
+    assert [text.get_text() for text in drawn[3].legends[0].texts] == ["x0, scales 1 to 4", "denoiser, scales 1 to 4"]
+
+
 def test_without_matplotlib_it_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(UserError, match=r"latdiff\[eval\]"):

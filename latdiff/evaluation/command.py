@@ -20,6 +20,8 @@ from latdiff.codecs.files import load_codec
 from latdiff.config import DECODING, Recipe, load_recipe, sampler_words
 from latdiff.data.corpus import load_corpus, load_labelled
 from latdiff.errors import UserError
+from latdiff.evaluation.averaging import averaged
+from latdiff.evaluation.card import write_card
 from latdiff.evaluation.generators import Generator, LanguageModelGenerator, PipelineGenerator, TextsGenerator
 from latdiff.evaluation.judges import CrowdJudge, FluencyJudge, LabelJudge, SeenTexts, SimilarityJudge
 from latdiff.evaluation.metrics import require_packages
@@ -31,13 +33,11 @@ from latdiff.evaluation.plots import (
     require_matplotlib,
 )
 from latdiff.evaluation.report import (
-    averaged,
     machine,
     older_figures,
     picture,
     summary,
     training_figures,
-    write_card,
     write_json,
     writer,
 )

@@ -5,10 +5,11 @@ Whatever has that method is measured with the same figures.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -94,14 +95,21 @@ class PipelineGenerator(Generator):
 
     def _write(self, prompts: Sequence[str] | None, n: int, seed: int):
         asked = {"num_samples": n} if prompts is None else {"cond": list(prompts)}
-        own = self.pipe.scheduler if self.scheduler else None
-        if self.scheduler:
-            self.pipe.scheduler = make_scheduler(self.scheduler, own.config.trained_betas)
-        try:
+        with self._own_scheduler():
             return self.pipe(**asked, **self._call, generator=torch.Generator().manual_seed(seed))
+
+    @contextlib.contextmanager
+    def _own_scheduler(self) -> Iterator[None]:
+        """The scheduler that was asked for in the pipeline's place of its own."""
+        if self.scheduler is None:
+            yield
+            return
+        before = self.pipe.scheduler
+        self.pipe.scheduler = make_scheduler(self.scheduler, before.config.trained_betas)
+        try:
+            yield
         finally:
-            if self.scheduler:
-                self.pipe.scheduler = own
+            self.pipe.scheduler = before
 
 
 class LanguageModelGenerator(Generator):

@@ -1,4 +1,4 @@
-"""Figures about lists of texts that need no model: list[str] in, numbers out."""
+"""Metrics of lists of texts that need no model: list[str] in, numbers out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def exact_match(texts: list[str], references: list[str]) -> float:
 
 
 def distinct(texts: list[str]) -> float:
-    """Share of texts that are different from all the others, each counted once."""
+    """Number of different texts, as a share of all texts."""
     return len(set(texts)) / len(texts)
 
 
@@ -28,13 +28,13 @@ def memorised(texts: list[str], training: Iterable[str]) -> float:
 
 
 def ngrams(text: str, n: int) -> list[tuple[str, ...]]:
-    """The n-grams of a text's lower-cased, blank-separated words."""
+    """The n-grams of a text's lower-cased, whitespace-separated words."""
     words = text.lower().split()
     return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
 
 
 def four_gram_memorisation(texts: list[str], known: Container[tuple[str, ...]]) -> float:
-    """Share of the texts' four-grams that are `known`, those of the training set (LD4LG, section 5)."""
+    """Share of the texts' four-grams that are `known` from the training set (LD4LG, section 5)."""
     grams = [gram for text in texts for gram in ngrams(text, 4)]
     return sum(gram in known for gram in grams) / max(1, len(grams))
 
@@ -53,19 +53,19 @@ def diversity(texts: list[str]) -> float:
 def self_bleu(texts: list[str]) -> float:
     """BLEU of every text against all the others, 0 to 100 (Zhu et al. 2018): the lower, the more varied.
 
-    It grows with the number of texts, two at least, and its cost with the square.
+    It grows with the number of texts, and its cost with the square of that. There have to be two texts or more.
     """
     return bleu(texts, [texts[:i] + texts[i + 1 :] for i in range(len(texts))])
 
 
 def word_histogram(texts: list[str]) -> list[int]:
-    """How many texts have 0, 1, 2, ... blank-separated words, up to the longest."""
+    """Numbers of texts with 0, 1, 2, ... whitespace-separated words, up to the longest text."""
     counts = Counter(len(text.split()) for text in texts)
     return [counts[words] for words in range(max(counts) + 1)]
 
 
 def mean_words(texts: list[str]) -> float:
-    """Blank-separated words a text."""
+    """Mean number of whitespace-separated words in a text."""
     return sum(len(text.split()) for text in texts) / len(texts)
 
 
@@ -75,13 +75,29 @@ def mean_of(rows: list[dict], key: str) -> float:
 
 
 def bleu(texts: list[str], references: list[list[str]]) -> float:
-    """Corpus BLEU, 0 to 100, lower-cased, one or more references a text: sacrebleu's (Post 2018), from `eval`."""
-    streams = itertools.zip_longest(*references)  # sacrebleu passes over the None of a text with fewer of them
+    """Corpus BLEU, 0 to 100, lower-cased, by sacrebleu (Post 2018).
+
+    Args:
+        texts: The texts to score.
+        references: One or more for each text.
+
+    Raises:
+        UserError: Where sacrebleu, of the extra `eval`, is not installed.
+    """
+    streams = itertools.zip_longest(*references)  # sacrebleu skips the None of a text with fewer
     return _sacrebleu().corpus_bleu(texts, [list(stream) for stream in streams], lowercase=True).score
 
 
 def rouge(texts: list[str], references: list[list[str]]) -> dict[str, float]:
-    """F1 of ROUGE-1, -2 and -L, 0 to 1, with the best of a text's references: rouge-score's (Lin 2004), from `eval`."""
+    """F1 of ROUGE-1, -2 and -L, 0 to 1, against the best reference of each text, by rouge-score (Lin 2004).
+
+    Args:
+        texts: The texts to score.
+        references: One or more for each text.
+
+    Raises:
+        UserError: Where rouge-score, of the extra `eval`, is not installed.
+    """
     try:
         from rouge_score.rouge_scorer import RougeScorer
     except ImportError:
@@ -95,8 +111,16 @@ def rouge(texts: list[str], references: list[list[str]]) -> dict[str, float]:
 def sari(texts: list[str], sources: list[str], references: list[list[str]]) -> float:
     """SARI, 0 to 100: how well texts keep, delete and add the n-grams of their sources (Xu et al. 2016, section 4).
 
-    Mean over sentences; lower-cased words as sacrebleu's BLEU takes them (13a), n = 1 to 4. What is divided by no
-    n-gram at all counts as 1, as in Hugging Face's `evaluate`, so that a perfect text gets 100.
+    Mean over sentences; lower-cased words by sacrebleu's tokenizer 13a, n = 1 to 4. A share of no n-grams at all counts
+    as 1, as in Hugging Face's `evaluate`, so that a perfect text gets 100.
+
+    Args:
+        texts: The texts to score.
+        sources: What each was rewritten from.
+        references: One or more for each text.
+
+    Raises:
+        UserError: Where sacrebleu, of the extra `eval`, is not installed.
     """
     tokenize = _sacrebleu().BLEU(lowercase=True).tokenizer
     scores = []
@@ -107,7 +131,7 @@ def sari(texts: list[str], sources: list[str], references: list[list[str]]) -> f
 
 
 def _sari(text: Counter, source: Counter, *references: Counter) -> float:
-    """Of n-grams of one size: the mean of F1 of kept, precision of deleted, and F1 of added ones."""
+    """For n-grams of one size: the mean of F1 of kept, precision of deleted, and F1 of added ones."""
     wanted = sum(references, Counter())
     source, text = (Counter({gram: n * len(references) for gram, n in one.items()}) for one in (source, text))
     kept, deleted, added = source & text, source - text, set(text) - set(source)
@@ -129,7 +153,11 @@ def _f1(precision: float, recall: float) -> float:
 
 
 def require_packages() -> None:
-    """Raise UserError where a package is missing that the figures here need: better before measuring than after."""
+    """Make sure, before anything is measured, that the packages of these metrics are installed.
+
+    Raises:
+        UserError: Where one is missing.
+    """
     bleu([""], [[""]])
     rouge([""], [[""]])
 
@@ -143,5 +171,5 @@ def _sacrebleu():
 
 
 def holds(text: str, value: str) -> bool:
-    """Whether the value stands in the text as words, whatever their case: "pub" not in "public"."""
+    """Whether the text contains the value as whole words, in any case: "pub" is not in "public"."""
     return re.search(rf"(?<!\w){re.escape(value)}(?!\w)", text, re.IGNORECASE) is not None

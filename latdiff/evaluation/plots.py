@@ -7,15 +7,19 @@ from pathlib import Path
 from latdiff.errors import UserError
 
 PANELS = {
-    "validity": "valid, by the oracle",
-    "slot_tv_floors": "slot total variation / its floor (1 = as varied as the corpus)",
+    "validity": "share of valid texts, by the oracle",
+    "slot_tv_floors": "slot total variation / its floor (1: as varied as the corpus)",
     "perplexity": "perplexity a token, by the judge of fluency",
-    "distinct": "distinct texts",
+    "distinct": "share of distinct texts",
 }
 
 
 def require_matplotlib() -> None:
-    """Raise UserError where there is none: better before measuring than after."""
+    """Make sure, before anything is measured, that it can be drawn.
+
+    Raises:
+        UserError: Where there is no matplotlib.
+    """
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
@@ -23,59 +27,89 @@ def require_matplotlib() -> None:
 
 
 def plot_lengths(histograms: dict[str, list[int]], path: Path) -> None:
-    """Share of texts by their words, a line for every crowd of texts: unseen ones, and those of each sampler."""
-    figure, (axes,) = _figure(1)
-    for name, counts in histograms.items():
-        axes.plot([count / sum(counts) for count in counts], label=name, drawstyle="steps-mid")
-    axes.set(xlabel="words", ylabel="share of texts")
-    axes.legend()
+    """Draw the share of texts of each length, a line for each set of texts.
+
+    Args:
+        histograms: Texts of 0, 1, 2, ... words, by the name of their set. The first set is drawn as an area.
+        path: The picture to write.
+    """
+    figure, (axes,) = _figure(1, "How long texts are")
+    for index, (name, counts) in enumerate(histograms.items()):
+        shares = [count / sum(counts) for count in counts]
+        if index == 0:
+            axes.fill_between(range(len(shares)), shares, step="mid", color="0.8", label=name)
+        else:
+            axes.step(range(len(shares)), shares, where="mid", label=name, linestyle=("-", "--", ":")[index // 10 % 3])
+    shortest = min(next(n for n, count in enumerate(counts) if count) for counts in histograms.values())
+    axes.set(xlabel="words a text", ylabel="share of texts", ylim=(0, None), xlim=(max(0, shortest - 1), None))
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    figure.legend(loc="outside right upper", fontsize="small")
     figure.savefig(path, dpi=120)
 
 
 def plot_reconstruction(measured: dict, path: Path) -> None:
-    """What comes back of unseen texts as their latents are noised: exact match, and BLEU."""
-    figure, (axes,) = _figure(1)
+    """Draw how well unseen texts are reconstructed as their latents are noised.
+
+    Args:
+        measured: Figures of `rows.reconstruction`, with BLEU.
+        path: The picture to write.
+    """
+    figure, (axes,) = _figure(1, "Reconstruction of unseen texts from noised latents")
     exact = {0.0: measured["exact_match"]} | {float(sd): share for sd, share in measured["under_noise"].items()}
-    axes.plot(list(exact), list(exact.values()), marker="o", label="exact match")
+    axes.plot(list(exact), list(exact.values()), marker="o", label="exact match, share of texts")
     bleu = {0.0: measured["bleu"]} | {float(sd): score for sd, score in measured["bleu_under_noise"].items()}
     axes.plot(list(bleu), [score / 100 for score in bleu.values()], marker="s", label="BLEU / 100")
-    axes.set(xlabel="noise on the latents, standard deviations", ylim=(0, 1.02))
+    axes.set(xlabel="noise on the latents, in their standard deviations", ylabel="agreement with the text",
+             ylim=(0, 1.03))
     axes.legend()
     figure.savefig(path, dpi=120)
 
 
 def plot_denoising(measured: dict, path: Path) -> None:
-    """The denoiser's error over times of the noise schedule: where it falls is decided what a text says."""
-    figure, (axes,) = _figure(1)
+    """Draw the denoiser's error over the times of the noise schedule: where it falls, a text's content is decided.
+
+    Args:
+        measured: Figures of `rows.denoising`.
+        path: The picture to write.
+    """
+    figure, (axes,) = _figure(1, "Error of the denoiser on unseen texts")
     axes.plot(measured["times"], measured["errors"], marker="o")
-    axes.set(xlabel="time of the noise schedule, 1 is noise alone", ylabel="error of the estimate, 1 knows nothing",
+    axes.set(xlabel="time of the noise schedule (1: noise alone)", ylabel="mean squared error (1: predicting the mean)",
              xlim=(0, 1), ylim=(0, None))
     figure.savefig(path, dpi=120)
 
 
 def plot_control(rows: list[dict], path: Path) -> None:
-    """Success against validity, coverage or what else the rows hold: a line for every mode, a point for every scale."""
-    keys = [key for key in PANELS if key in rows[0]]
-    figure, panels = _figure(len(keys))
+    """Draw how often a head's target is met against what it costs, a panel for every figure that the rows have.
+
+    Args:
+        rows: Figures of one head by mode and scale: a line for each mode, a point for each scale.
+        path: The picture to write.
+    """
+    keys, modes = [key for key in PANELS if key in rows[0]], dict.fromkeys(row["mode"] for row in rows)
+    figure, panels = _figure(len(keys), f"Control by the head {rows[0]['attribute']}")
     for key, axes in zip(keys, panels, strict=True):
-        for mode in dict.fromkeys(row["mode"] for row in rows):
-            own = [row for row in rows if row["mode"] == mode]
-            axes.plot([row[key] for row in own], [row["success"] for row in own], marker="o", label=mode)
-            for row in own:
-                axes.annotate(f"{row['scale']:g}", (row[key], row["success"]), fontsize=7, xytext=(3, 3),
-                              textcoords="offset points")
-        axes.set(xlabel=PANELS[key], ylabel=f"{rows[0]['attribute']}: right, by the judge")
-    panels[0].legend(title="mode; points are scales")
+        for mode in modes:
+            own = sorted((row for row in rows if row["mode"] == mode), key=lambda row: row["scale"])
+            xs, ys = [row[key] for row in own], [row["success"] for row in own]
+            scales = f"{own[0]['scale']:.3g} to {own[-1]['scale']:.3g}"
+            (line,) = axes.plot(xs, ys, alpha=0.7, label=f"{mode}, scales {scales}")
+            axes.scatter(xs, ys, [25 + 25 * rank for rank in range(len(own))], color=line.get_color(), alpha=0.7)
+        axes.set(xlabel=PANELS[key], ylabel="share of texts on target, by the judge")
+        axes.locator_params(axis="x", nbins=6)
+    figure.legend(handles=panels[0].lines, loc="outside lower center", ncols=2 * len(panels), fontsize="small",
+                  title="mode of guidance; the larger a point, the larger the scale")
     figure.savefig(path, dpi=120)
 
 
-def _figure(panels: int) -> tuple:
-    """A figure, and so many axes side by side in it."""
+def _figure(panels: int, title: str) -> tuple:
+    """A figure with a title, and so many axes side by side in it."""
     require_matplotlib()
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.5 * panels, 4.2), layout="constrained")
     row = figure.subplots(1, panels, squeeze=False)[0]
+    (figure.suptitle if panels > 1 else row[0].set_title)(title)
     for axes in row:
         axes.grid(alpha=0.3)
     return figure, list(row)

@@ -1,4 +1,4 @@
-"""What is written about a checkpoint: figures as JSON, a summary for a person, the model card."""
+"""What is written about a checkpoint: figures as JSON, and a summary in plain text."""
 
 from __future__ import annotations
 
@@ -6,33 +6,39 @@ import itertools
 import json
 import os
 import platform
-import statistics
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from latdiff.config import load_recipe
 from latdiff.errors import UserError
 from latdiff.evaluation.metrics import mean_of
 from latdiff.precision import compute_dtype
 
 
 def reconstruction_table(measured: dict) -> str:
-    """The figures of `reconstruction`, as a person reads them."""
-    rows = [("tokens right", measured["token_accuracy"]), ("exact match", measured["exact_match"])]
+    """The figures of `reconstruction`, one a line."""
+    rows = [("token accuracy", measured["token_accuracy"]), ("exact match", measured["exact_match"])]
     rows += [(f"exact match, latent noise of {sd} sd", share) for sd, share in measured["under_noise"].items()]
-    lines = [f"{name:34} {value:.3f}" for name, value in rows]
+    lines = [f"{name:36} {value:.3f}" for name, value in rows]
     return "\n".join([f"reconstruction of {measured['n']:,} unseen texts", *lines])
 
 
 def denoising_line(measured: dict) -> str:
     """The figures of `denoising` at every second time."""
     pairs = list(zip(measured["times"], measured["errors"], strict=True))[::2]
-    return "error of the denoiser (1 knows nothing) at " + ", ".join(f"time {t:g} {error:.3f}" for t, error in pairs)
+    return "error of the denoiser (1: predicting the mean) at " + ", ".join(
+        f"time {t:g} {error:.3f}" for t, error in pairs)
 
 
 def summary(document: dict) -> str:
-    """The document's main figures, a line each, always with the figure that keeps them honest."""
+    """The main figures of an evaluation, one a line, each beside the figure that it has to be compared with.
+
+    Args:
+        document: What `latdiff evaluate` writes, or a part of it.
+
+    Returns:
+        The lines, without a last newline; nothing for a document without figures.
+    """
     lines = []
     if "reconstruction" in document:
         lines.append(reconstruction_table(document["reconstruction"]))
@@ -50,30 +56,34 @@ def summary(document: dict) -> str:
         seconds = f", {row['seconds']:.0f} s" if "seconds" in row else ""
         lines.append(f"{row['n']:,} samples, {writer(row)}: {_quality(row, sd)}{seconds}")
     if spread:
-        lines.append(f"means ± standard deviations over {len(document['seeds'])} seeds, so many samples each")
-    for scale, rows in itertools.groupby(document.get("by_class", []), key=lambda row: row.get("guidance_scale")):
-        rows = list(rows)
+        lines.append(f"means ± standard deviations over {len(document['seeds'])} seeds, as many samples for each")
+    for scale, rows in grouped(document.get("by_class", []), "guidance_scale"):
         weight = "" if scale is None else f", guidance scale {scale:g}"
-        lines.append(_success(f"told its {rows[0]['attribute']}{weight}", rows))
+        lines.append(_success(f"conditioned on {rows[0]['attribute']}{weight}", rows))
     for row in document.get("by_source", []):
         near = f", BERTScore {row['bert_score']:.3f}" if "bert_score" in row else ""
-        as_they_are = f"the sources as they are {row['sources_as_they_are']:.1f} and {row['sari_of_sources']:.1f}"
-        lines.append(f"told its source, guidance scale {row['guidance_scale']:g}, best of {row['candidates']}: BLEU "
-                     f"{row['bleu']:.1f}, SARI {row['sari']:.1f} ({as_they_are}){near}{_fluency([row])}, "
+        unchanged = f"unchanged sources {row['sources_as_they_are']:.1f} and {row['sari_of_sources']:.1f}"
+        lines.append(f"conditioned on a source, guidance scale {row['guidance_scale']:g}, best of {row['candidates']}: "
+                     f"BLEU {row['bleu']:.1f}, SARI {row['sari']:.1f} ({unchanged}){near}{_fluency([row])}, "
                      f"{row['n']:,} texts")
-    groups = itertools.groupby(document.get("guided", []), key=lambda row: row["attribute"])
-    groups = [(f"steered by {name}", list(rows)) for name, rows in groups]
+    steered = list(grouped(document.get("guided", []), "attribute"))
     if document.get("composed"):
-        groups.append((f"steered by {' and '.join(document['composed'][0]['targets'])} at once", document["composed"]))
-    lines += [_success(title, rows) + f" at scale {rows[0]['scale']:g}" for title, rows in groups]
-    for names, rows in itertools.groupby(document.get("reranked", []), key=lambda row: list(row["targets"])):
-        rows = list(rows)
+        steered.append((f"{' and '.join(document['composed'][0]['targets'])} at once", document["composed"]))
+    lines += [_success(f"steered by {names}", rows) + f" at scale {rows[0]['scale']:.4g}" for names, rows in steered]
+    reranked = [row | {"names": list(row["targets"])} for row in document.get("reranked", [])]
+    for names, rows in grouped(reranked, "names"):
         lines.append(_success(f"best of {rows[0]['best_of']} by the head of {' and of '.join(names)}", rows))
     return "\n".join(lines)
 
 
+def grouped(rows: list[dict], key: str) -> Iterator[tuple[Any, list[dict]]]:
+    """Each value of a key, None where there is none, with the neighbouring rows that have it."""
+    for value, group in itertools.groupby(rows, key=lambda row: row.get(key)):
+        yield value, list(group)
+
+
 def writer(row: dict) -> str:
-    """Who wrote a row's texts: "ddpm 25 steps", "nucleus 0.9", the name of a file."""
+    """What a row's texts were sampled with or read from: "ddpm 25 steps", "nucleus 0.9", the name of a file."""
     if "scheduler" in row:
         return f"{row['scheduler']} {row['steps']} steps" + (f", keep {row['keep']:g}" if "keep" in row else "")
     return next((str(row[key]) for key in ("sampler", "file") if key in row), "no settings")
@@ -108,106 +118,23 @@ def _fluency(rows: list[dict]) -> str:
     return f", perplexity {mean_of(rows, 'perplexity'):.1f}" if "perplexity" in rows[0] else ""
 
 
-def write_card(folder: Path) -> None:
-    """The checkpoint's README.md: what it is, how to sample from it, and what was measured."""
-    figures = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    recipe = load_recipe(str(folder / "recipe.yaml"))
-    shown = [row["samples"][:5] for row in figures.get("unconditional", [])[:1]]
-    samples = "".join(f"- {text}\n" for texts in shown for text in texts)
-    sweep = sweep_tables(figures.get("sweep", []))
-    measured = "Not measured yet: `latdiff evaluate` does that. What training found:"
-    if "seeds" in figures:
-        seeds = ", ".join(map(str, figures["seeds"]))
-        measured = f"Measured by `latdiff evaluate`, seeds {seeds}, {figures['machine']}; all of it in\n`metrics.json`:"
-    names = [picture(folder / "metrics.json", name).name for name in ("lengths", "reconstruction", "denoising")]
-    pictures = "".join(f"![]({name})\n" for name in names if (folder / name).exists())
-    (folder / "README.md").write_text(
-        f"""# {recipe.name}
-
-A latent text diffusion pipeline, trained by latdiff on {recipe.data.source} (`recipe.yaml`, seed {recipe.seed}).
-
-    latdiff sample {folder} --num-samples 8 --seed 0
-
-{measured}
-
-```
-{summary(figures)}
-```
-
-{"Unsteered samples, the first five:" if samples else ""}
-
-{samples}
-{pictures}{sweep}""",
-        encoding="utf-8",
-    )
-
-
 def picture(document: Path, name: str) -> Path:
-    """Where a picture of a document lies: docs/lab/results/e2e.json -> docs/lab/results/e2e-lengths.png."""
+    """The path of a picture beside its document: results/e2e.json, lengths -> results/e2e-lengths.png."""
     return document.with_name(f"{document.stem}-{name}.png")
 
 
-def sweep_tables(rows: list[dict]) -> str:
-    """Control against fluency as Markdown: a table and a picture for every head."""
-    parts = []
-    for name, of_head in itertools.groupby(rows, key=lambda row: row["attribute"]):
-        of_head = list(of_head)
-        keys = [key for key in ("mode", "scale", "success", "worst", "validity", "slot_tv_floors", "perplexity",
-                            "distinct")
-                if key in of_head[0]]
-        cells = [[f"{row[key]:.3f}" if key not in ("mode", "scale") else f"{row[key]}" for key in keys]
-                 for row in of_head]
-        lines = [" | ".join(row) for row in (keys, ["---"] * len(keys), *cells)]
-        table = "\n".join(f"| {line} |" for line in lines)
-        parts.append(f"\nControl against fluency, head {name}, n = {of_head[0]['n']} a row:\n\n{table}\n\n"
-                     f"![](metrics-control-{name}.png)\n")
-    return "".join(parts)
-
-
-def averaged(documents: list[dict]) -> dict:
-    """One document of several seeds' alike ones: means in place of numbers, and under `sd` their standard deviations.
-
-    Those of the sample, in the same tree, for all that is no whole number. Of texts and of other words the first
-    document's stay. A single document is left as it is.
-    """
-    if len(documents) == 1:
-        return documents[0]
-    spread = _merged(documents, _deviation)
-    return _merged(documents, _mean) | {"sd": spread}
-
-
-def _mean(values: list) -> float | int | str | None:
-    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
-    if not numbers or len(set(values)) == 1:
-        return values[0]
-    return sum(values) / len(values)
-
-
-def _deviation(values: list) -> float | None:
-    return statistics.stdev(values) if float in map(type, values) and len(values) > 1 else None
-
-
-def _merged(values: list, of_leaves: Callable[[list], Any], absent: list = ()) -> Any:
-    """The tree that all of `values` are, with one value for the values at every leaf; None leaves a leaf out.
-
-    `absent` stands for what one of them lacks: nothing, but [0] below "errors", for those that no text of a seed had.
-    """
-    if all(isinstance(value, dict) for value in values):
-        found = {}
-        for key in dict.fromkeys(key for value in values for key in value):
-            there = [one for value in values for one in ([value[key]] if key in value else absent)]
-            found[key] = _merged(there, of_leaves, [0.0] if key == "errors" else absent)
-        return {key: value for key, value in found.items() if value is not None}
-    if all(isinstance(value, list) and value and isinstance(value[0], dict) for value in values):
-        return [_merged(list(rows), of_leaves, absent) for rows in zip(*values, strict=True)]
-    if all(isinstance(value, list) and value and isinstance(value[0], int) for value in values):
-        found = [of_leaves(list(column)) for column in itertools.zip_longest(*values, fillvalue=0)]
-        return None if None in found else found
-    return of_leaves(values)
-
-
 def older_figures(path: Path) -> dict:
-    """What a document holds, nothing where there is none. Raises UserError for a file of another kind."""
+    """The figures that a document holds.
+
+    Args:
+        path: The document, which need not exist.
+
+    Returns:
+        Its figures, none where it does not exist.
+
+    Raises:
+        UserError: For a file that is no JSON object.
+    """
     if not path.exists():
         return {}
     try:
@@ -217,16 +144,15 @@ def older_figures(path: Path) -> dict:
 
 
 def training_figures(folder: Path) -> dict:
-    """What training measured of a checkpoint and no evaluation measures again, from its metrics.json."""
+    """The figures in a checkpoint's metrics.json that training measures and no evaluation replaces."""
     figures = older_figures(folder / "metrics.json")
     return {key: figures[key] for key in ("training", "reconstruction") if key in figures}
 
 
 def update_metrics(folder: Path, figures: dict) -> None:
-    """Put figures into the folder's metrics.json, leaving the others as they are."""
+    """Add figures to the folder's metrics.json, in place of those of the same names."""
     path = folder / "metrics.json"
-    document = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    write_json(path, document | figures)
+    write_json(path, older_figures(path) | figures)
 
 
 def row_line(row: dict) -> str:
@@ -236,7 +162,7 @@ def row_line(row: dict) -> str:
 
 
 def write_json(path: Path, document: dict) -> None:
-    """Write in one move: a cut-off write leaves the older file whole."""
+    """Write a document atomically: an interrupted write leaves the older file whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -244,7 +170,14 @@ def write_json(path: Path, document: dict) -> None:
 
 
 def machine(dtype: str = "auto") -> str:
-    """The processor, its threads, the GPU and the dtype that is denoised in, for beside a figure."""
+    """The hardware and precision that figures were measured with.
+
+    Args:
+        dtype: The checkpoint's, of which `auto` depends on the processor.
+
+    Returns:
+        The processor, its threads, the GPU if there is one, the dtype of the denoiser and the version of torch.
+    """
     import torch
 
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -41,7 +42,8 @@ def reconstruction(codec: Codec, texts: list[str], seed: int = 0, preset: str = 
     Returns:
         Exact match, and token accuracy (teacher-forced) of a codec that decodes token by token.
     """
-    fitting, options = list(itertools.compress(texts, codec.fits(texts))), {"preset": preset} if codec.presets else {}
+    fitting = list(itertools.compress(texts, codec.fits(texts)))
+    options: dict[str, Any] = {"preset": preset} if codec.presets else {}
     latents = codec.encode(fitting)
     generator = torch.Generator().manual_seed(seed)
     written = {}
@@ -49,7 +51,7 @@ def reconstruction(codec: Codec, texts: list[str], seed: int = 0, preset: str = 
         eps = torch.randn(latents.shape, generator=generator).to(latents)
         written[str(sd)] = codec.decode(latents + sd * eps, **options)
     clean, accuracy = codec.decode(latents, **options), codec.token_accuracy(latents, fitting)
-    found = {"n": len(fitting), "too_long": len(texts) - len(fitting)}
+    found: dict[str, Any] = {"n": len(fitting), "too_long": len(texts) - len(fitting)}
     found |= {} if accuracy is None else {"token_accuracy": accuracy}
     found |= {"exact_match": metrics.exact_match(clean, fitting), "decoding": options.get("preset"),
               "under_noise": {sd: metrics.exact_match(noisy, fitting) for sd, noisy in written.items()}}
@@ -176,7 +178,7 @@ class Evaluation:
             rows.append(row | self._steered({head.name: label}, [guide], share))
         return rows
 
-    def sweep(self, head: AttributeHead, mode: str, scales: list[float]) -> list[dict]:
+    def sweep(self, head: AttributeHead, mode: str, scales: Sequence[float]) -> list[dict]:
         """Control against fluency: a row for every scale, the means over the head's labels."""
         rows = []
         for scale in scales:
@@ -243,7 +245,7 @@ class Evaluation:
     def by_source(self, guidance_scale: float, candidates: int) -> dict:
         """One row: what is written for unseen sources, held against the texts that belong to them."""
         pairs = Pairs.of(self.scorer.corpus, self.pipe.codec.fits, self.num_samples)
-        settings = {"guidance_scale": guidance_scale, "candidates": candidates}
+        settings: dict[str, Any] = {"guidance_scale": guidance_scale, "candidates": candidates}
         texts = PipelineGenerator(self.pipe, **settings).generate(pairs.sources, len(pairs.sources), self.seed)
         return settings | self.scorer.written_for(pairs, texts)
 

@@ -1,0 +1,123 @@
+"""The model card of a checkpoint: its README.md, with the front matter that the Hugging Face hub reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from latdiff.config import Recipe, load_recipe
+from latdiff.data.sources import HUB_ID
+from latdiff.evaluation.report import grouped, older_figures, picture, summary
+
+TEMPLATE = """---
+{{ card_data }}
+---
+
+# {{ recipe.name }}
+
+A latent diffusion model of text, trained by latdiff on {{ recipe.data.source }} (`recipe.yaml`, seed \
+{{ recipe.seed }}): a denoiser draws a few latent vectors, and a decoder writes them out as a text.
+
+## Sampling
+
+    latdiff sample {{ folder }} --num-samples 8 --seed 0{{ condition }}
+
+## Measurements
+
+{% if figures.seeds -%}
+Measured by `latdiff evaluate`, seeds {{ figures.seeds | join(", ") }}, {{ figures.machine }}; all figures are in \
+`metrics.json`.
+{%- else -%}
+Not evaluated yet: `latdiff evaluate {{ folder }}` does that.{{ " What training measured:" if summary }}
+{%- endif %}
+{%- if summary %}
+
+```
+{{ summary }}
+```
+{%- endif %}
+{%- if samples %}
+
+## Samples
+
+The first five, unchosen and unsteered:
+{% for text in samples %}
+- {{ text | indent(2) }}
+{%- endfor %}
+{%- endif %}
+{%- if pictures %}
+
+## Pictures
+{%- for name, file, caption in pictures %}
+
+![{{ name }}]({{ file }})
+
+{{ caption }}
+{%- endfor %}
+{%- endif %}
+{%- if sweep %}
+
+## Control against fluency
+{{ sweep }}
+{%- endif %}
+
+"""
+CONDITIONS = {"none": "", "label": ' --cond "A CLASS"', "text": ' --cond "A source text."',
+              "prefix": ' --cond "A first sentence."'}
+CAPTIONS = {
+    "lengths": "The line of each sampler should follow the area of the unseen texts.",
+    "reconstruction": "The later the lines fall, the more error of the denoiser the decoder forgives.",
+    "denoising": "Where the error falls from 1 to near 0, sampling decides what a text says.",
+}
+COLUMNS = {"mode": "", "scale": ".4g"} | dict.fromkeys(
+    ("success", "worst", "validity", "slot_tv_floors", "perplexity", "distinct"), ".3f")
+
+
+def write_card(folder: Path) -> None:
+    """Write the checkpoint's README.md: what it is, how to sample from it, and what was measured.
+
+    Args:
+        folder: The checkpoint, with its recipe.yaml, and with metrics.json and pictures where there are any.
+    """
+    figures, recipe = older_figures(folder / "metrics.json"), load_recipe(str(folder / "recipe.yaml"))
+    samples = [text for row in figures.get("unconditional", [])[:1] for text in row["samples"][:5]]
+    files = {name: picture(folder / "metrics.json", name) for name in CAPTIONS}
+    ModelCard.from_template(
+        card_data(recipe), template_str=TEMPLATE, recipe=recipe, folder=folder, figures=figures,
+        condition=CONDITIONS[recipe.data.condition], summary=summary(figures), samples=samples,
+        pictures=[(name, file.name, CAPTIONS[name]) for name, file in files.items() if file.exists()],
+        sweep=sweep_tables(figures.get("sweep", [])),
+    ).save(folder / "README.md")
+
+
+def card_data(recipe: Recipe) -> ModelCardData:
+    """The front matter of a recipe's card. It names no licence, for the recipe knows none.
+
+    Args:
+        recipe: The checkpoint's recipe.
+
+    Returns:
+        Tags, the ids of the hub's data sets among its sources, and the language where latdiff writes the texts.
+    """
+    sources = recipe.data.source, *recipe.data.extra_sources
+    ids = [HUB_ID.fullmatch(source) for source in sources if not Path(source).expanduser().exists()]
+    return ModelCardData(
+        library_name="latdiff", pipeline_tag="text-generation",
+        tags=["text-generation", "latent-diffusion", "text-diffusion"],
+        datasets=[found[1] for found in ids if found] or None,
+        language="en" if sources == ("storyworld",) else None,
+    )
+
+
+def sweep_tables(rows: list[dict]) -> str:
+    """Control against fluency as Markdown: a table and a picture for every head."""
+    parts = []
+    for name, of_head in grouped(rows, "attribute"):
+        keys = [key for key in COLUMNS if key in of_head[0]]
+        cells = [[f"{row[key]:{COLUMNS[key]}}" for key in keys] for row in of_head]
+        table = "\n".join(f"| {' | '.join(line)} |" for line in (keys, ["---"] * len(keys), *cells))
+        parts.append(f"\nHead {name}, {of_head[0]['n']:,} texts a row:\n\n{table}\n\n"
+                     f"![control of {name}](metrics-control-{name}.png)\n\n"
+                     "The higher a line at the same validity, variety or perplexity, the better its mode.\n")
+    return "".join(parts).rstrip()
