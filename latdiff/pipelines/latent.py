@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar
 
 import torch
@@ -29,37 +27,13 @@ from latdiff.diffusion.sampling import check_scheduler, first_step, noised, samp
 from latdiff.errors import UserError, nearest
 from latdiff.mbr import Utility, most_agreed
 from latdiff.models.conditions import Condition, Labels
+from latdiff.pipelines.call import Call, drawn_of
 from latdiff.pipelines.defaults import DEFAULT_STRENGTH
 from latdiff.pipelines.output import TextPipelineOutput, check_guides, chosen, scores
 from latdiff.precision import compute_dtype
 
 CALLBACK_TENSORS = ["latents", "x0"]
 OUTPUTS = ("text", "latent")
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What a call has settled before the first denoising step."""
-
-    steps: int
-    guides: list
-    decode_options: dict
-    cond: Condition | None  # every condition once
-    rows: list[int]  # and which of them each sample has
-    streams: list[torch.Generator]
-    batch_size: int
-    dtype: torch.dtype
-    callback: Callable | None
-    tensors: Sequence[str]
-    output_type: str
-
-    def chunks(self, latents: Tensor) -> Iterator[tuple[Tensor, Condition | None, list[torch.Generator]]]:
-        """Latents [B, L, D], their conditions and generators, `batch_size` at once."""
-        for start in range(0, len(latents), self.batch_size):
-            part = slice(start, start + self.batch_size)
-            with torch.inference_mode(False):  # a guide may differentiate through the denoiser
-                cond = None if self.cond is None else self.cond[self.rows[part]]
-            yield latents[part], cond, self.streams[part]
 
 
 class LatentTextDiffusionPipeline(DiffusionPipeline):
@@ -196,7 +170,7 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
         if candidates > 1:
             most_agreed([], utility)  # refuses an unknown one before the first step
         asked = num_samples * (1 if conditions is None else len(conditions))
-        drawn = asked if keep == 1 else _drawn(asked, keep, cond, candidates, latents)
+        drawn = asked if keep == 1 else drawn_of(asked, keep, cond, candidates, latents)
         if drawn > asked and conditions is not None:
             cond, several = conditions[0], False
         samples = (num_samples if several else drawn) * candidates
@@ -304,7 +278,7 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
         z = z.to(self._execution_device)
         return self._diffusion(dtype).denoise(z, torch.full((len(z),), alpha2))
 
-    def _denoise(self, latents: Tensor, run: _Run, begin: int | None = None) -> Tensor:
+    def _denoise(self, latents: Tensor, run: Call, begin: int | None = None) -> Tensor:
         """Noise [B, L, D] to clean latents, batch after batch; clean latents by way of noise, with a first step."""
         diffusion, clean, device = self._diffusion(run.dtype), [], self._execution_device
         for part, (z, cond, generators) in enumerate(run.chunks(latents)):
@@ -319,7 +293,7 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
             ))
         return torch.cat(clean)
 
-    def _callback(self, run: _Run, part: int) -> Callable | None:
+    def _callback(self, run: Call, part: int) -> Callable | None:
         function = run.callback
         if function is None:
             return None
@@ -330,7 +304,7 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
 
         return callback
 
-    def _output(self, latents: Tensor, run: _Run) -> TextPipelineOutput:
+    def _output(self, latents: Tensor, run: Call) -> TextPipelineOutput:
         own = [guide for guide in run.guides if isinstance(guide, Guide)]
         warn_of_strain(latents, own)
         decoded = Decoded([], [])
@@ -343,7 +317,7 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
     def _prepare(
         self, guides, num_inference_steps, cond, samples: int, guidance_scale, generator, batch_size, decode_options,
         dtype, output_type, callback, tensors,
-    ) -> _Run:
+    ) -> Call:
         """Everything that can be wrong before the first step; `samples` are of each condition."""
         guides = [guides] if callable(guides) else list(guides or [])
         steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
@@ -371,7 +345,7 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
         condition, rows = self._conditions(cond, samples)
         count = len(rows) or samples
         dtype = compute_dtype(self.config.dtype if dtype is None else dtype, self._execution_device.type)
-        return _Run(steps, guides, options, condition, rows, streams(generator, count), batch_size, dtype, callback,
+        return Call(steps, guides, options, condition, rows, streams(generator, count), batch_size, dtype, callback,
                     tensors, output_type)
 
     def _conditions(self, cond: str | Sequence[str] | None, samples: int) -> tuple[Condition | None, list[int]]:
@@ -402,15 +376,3 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
 
     def _diffusion(self, dtype: str | torch.dtype | None) -> GaussianDiffusion:
         return GaussianDiffusion(self.denoiser, dtype=self.config.dtype if dtype is None else dtype)
-
-
-def _drawn(asked: int, keep: float, cond, candidates: int, latents: Tensor | None) -> int:
-    """How many texts to draw, of which so large a share makes what was asked for. Raises UserError as a call does."""
-    if not 0 < keep <= 1:
-        raise UserError(f"keep is {keep}, must be above 0 and at most 1")
-    named = {"candidates": candidates > 1, "latents": latents is not None,
-             "a cond for each sample": isinstance(cond, (list, tuple)) and len(set(cond)) > 1}
-    if any(named.values()):
-        raise UserError(f"keep is {keep:g}, which drops some of the samples, and does not go with "
-                        f"{' and '.join(k for k, v in named.items() if v)}; leave one of them out")
-    return math.ceil(asked / keep - 1e-9)  # 7 / 0.7 is a little more than 10

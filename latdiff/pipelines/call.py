@@ -1,0 +1,50 @@
+"""What a call of the pipeline has settled before its first denoising step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from latdiff.errors import UserError
+from latdiff.models.conditions import Condition
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a call has settled before the first denoising step."""
+
+    steps: int
+    guides: list
+    decode_options: dict
+    cond: Condition | None  # every condition once
+    rows: list[int]  # and which of them each sample has
+    streams: list[torch.Generator]
+    batch_size: int
+    dtype: torch.dtype
+    callback: Callable | None
+    tensors: Sequence[str]
+    output_type: str
+
+    def chunks(self, latents: Tensor) -> Iterator[tuple[Tensor, Condition | None, list[torch.Generator]]]:
+        """Latents [B, L, D], their conditions and generators, `batch_size` at once."""
+        for start in range(0, len(latents), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            with torch.inference_mode(False):  # a guide may differentiate through the denoiser
+                cond = None if self.cond is None else self.cond[self.rows[part]]
+            yield latents[part], cond, self.streams[part]
+
+
+def drawn_of(asked: int, keep: float, cond, candidates: int, latents: Tensor | None) -> int:
+    """How many texts to draw, of which so large a share makes what was asked for. Raises UserError as a call does."""
+    if not 0 < keep <= 1:
+        raise UserError(f"keep is {keep}, must be above 0 and at most 1")
+    named = {"candidates": candidates > 1, "latents": latents is not None,
+             "a cond for each sample": isinstance(cond, (list, tuple)) and len(set(cond)) > 1}
+    if any(named.values()):
+        raise UserError(f"keep is {keep:g}, which drops some of the samples, and does not go with "
+                        f"{' and '.join(k for k, v in named.items() if v)}; leave one of them out")
+    return math.ceil(asked / keep - 1e-9)  # 7 / 0.7 is a little more than 10
