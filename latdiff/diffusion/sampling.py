@@ -120,6 +120,8 @@ def first_step(scheduler, num_inference_steps: int, strength: float) -> int:
 def make_scheduler(name: str, trained_betas: list[float]):
     """A diffusers scheduler by its short name, fed with x0.
 
+    DDPM has the smaller of its two variances: on storyworld the larger one is a tie (docs/lab/results.md).
+
     Args:
         name: one of SCHEDULERS.
         trained_betas: of the noise schedule that the denoiser was trained with.
