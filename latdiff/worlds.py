@@ -1,4 +1,4 @@
-"""What evaluation asks of a synthetic corpus, and which corpora are ones: texts drawn at will, read back and judged.
+"""What evaluation asks of a synthetic corpus, and which corpora are ones: texts sampled at will, read back and judged.
 
     oracle = world("storyworld")
     texts = [story.text for story in oracle.sample(8, seed=0, sentiment="positive")]
@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from latdiff import storyworld
 
 
-class Drawn(Protocol):
-    """A text that a world drew, with its attributes and its other choices, each by name."""
+class SampledText(Protocol):
+    """A text sampled from a world, with its attributes and its other choices, each by name."""
 
     @property
     def text(self) -> str: ...
@@ -25,7 +25,7 @@ class Drawn(Protocol):
     def slots(self) -> Mapping[str, str]: ...
 
 
-class Read(Protocol):
+class Reading(Protocol):
     """Whether a text is valid, the kinds of error in it, and the attributes and choices that can be read."""
 
     @property
@@ -41,7 +41,7 @@ class Read(Protocol):
     def slots(self) -> Mapping[str, str]: ...
 
 
-class Compared(Protocol):
+class Comparison(Protocol):
     """How texts compare with a world."""
 
     def as_dict(self) -> dict[str, Any]:
@@ -65,13 +65,13 @@ class Oracle(Protocol):
         """Name of an attribute -> the slots that cannot stay as they are when it changes; it may be absent."""
         ...
 
-    def sample(self, n: int, seed: int, **fixed: str) -> Sequence[Drawn]:
-        """Draw texts.
+    def sample(self, n: int, seed: int, **fixed: str) -> Sequence[SampledText]:
+        """Sample texts.
 
         Args:
             n: how many.
             seed: any integer; the same seed draws the same texts.
-            **fixed: attributes that all the texts are to have; the others are drawn.
+            **fixed: attributes that all the texts are to have; the others are sampled.
 
         Returns:
             n texts with their attributes.
@@ -81,7 +81,7 @@ class Oracle(Protocol):
         """
         ...
 
-    def read(self, text: str) -> Read:
+    def read(self, text: str) -> Reading:
         """Read the attributes off any text.
 
         Args:
@@ -92,7 +92,7 @@ class Oracle(Protocol):
         """
         ...
 
-    def compare(self, texts: Iterable[str], **asked: str) -> Compared:
+    def compare(self, texts: Iterable[str], **asked: str) -> Comparison:
         """Compare texts with the world's own.
 
         Args:

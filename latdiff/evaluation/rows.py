@@ -22,7 +22,7 @@ from latdiff.evaluation.scoring import Pairs, Scorer
 from latdiff.heads.attribute import AttributeHead
 from latdiff.pipelines.latent import LatentTextDiffusionPipeline
 from latdiff.schedule import add_noise
-from latdiff.worlds import Drawn, Oracle
+from latdiff.worlds import Oracle, SampledText
 
 NOISE_LEVELS = (0.25, 0.5, 1.0)
 DENOISING_TIMES = tuple(number / 20 for number in range(2, 20))  # of the noise schedule
@@ -254,7 +254,7 @@ class Evaluation:
         return self.scorer.steered(texts, targets) | {"samples": texts[:10]}
 
 
-def _edited(oracle: Oracle, before: Drawn, after: str, guide: Guide) -> dict:
+def _edited(oracle: Oracle, before: SampledText, after: str, guide: Guide) -> dict:
     reading, bound = oracle.read(after), oracle.bound.get(guide.head.name, ())
     slots = [name for name in before.slots if name not in bound]
     return {
