@@ -223,7 +223,8 @@ def main() -> None:
     random.Random(options.seed).shuffle(texts)
     texts = [text for text, fits in zip(texts, pipe.codec.fits(texts), strict=True) if fits]
     measuring = Measuring(options, pipe, steps, fluency, {
-        "checkpoint": options.checkpoint.name, "seed": options.seed, "machine": machine(), "texts": options.texts,
+        "checkpoint": options.checkpoint.name, "seed": options.seed, "machine": machine(pipe.config.dtype),
+        "texts": options.texts,
         "times": options.times, "mode": options.mode, "pilots": options.pilots, "candidates": options.candidates,
         "keep": options.keep, "scheduler": type(pipe.scheduler).__name__, "steps": steps,
         "decoding": pipe.config.decoding, "fluency": fluency.path,

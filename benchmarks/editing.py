@@ -100,7 +100,8 @@ def main() -> None:
 
     began = time.monotonic()
     document = {
-        "checkpoint": options.checkpoint.name, "seed": options.seed, "machine": machine(), "judge": judge.describe(),
+        "checkpoint": options.checkpoint.name, "seed": options.seed, "machine": machine(pipe.config.dtype),
+        "judge": judge.describe(),
         "n": len(rewrites.sources), "too_long": too_long, "head": head.report, "decoding": pipe.config.decoding,
         "rows": [], "sources": rewrites.sources[:8] + rewrites.sources[-8:],
     }

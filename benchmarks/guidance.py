@@ -110,7 +110,7 @@ def main() -> None:
         return Evaluation(pipe, scorer, texts, options.seed)
 
     began, n = time.monotonic(), options.num_samples
-    document = {"checkpoint": options.checkpoint.name, "seed": options.seed, "machine": machine()}
+    document = {"checkpoint": options.checkpoint.name, "seed": options.seed, "machine": machine(pipe.config.dtype)}
     heads = {name: fit(pipe, name, 400) for name in storyworld.ATTRIBUTES}
     document["heads"] = {name: head.report for name, head in heads.items()}
 

@@ -33,7 +33,7 @@ def seconds(pipe, guides: list, n: int, seed: int) -> float:
     generator = torch.Generator().manual_seed(seed)
     z = torch.randn(n, *pipe.codec.latent_shape, generator=generator).to(pipe.device)
     began = clock()
-    denoise = stack(GaussianDiffusion(pipe.denoiser).denoise, guides)
+    denoise = stack(GaussianDiffusion(pipe.denoiser, dtype=pipe.config.dtype).denoise, guides)
     sample(denoise, pipe.scheduler, z, pipe.config.num_inference_steps, generator=generator).cpu()  # waits for a GPU
     return clock() - began
 
@@ -49,7 +49,7 @@ def main() -> None:
     if not heads:
         raise UserError(f"{options.checkpoint} has no heads of labels; fit one with `latdiff fit-head`")
     pipe = load_for_commands(options.checkpoint, quiet=True)
-    document = {"checkpoint": options.checkpoint.name, "machine": machine(), "rows": []}
+    document = {"checkpoint": options.checkpoint.name, "machine": machine(pipe.config.dtype), "rows": []}
     for head, mode, n in itertools.product(heads, MODES, options.counts):
         if mode == "noisy" and not head.noise_aware:
             continue

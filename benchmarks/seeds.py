@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="of the noise, from 0 (default 3)")
     options = parser.parse_args()
     pipe = load_for_commands(options.checkpoint, quiet=True)
-    document = {"checkpoint": options.checkpoint.name, "machine": machine(), "rows": []}
+    document = {"checkpoint": options.checkpoint.name, "machine": machine(pipe.config.dtype), "rows": []}
     for seed in range(options.seeds):
         texts: dict[int, list[str]] = {}
         for count, size in itertools.product(COUNTS, SIZES):

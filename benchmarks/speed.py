@@ -67,7 +67,8 @@ def main() -> None:
             raise UserError(f"{flag} has {least}, must be 1 or more")
     pipe = load_for_commands(options.checkpoint, quiet=True)
     steered = [(head.name, [head.toward(head.classes_[0])]) for head in label_heads(options.checkpoint)]
-    document = {"checkpoint": options.checkpoint.name, "machine": machine(), "steps": pipe.config.num_inference_steps,
+    document = {"checkpoint": options.checkpoint.name, "machine": machine(pipe.config.dtype),
+                "steps": pipe.config.num_inference_steps,
                 "scheduler": type(pipe.scheduler).__name__, "decoding": pipe.config.decoding,
                 "repetitions": options.repetitions, "rows": []}
     for size in options.batch_sizes:

@@ -58,7 +58,7 @@ def main() -> None:
     pipe = load_for_commands(options.checkpoint, quiet=True)
     recipe = load_recipe(str(options.checkpoint / "recipe.yaml"))
     scorer, own = Scorer(recipe, load_corpus(recipe.data, recipe.seed)), pipe.scheduler
-    document = {"checkpoint": options.checkpoint.name, "machine": machine(), "seeds": options.seeds,
+    document = {"checkpoint": options.checkpoint.name, "machine": machine(pipe.config.dtype), "seeds": options.seeds,
                 "steps": pipe.config.num_inference_steps, "rows": []}
     began = time.monotonic()
     for variance in ("fixed_small", *BETWEEN, "fixed_large"):

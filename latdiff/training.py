@@ -278,11 +278,12 @@ def refuse_changes(recipe: Recipe, sections: tuple[str, ...], folder: Path | Non
     saved = folder / "recipe.yaml"
     if not saved.exists():
         return
-    before, now = load_recipe(str(saved)).as_dict(), recipe.as_dict()
-    changes = [f"{s}.{k} was {before[s][k]!r}, is {v!r}" for s in sections if isinstance(now[s], dict)
-               for k, v in now[s].items() if v != before[s][k] and k not in FREE]
-    if "seed" in sections and before["seed"] != now["seed"]:
-        changes.append(f"seed was {before['seed']}, is {now['seed']}")
+    before = load_recipe(str(saved))
+    changes = [f"{name}.{key} was {getattr(getattr(before, name), key)!r}, is {value!r}"
+               for name in sections if name != "seed" for key, value in getattr(recipe, name)
+               if value != getattr(getattr(before, name), key) and key not in FREE]
+    if "seed" in sections and before.seed != recipe.seed:
+        changes.append(f"seed was {before.seed}, is {recipe.seed}")
     if changes:
         raise ResumeError(
             f"{folder} was begun with other settings ({'; '.join(changes)}). Set name= to train beside it, "

@@ -301,6 +301,13 @@ def test_changes_are_all_named_with_both_values(begun):
     assert "denoiser" not in said
 
 
+def test_a_section_of_another_stage_is_compared_as_well(begun):
+    """A file of settings holds what the recipe's own stages read; the rest are defaults there."""
+    assert refuse_changes(begun(), ("seed", "train_ar", "train_seq2seq")) is None
+    with pytest.raises(ResumeError, match=r"train_ar.steps was \d+, is 7"):
+        refuse_changes(begun("train_ar.steps=7"), ("seed", "train_ar"))
+
+
 def test_how_often_to_look_and_save_may_change(begun):
     looks = begun("train_autoencoder.sample_every=7", "train_autoencoder.save_every=9")
     assert refuse_changes(looks, ("train_autoencoder",)) is None

@@ -17,7 +17,7 @@ from latdiff.precision import compute_dtype
 
 def reconstruction_table(measured: dict) -> str:
     """The figures of `reconstruction`, one a line."""
-    rows = [("token accuracy", measured["token_accuracy"]), ("exact match", measured["exact_match"])]
+    rows = [(key.replace("_", " "), measured[key]) for key in ("token_accuracy", "exact_match") if key in measured]
     rows += [(f"exact match, latent noise of {sd} sd", share) for sd, share in measured["under_noise"].items()]
     lines = [f"{name:36} {value:.3f}" for name, value in rows]
     return "\n".join([f"reconstruction of {measured['n']:,} unseen texts", *lines])

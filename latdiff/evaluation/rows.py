@@ -78,7 +78,8 @@ def denoising(pipe: LatentTextDiffusionPipeline, texts: list[str], seed: int = 0
     """
     codec, alpha2 = pipe.codec, pipe.scheduler.alphas_cumprod
     x0 = codec.encode(list(itertools.compress(texts, codec.fits(texts))))
-    diffusion, generator = GaussianDiffusion(pipe.denoiser), torch.Generator().manual_seed(seed)
+    diffusion = GaussianDiffusion(pipe.denoiser, dtype=pipe.config.dtype)
+    generator = torch.Generator().manual_seed(seed)
     sigma, errors = [], []
     for share in DENOISING_TIMES:
         signal = alpha2[round(share * len(alpha2)) - 1].expand(len(x0))

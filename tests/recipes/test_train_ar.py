@@ -55,7 +55,7 @@ def test_a_language_model_is_told_classes_and_is_measured_by_class(recipe):
     assert generator.classes == ["past", "present"]
     mixed = generator.generate(["past", "present", "past"], 3, 0)
     assert len(mixed) == 3 and mixed == generator.generate(["past", "present", "past"], 3, 0)
-    with pytest.raises(UserError, match="told past, present, not 'future'"):
+    with pytest.raises(UserError, match="conditioned on past, present, and cannot be on 'future'"):
         generator.generate(["future"], 1, 0)
     cli.main(["evaluate", "checkpoints/told-ar", "--json", "m.json", "--num-samples", "2", "--seeds", "1"])
     rows = json.loads(Path("m.json").read_text(encoding="utf-8"))["by_class"]
