@@ -112,6 +112,9 @@ def test_a_figure_that_a_seed_lacks_is_averaged_over_the_others():
     whole = averaged([first, second, third])
     assert whole["unconditional"][0]["perplexity"] == 5
     assert whole["sd"]["unconditional"][0]["perplexity"] == pytest.approx(math.sqrt(2))
+    first["unconditional"][0]["perplexity"] = None  # which a document can hold
+    assert averaged([first, second, third])["unconditional"][0]["perplexity"] == 5
+    del first["unconditional"][0]["perplexity"]
     assert "perplexity" not in averaged([first, second])["sd"]["unconditional"][0]  # of one figure there is none
 
 

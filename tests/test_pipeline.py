@@ -47,6 +47,9 @@ def test_keeping_all_is_how_it_always_was(talkative):
 
 @pytest.mark.parametrize(("settings", "said"), [
     ({"keep": 0}, "keep is 0, must be above 0"), ({"keep": 1.5}, "keep is 1.5"),
+    ({"keep": 0.5, "output_type": "latent"}, "choose among texts"),
+    ({"candidates": 2, "output_type": "latent"}, "choose among texts"),
+    ({"num_inference_steps": 2.5}, r"num_inference_steps is 2\.5, must be a whole number"),
     ({"keep": 0.5, "candidates": 2}, "does not go with candidates;"),
     ({"keep": 0.5, "latents": torch.zeros(2, L, D)}, "does not go with latents;"),
     ({"keep": 0.5, "cond": ["calm", "wild"]}, "does not go with a cond for each sample;"),

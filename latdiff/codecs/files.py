@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from latdiff.checkpoints import CheckpointError, class_of
+import torch
+
+from latdiff.checkpoints import CheckpointError, class_of, folder_of
 from latdiff.codecs.protocol import Codec
 from latdiff.codecs.t5 import TextCodec
 from latdiff.errors import first_line
 from latdiff.models.autoencoder import LatentAutoencoder
-from latdiff.models.backbone import load_backbone
+from latdiff.models.backbone import BackboneError, load_backbone
 
 
 def save_codec(codec: Codec, folder: str | Path) -> None:
@@ -19,7 +21,10 @@ def save_codec(codec: Codec, folder: str | Path) -> None:
 
 
 def load_codec(folder: str | Path) -> Codec:
-    """The codec of a checkpoint's folder, in float32.
+    """The codec of a checkpoint, in float32.
+
+    Args:
+        folder: of the checkpoint, or the hub id of one.
 
     Raises:
         CheckpointError: When parts are missing, cut short, or of an unknown kind.
@@ -31,19 +36,27 @@ def load_codec(folder: str | Path) -> Codec:
         >>> latents.shape[1:] == codec.latent_shape, len(codec.decode(latents))
         (True, 1)
     """
-    folder = Path(folder)
+    folder = folder_of(folder)
     if (folder / "codec").is_dir():
         return _of_class(folder / "codec")
     missing = [part for part in ("tokenizer", "text_model", "autoencoder") if not (folder / part).is_dir()]
     if missing:
         raise CheckpointError(f"{folder} holds no {' and no '.join(missing)}; train them with `make train-ae`")
-    tokenizer, text_model = load_backbone(str(folder / "text_model"), tokenizer=str(folder / "tokenizer"))
+    tokenizer, text_model = load_text_model(folder)
     try:
         autoencoder = LatentAutoencoder.from_pretrained(folder / "autoencoder", local_files_only=True)
     except Exception as error:  # diffusers, safetensors and json each raise kinds of their own
         raise CheckpointError(f"{folder / 'autoencoder'} is cut short or damaged: {first_line(error)}") from error
     refuse_gaps(folder / "autoencoder", autoencoder)
     return TextCodec(tokenizer, text_model, autoencoder.requires_grad_(False).eval())
+
+
+def load_text_model(folder: Path) -> tuple:
+    """Tokenizer and text model of a checkpoint. Raises CheckpointError where they are damaged or lack weights."""
+    try:
+        return load_backbone(str(folder / "text_model"), str(folder / "tokenizer"), what="the text model")
+    except BackboneError as error:
+        raise CheckpointError(f"{folder} is cut short or damaged: {error}") from error
 
 
 def refuse_gaps(name: str | Path, part) -> None:
@@ -57,6 +70,9 @@ def _of_class(folder: Path) -> Codec:
     """A codec that is one part, of the class that its config.json names."""
     kind = class_of(folder / "config.json")
     try:
-        return kind.from_pretrained(folder)
+        codec = kind.from_pretrained(folder)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder} is no codec that latdiff knows, or is damaged: {first_line(error)}") from error
+    if isinstance(codec, torch.nn.Module):
+        refuse_gaps(folder, codec)
+    return codec

@@ -25,6 +25,7 @@ def averaged(documents: list[dict]) -> dict:
 
 
 def _mean(values: list) -> float | int | str | None:
+    values = [value for value in values if value is not None] or [None]
     numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
     if not numbers or len(set(values)) == 1:
         return values[0]
@@ -32,7 +33,8 @@ def _mean(values: list) -> float | int | str | None:
 
 
 def _deviation(values: list) -> float | None:
-    return statistics.stdev(values) if float in map(type, values) and len(values) > 1 else None
+    numbers = [value for value in values if value is not None]
+    return statistics.stdev(numbers) if float in map(type, numbers) and len(numbers) > 1 else None
 
 
 def _merged(values: list, of_leaves: Callable[[list], Any], absent: tuple = ()) -> Any:

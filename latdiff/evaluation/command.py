@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from latdiff.checkpoints import class_of
+from latdiff.checkpoints import class_of, folder_of
 from latdiff.codecs.files import load_codec
 from latdiff.config import DECODING, Recipe, load_recipe, sampler_words
 from latdiff.data.corpus import load_corpus, load_labelled
@@ -84,7 +84,7 @@ def _kind(place: Path) -> str:
     if not index.exists() and (place / "config.json").exists():
         return MODEL
     # a folder that holds nothing of all that is refused by open_checkpoint, with the pipelines beside it
-    return OTHER if index.exists() and class_of(index) is not LatentTextDiffusionPipeline else LATENT
+    return LATENT if not index.exists() or issubclass(class_of(index), LatentTextDiffusionPipeline) else OTHER
 
 
 def _check(options: argparse.Namespace, kind: str) -> None:
@@ -148,6 +148,7 @@ def _measure_texts(options: argparse.Namespace, place: Path) -> Measure:
                         "--recipe storyworld, or the path of a checkpoint's recipe.yaml")
     recipe, generator = load_recipe(options.recipe or str(own)), _generator(options, place)
     folder, k = _rerank_words(options.rerank) if options.rerank else (None, 0)
+    folder = folder and folder_of(folder)
     codec, heads = (load_codec(folder), label_heads(folder)) if folder else (None, [])
     if folder and not heads:
         raise UserError(f"--rerank: {folder} has no heads of labels; fit one with `latdiff fit-head`")

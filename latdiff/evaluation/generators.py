@@ -44,17 +44,23 @@ class Generator(Protocol):
 
         Args:
             prompts: a class or a source text for each, or None for unconditional texts.
-            n: how many.
+            n: how many; with prompts, as many as they are.
             seed: of the noise.
 
         Raises:
             UserError: For prompts that it cannot be conditioned on.
+            ValueError: For another number of prompts than n.
         """
 
     def measured(self, n: int, seed: int) -> tuple[list[str], dict]:
         """n unconditional texts, and what can be said of how they were written: `seconds`, `texts_per_second`."""
         began = time.monotonic()
         return self.generate(None, n, seed), _pace(n, began)
+
+
+def _check_number(prompts: Sequence[str] | None, n: int) -> None:
+    if prompts is not None and len(prompts) != n:
+        raise ValueError(f"{n} texts were asked for, but there are {len(prompts)} prompts; give one for each")
 
 
 def _pace(n: int, began: float) -> dict:
@@ -87,13 +93,15 @@ class PipelineGenerator(Generator):
         began = time.monotonic()
         out = self._write(None, n, seed)
         pace = _pace(n, began)
-        if getattr(out, "latents", None) is not None:
-            distances = self.pipe.codec.round_trip(out.latents, out.texts)
+        codec = getattr(self.pipe, "codec", None)
+        if codec is not None and getattr(out, "latents", None) is not None:
+            distances = codec.round_trip(out.latents, out.texts)
             read = distances.isfinite()
             pace |= {"round_trip": distances[read].mean().item()} if read.any() else {}
         return out.texts, pace
 
     def _write(self, prompts: Sequence[str] | None, n: int, seed: int):
+        _check_number(prompts, n)
         asked = {"num_samples": n} if prompts is None else {"cond": list(prompts)}
         with self._own_scheduler():
             return self.pipe(**asked, **self._call, generator=torch.Generator().manual_seed(seed))
@@ -136,6 +144,7 @@ class LanguageModelGenerator(Generator):
         self._top_p = top_p
 
     def generate(self, prompts: Sequence[str] | None, n: int, seed: int) -> list[str]:
+        _check_number(prompts, n)
         unknown = sorted(set(prompts or []) - set(self.classes))
         if unknown:
             raise UserError(f"this language model is conditioned on {', '.join(self.classes) or 'nothing'}, and cannot "

@@ -6,6 +6,7 @@ Any transformers encoder-decoder serves (T5, mT5, BART): the model is asked, nev
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,28 +22,34 @@ class BackboneError(UserError):
     """A backbone that cannot be used, in one sentence."""
 
 
-def load_backbone(path: str, tokenizer: str | None = None) -> tuple[object, PreTrainedModel]:
-    """Tokenizer (from a folder of its own, if given) and frozen model in float32, from a folder or a hub id.
+def load_backbone(path: str, tokenizer: str | None = None, what: str = "") -> tuple[Any, PreTrainedModel]:
+    """Tokenizer and frozen encoder-decoder in float32.
 
-    Raises BackboneError when there is neither, when files are missing or cut short, and when the
-    model is no encoder-decoder.
+    Args:
+        path: a folder or a hub id.
+        tokenizer: the folder of one that lies elsewhere.
+        what: what a message calls it (default: the setting backbone.path).
+
+    Raises:
+        BackboneError: When there is none, when files are missing or cut short, and for a model of another kind.
     """
+    what = what or f"backbone.path is {path!r}"
     if not Path(path).is_dir() and (path.count("/") != 1 or path.startswith((".", "checkpoints/"))):
         raise BackboneError(
-            f"backbone.path is {path!r}: no such folder. Train one with `make pretrain-backbone`, "
+            f"{what}: no such folder. Train one with `make pretrain-backbone`, "
             "or name a hub id such as google/flan-t5-base."
         )
 
     def must_have_halves(config) -> None:
         if not config.is_encoder_decoder:
             raise BackboneError(
-                f"backbone.path is {path!r}, a {config.model_type} without encoder and decoder; "
+                f"{what}, a {config.model_type} without encoder and decoder; "
                 "take a T5, mT5 or BART, e.g. google/flan-t5-base."
             )
 
     read, model = load_pretrained(
-        AutoModelForSeq2SeqLM, path, lambda reason: BackboneError(f"backbone.path is {path!r}, which {reason}"),
-        tokenizer, must_have_halves,
+        AutoModelForSeq2SeqLM, path, lambda reason: BackboneError(f"{what}, which {reason}"), tokenizer,
+        must_have_halves,
     )
     return read, fast_attention(model).requires_grad_(False)
 

@@ -9,17 +9,16 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging
 
-from latdiff.checkpoints import CheckpointError, class_of
+from latdiff.checkpoints import CheckpointError, class_of, folder_of
 from latdiff.codecs.files import refuse_gaps
 from latdiff.errors import first_line
-from latdiff.models.backbone import load_backbone
 
 
 def open_checkpoint(folder: str | Path) -> DiffusionPipeline:
     """The pipeline of a folder, in float32, of the class that its model_index.json names.
 
     Args:
-        folder: of a finished pipeline.
+        folder: of a finished pipeline, or the hub id of one.
 
     Returns:
         A LatentTextDiffusionPipeline, or what other public class of latdiff was saved there.
@@ -33,7 +32,7 @@ def open_checkpoint(folder: str | Path) -> DiffusionPipeline:
         >>> len(pipe(num_samples=2).texts)
         2
     """
-    folder = Path(folder)
+    folder = folder_of(folder)
     index = folder / "model_index.json"
     if not index.exists():
         beside = sorted(p.parent.name for p in folder.parent.glob("*/model_index.json"))
@@ -47,11 +46,8 @@ def open_checkpoint(folder: str | Path) -> DiffusionPipeline:
         missing = [part for part in parts if not (folder / part).is_dir()]
         if missing:
             raise CheckpointError(f"{folder} is incomplete: {', '.join(missing)} missing; copy the whole folder again")
-        given = {}
-        if "text_model" in parts:  # transformers itself only warns of weights that a file lacks
-            tokenizer, text_model = load_backbone(str(folder / "text_model"), tokenizer=str(folder / "tokenizer"))
-            given = {"tokenizer": tokenizer, "text_model": text_model}
-        pipe = class_of(index).from_pretrained(folder, local_files_only=True, **given)
+        kind = class_of(index)
+        pipe = kind.from_pretrained(folder, local_files_only=True, **getattr(kind, "parts_of", lambda _: {})(folder))
     except CheckpointError:
         raise
     except Exception as error:  # diffusers, transformers, safetensors and json each raise kinds of their own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -11,7 +12,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from latdiff.checkpoints import CheckpointError
-from latdiff.codecs.files import refuse_gaps
+from latdiff.codecs.files import load_text_model, refuse_gaps
 from latdiff.codecs.protocol import Codec, Decoded, as_texts
 from latdiff.codecs.t5 import TextCodec
 from latdiff.diffusion.gaussian import GaussianDiffusion
@@ -92,6 +93,13 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
                 value[0] = "latdiff"
         return config
 
+    @classmethod
+    def parts_of(cls, folder: Path) -> dict:
+        """Parts of a saved pipeline that `open_checkpoint` loads apart: transformers only warns of missing weights."""
+        if not (folder / "text_model").is_dir():
+            return {}
+        return dict(zip(("tokenizer", "text_model"), load_text_model(folder), strict=True))
+
     @property
     def codec(self) -> Codec:
         """Text to latents and back, for fitting heads and for looking at latents."""
@@ -109,7 +117,7 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self, cond: str | Sequence[str] | None = None, num_samples: int | None = None,
-        guides: Guide | Sequence[Callable] | None = None, num_inference_steps: int | None = None,
+        guides: Callable | Sequence[Callable] | None = None, num_inference_steps: int | None = None,
         guidance_scale: float = 1.0, candidates: int = 1, utility: str | Utility = "bleu", keep: float = 1.0,
         generator: Seeds = None, latents: Tensor | None = None, batch_size: int = 256,
         decode_options: str | dict | None = None, dtype: str | torch.dtype | None = None, output_type: str = "text",
@@ -167,6 +175,9 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
             num_samples = 1 if latents is None or several else len(latents) // candidates
         if num_samples < 1 or conditions == []:
             raise UserError(f"num_samples is {num_samples}, must be 1 or more, and a list of conditions not empty")
+        if output_type == "latent" and (keep < 1 or candidates > 1):
+            raise UserError("output_type is 'latent', but keep and candidates choose among texts; leave them out, or "
+                            "take output_type='text'")
         if candidates > 1:
             most_agreed([], utility)  # refuses an unknown one before the first step
         asked = num_samples * (1 if conditions is None else len(conditions))
@@ -195,7 +206,7 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def edit(
-        self, texts: str | Iterable[str], guides: Guide | Sequence[Callable] | None = None,
+        self, texts: str | Iterable[str], guides: Callable | Sequence[Callable] | None = None,
         strength: float = DEFAULT_STRENGTH, num_inference_steps: int | None = None,
         cond: str | Sequence[str] | None = None, guidance_scale: float = 1.0, generator: Seeds = None,
         batch_size: int = 256, decode_options: str | dict | None = None, dtype: str | torch.dtype | None = None,
@@ -209,7 +220,7 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
         Args:
             texts: N texts, or one.
             guides: as in a call.
-            strength: how far towards pure noise, above 0 and up to 1, where all but nothing is kept: the share of
+            strength: how far towards pure noise, above 0 and up to 1, where almost nothing is kept: the share of
                 num_inference_steps that is run (SDEdit, Meng et al. 2022). The first estimate of x0 that
                 self-conditioning sees is the text itself.
 
@@ -322,8 +333,9 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
         guides = [guides] if callable(guides) else list(guides or [])
         steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
         most = getattr(self.scheduler.config, "num_train_timesteps", steps)
-        if not 1 <= steps <= most:
-            raise UserError(f"num_inference_steps is {steps}, must be 1 to {most}, the steps of the noise schedule")
+        if not isinstance(steps, int) or not 1 <= steps <= most:
+            raise UserError(f"num_inference_steps is {steps!r}, must be a whole number from 1 to {most}, the "
+                            "steps of the noise schedule")
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}, must be 1 or more")
         if output_type not in OUTPUTS:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from latdiff.recipes import train_denoiser
+from safetensors.torch import save_file
 from toy_codec import ANIMALS, COLOURS, ToyCodec
 
 import latdiff
@@ -17,6 +18,8 @@ from latdiff.config import load_recipe
 from latdiff.config.sections import STAGES, Stage
 from latdiff.diffusion.sampling import make_scheduler
 from latdiff.errors import UserError
+from latdiff.evaluation.report import reconstruction_table
+from latdiff.evaluation.rows import reconstruction
 from latdiff.pipelines.files import open_checkpoint
 from latdiff.schedule import betas
 
@@ -74,6 +77,17 @@ def test_an_option_that_it_does_not_know_is_refused(one):
         one[0].check_options(num_beems=3)
 
 
+def test_what_evaluation_asks_of_it(one):
+    codec, texts = one
+    assert codec.fits(texts) == [True] * 10 and codec.fits(texts[:1], max_tokens=10**6) == [True]
+    assert codec.to("cpu") is codec
+    accuracy = codec.token_accuracy(codec.encode(texts), texts, batch_size=4)
+    assert accuracy is None or 0 <= accuracy <= 1
+    measured = reconstruction(codec, texts)
+    assert measured["n"] == 10 and (accuracy is None) == ("token_accuracy" not in measured)
+    assert "exact match" in reconstruction_table(measured)
+
+
 def test_the_round_trip_is_zero_for_what_comes_back_and_infinite_for_what_cannot_be_read(one):
     codec, texts = one
     latents = codec.encode(texts)
@@ -93,13 +107,22 @@ def test_it_is_saved_and_opened_as_it_was(one, tmp_path, monkeypatch):
     assert torch.equal(again.encode(texts), codec.encode(texts))
 
 
+def test_a_codec_that_lacks_weights_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(latdiff, "ToyCodec", ToyCodec, raising=False)
+    save_codec(ToyCodec(), tmp_path)
+    (file,) = tmp_path.rglob("*.safetensors")
+    save_file({}, file)
+    with pytest.raises(CheckpointError, match="lacks 1 of its weights"):
+        load_codec(tmp_path)
+
+
 def test_a_codec_of_an_unknown_kind_is_refused(tmp_path):
     save_codec(ToyCodec(), tmp_path)
     with pytest.raises(CheckpointError, match="names the class ToyCodec, which this latdiff does not have"):
         load_codec(tmp_path)
 
 
-# A new codec from end to end, with nothing touched outside its own file
+# A new codec from end to end: beside its own file, a public name of latdiff and a stage
 
 
 @pytest.fixture(scope="module")

@@ -45,15 +45,15 @@ class Storyteller(Generator):
 
 
 class StoryPipeline(DiffusionPipeline):
-    """A toy of a pipeline: it has no codec, no denoiser and no latents."""
+    """A toy of a pipeline: it has no codec and no denoiser."""
 
     def __init__(self, topic: str = "music"):
         super().__init__()
         self.register_to_config(topic=topic)
 
     def __call__(self, num_samples, generator):
-        return SimpleNamespace(texts=[story.text for story in storyworld.sample(
-            num_samples, generator.initial_seed(), topic=self.config.topic)])
+        stories = storyworld.sample(num_samples, generator.initial_seed(), topic=self.config.topic)
+        return SimpleNamespace(texts=[story.text for story in stories], latents=torch.zeros(num_samples, 1, 1))
 
 
 @pytest.fixture(params=["pipeline", "language model", "nucleus", "file", "toy", "pipeline of another kind"])
@@ -93,6 +93,11 @@ def test_an_unconditional_generator_refuses_a_prompt(generator):
     assert list(generator.classes) == []
     with pytest.raises((UserError, TypeError)):  # of a foreign pipeline's call, that it takes no cond
         generator.generate(["music"] * 2, 2, 0)
+
+
+def test_there_is_a_prompt_for_every_text(generator):
+    with pytest.raises((UserError, ValueError)):
+        generator.generate(["music"], 2, 0)
 
 
 def test_settings_say_who_writes(talkative, tiny, file):
