@@ -227,7 +227,7 @@ def main() -> None:
         "texts": options.texts,
         "times": options.times, "mode": options.mode, "pilots": options.pilots, "candidates": options.candidates,
         "keep": options.keep, "scheduler": type(pipe.scheduler).__name__, "steps": steps,
-        "decoding": pipe.config.decoding, "fluency": fluency.path,
+        "decoding": pipe.decoding, "fluency": fluency.path,
     })
     measuring.note({"task": "unsteered"}, [], lambda text: True, 20 * options.num_samples)
     measuring.content(targets, texts)

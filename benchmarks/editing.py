@@ -102,7 +102,7 @@ def main() -> None:
     document = {
         "checkpoint": options.checkpoint.name, "seed": options.seed, "machine": machine(pipe.config.dtype),
         "judge": judge.describe(),
-        "n": len(rewrites.sources), "too_long": too_long, "head": head.report, "decoding": pipe.config.decoding,
+        "n": len(rewrites.sources), "too_long": too_long, "head": head.report, "decoding": pipe.decoding,
         "rows": [], "sources": rewrites.sources[:8] + rewrites.sources[-8:],
     }
 
@@ -115,7 +115,7 @@ def main() -> None:
 
     note({"who": "the sources as they are"}, rewrites.sources)
     note({"who": "people"}, rewrites.references)
-    back = pipe.codec.decode(pipe.codec.encode(rewrites.sources), preset=pipe.config.decoding)
+    back = pipe.codec.decode(pipe.codec.encode(rewrites.sources), preset=pipe.decoding)
     note({"who": "the autoencoder alone"}, back)
     for mode, times, strength in itertools.product(MODES, SCALES, STRENGTHS):
         scale = times * head.usual_scale(mode)

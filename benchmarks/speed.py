@@ -69,7 +69,7 @@ def main() -> None:
     steered = [(head.name, [head.toward(head.classes_[0])]) for head in label_heads(options.checkpoint)]
     document = {"checkpoint": options.checkpoint.name, "machine": machine(pipe.config.dtype),
                 "steps": pipe.config.num_inference_steps,
-                "scheduler": type(pipe.scheduler).__name__, "decoding": pipe.config.decoding,
+                "scheduler": type(pipe.scheduler).__name__, "decoding": pipe.decoding,
                 "repetitions": options.repetitions, "rows": []}
     for size in options.batch_sizes:
         for name, guides in [("nothing", []), *steered]:

@@ -57,6 +57,6 @@ def class_of(file: Path) -> type[Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{file} is cut short or damaged: {first_line(error)}; copy the folder again") from error
     found = getattr(importlib.import_module("latdiff"), str(name), None)
-    if not isinstance(found, type):
-        raise CheckpointError(f"{file} names the class {name}, which this latdiff does not have; a newer one may")
+    if not isinstance(found, type) or not hasattr(found, "from_pretrained"):
+        raise CheckpointError(f"{file} names the class {name}, which this latdiff cannot open; a newer one may")
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 from collections.abc import Iterable
+from numbers import Integral
 
 
 class UserError(ValueError):
@@ -29,3 +30,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """'; did you mean X?' or '', for messages about a word that is not known."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def check_whole(name: str, value: object, least: int = 1) -> None:
+    """Raise UserError for what is no whole number, or below the least."""
+    if not isinstance(value, Integral):
+        raise UserError(f"{name} is {value!r}, must be a whole number")
+    if value < least:
+        raise UserError(f"{name} is {value}, must be {least} or more")

@@ -64,7 +64,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     model.save_pretrained(folder)
     state.unlink(missing_ok=True)
     unseen = Pairs.of(corpus, lambda texts: [len(row) <= most[1] for row in tokenize(tokenizer, texts)], UNSEEN)
-    figures = unseen.figures(write(model, tokenizer, unseen.sources, most[0], recipe.sampling.decoding))
+    figures = unseen.figures(write(model, tokenizer, unseen.sources, most[0], recipe.sampling.decoding or "greedy"))
     document = {"training_minutes": round(run.minutes, 2), "dtype": run.dtype, "by_source": [figures]}
     write_json(folder / "metrics.json", document)
     print(f"BLEU {figures['bleu']:.1f}, SARI {figures['sari']:.1f}, {figures['n']:,} unseen sources; "

@@ -44,7 +44,8 @@ def load_codec(folder: str | Path) -> Codec:
         raise CheckpointError(f"{folder} holds no {' and no '.join(missing)}; train them with `make train-ae`")
     tokenizer, text_model = load_text_model(folder)
     try:
-        autoencoder = LatentAutoencoder.from_pretrained(folder / "autoencoder", local_files_only=True)
+        autoencoder = LatentAutoencoder.from_pretrained(folder / "autoencoder", local_files_only=True,
+                                                        use_safetensors=True)
     except Exception as error:  # diffusers, safetensors and json each raise kinds of their own
         raise CheckpointError(f"{folder / 'autoencoder'} is cut short or damaged: {first_line(error)}") from error
     refuse_gaps(folder / "autoencoder", autoencoder)

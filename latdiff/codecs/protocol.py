@@ -42,7 +42,8 @@ class Codec(Protocol):
         digest: what tells its latents from those of any other codec; a denoiser and a head remember it.
         device: where its models are.
         condition_dim: H of `encode_condition`; 0 where it cannot.
-        presets: names of ways to decode, which `generate` takes as `preset`; none where there is but one.
+        presets: names of ways to decode, which `generate` takes as `preset`, the default first; none where there is but
+            one way.
     """
 
     latent_shape: Any  # a field or a property of one of these types: a checker knows no way to say so

@@ -15,7 +15,7 @@ from transformers import GenerationConfig
 from latdiff.codecs.protocol import Codec, Decoded, TextError, as_texts
 from latdiff.config import DECODING
 from latdiff.data.tokens import IGNORED, labels_of, pad, sentences, tokenize
-from latdiff.errors import UserError, nearest
+from latdiff.errors import UserError, check_whole, nearest
 from latdiff.models.autoencoder import LatentAutoencoder
 from latdiff.models.backbone import decoder_logits, encode_features, generate_ids
 from latdiff.models.conditions import Source
@@ -122,6 +122,7 @@ class TextCodec(Codec):
     @torch.no_grad()
     def features(self, ids: list[list[int]], batch_size: int = 256) -> Source:
         """Features [B, T, H] of tokenized texts, and their mask."""
+        check_whole("batch_size", batch_size)
         padded, mask = (x.to(self.device) for x in pad(ids, self.tokenizer.pad_token_id))
         chunks = zip(padded.split(batch_size), mask.split(batch_size), strict=True)
         return Source(torch.cat([encode_features(self.text_model, *chunk) for chunk in chunks]), mask)
@@ -129,6 +130,7 @@ class TextCodec(Codec):
     @torch.no_grad()
     def compress(self, ids: list[list[int]], batch_size: int = 256) -> Tensor:
         """Latents [B, L, D] of tokenized texts, before they are normalised."""
+        check_whole("batch_size", batch_size)
         latents = torch.empty(len(ids), *self.latent_shape, device=self.device)
         # By length, so that little is padded; written back in the order given.
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
@@ -157,6 +159,7 @@ class TextCodec(Codec):
         Raises:
             UserError: For an unknown preset or option.
         """
+        check_whole("batch_size", batch_size)
         settings, end = decoding(preset, **options), self.tokenizer.eos_token_id
         texts: list[str] = []
         cut: list[bool] = []

@@ -133,7 +133,7 @@ class SamplingConfig(Section):
 
     scheduler: Scheduler = Field("ddpm", description="diffusers scheduler")
     steps: Whole = Field(50, ge=1, description="denoiser evaluations per text")
-    decoding: Literal["greedy", "ld4lg"] = Field("greedy", description="decoding preset")
+    decoding: str = Field("", description="the codec's way to decode, one of its presets; empty: the first")
 
 
 def sampler_words(text: str, flag: str = "--samplers") -> tuple[str, int]:

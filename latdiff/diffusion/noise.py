@@ -24,8 +24,13 @@ def streams(generator: Seeds, count: int) -> list[torch.Generator]:
         count: how many samples.
 
     Raises:
-        UserError: For a list of another length.
+        UserError: For a list of another length, and for anything but generators, such as a seed.
     """
+    given = generator if isinstance(generator, (list, tuple)) else [generator] * (generator is not None)
+    wrong = [one for one in given if not isinstance(one, torch.Generator)]
+    if wrong:
+        raise UserError(f"generator is {wrong[0]!r}, must be one of torch's, such as torch.Generator().manual_seed(0), "
+                        "or a list with one for each sample")
     if isinstance(generator, (list, tuple)):
         if len(generator) != count:
             raise UserError(f"generator is a list of {len(generator)} for {count} samples; give one for each, or one "

@@ -187,9 +187,9 @@ def check_scheduler(scheduler, num_inference_steps: int) -> None:
         wrong = f"begins at a signal variance of {levels[0]:.3f} and not in noise; set timestep_spacing='trailing'"
     elif any(later < earlier for earlier, later in itertools.pairwise(levels)):
         wrong = "goes back to more noise on its way; take other sigmas"
-    elif abs(found - known) > 0.05 * known:
+    elif not abs(found - known) <= 0.05 * known:  # nor is NaN
         wrong = f"turns an estimate of {known:g} into {found:.2f}; set clip_sample=False and thresholding=False"
-    elif spread > MOST_SPREAD:
+    elif not spread <= MOST_SPREAD:
         wrong = (f"gives standard Gaussian data a standard deviation of {spread:.2f} in {num_inference_steps} steps; "
                  "take more of them")
     if wrong:

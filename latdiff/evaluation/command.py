@@ -17,7 +17,7 @@ import torch
 
 from latdiff.checkpoints import class_of, folder_of
 from latdiff.codecs.files import load_codec
-from latdiff.config import DECODING, Recipe, load_recipe, sampler_words
+from latdiff.config import Recipe, load_recipe, sampler_words
 from latdiff.data.corpus import load_corpus, load_labelled
 from latdiff.errors import UserError
 from latdiff.evaluation.averaging import averaged
@@ -33,6 +33,7 @@ from latdiff.evaluation.plots import (
     require_matplotlib,
 )
 from latdiff.evaluation.report import (
+    check_writable,
     machine,
     older_figures,
     picture,
@@ -62,6 +63,7 @@ def run(options: argparse.Namespace) -> None:
     kind = _kind(place)
     _check(options, kind)
     older_figures(options.json)  # refuses to replace a file of another kind
+    check_writable(options.json)
     began = time.monotonic()
     measure, document = (_measure_pipeline if kind == LATENT else _measure_texts)(options, place)
     seeds = list(range(options.seed, options.seed + options.seeds))
@@ -98,8 +100,6 @@ def _check(options: argparse.Namespace, kind: str) -> None:
     for flag, values in scales.items():
         if not all(map(math.isfinite, values)):
             raise UserError(f"{flag} has {', '.join(map(str, values))}, must be finite numbers")
-    if options.decode not in (None, *DECODING):
-        raise UserError(f"--decode is {options.decode!r}, must be one of {', '.join(DECODING)}")
     for flag, value in (("--num-samples", options.num_samples), ("--seeds", options.seeds)):
         if value < 1:
             raise UserError(f"{flag} is {value}, must be 1 or more")
@@ -118,6 +118,7 @@ def _measure_pipeline(options: argparse.Namespace, folder: Path) -> Measure:
     """How our own pipeline is measured, against the corpus that it was trained on."""
     pipe, recipe = load_for_commands(folder, options.quiet), load_recipe(str(folder / "recipe.yaml"))
     if options.decode:
+        pipe.codec.check_options(preset=options.decode)
         pipe.register_to_config(decoding=options.decode)
     heads, keep = label_heads(folder), 1.0 if options.keep is None else options.keep
     samplers = options.samplers or [f"{recipe.sampling.scheduler}:{pipe.config.num_inference_steps}", "renoise:25"]
@@ -132,10 +133,10 @@ def _measure_pipeline(options: argparse.Namespace, folder: Path) -> Measure:
                                      options.guidance_scale or (1.0, 2.0))
 
     unseen = scorer.corpus.valid[: options.num_samples]
-    back = reconstruction(pipe.codec, unseen, options.seed, pipe.config.decoding, bleu=True)
+    back = reconstruction(pipe.codec, unseen, options.seed, pipe.decoding, bleu=True)
     of_training = (training_figures(folder).get("reconstruction") or {}) | back
     return measure, _of_all_seeds(scorer, options) | {
-        "machine": machine(pipe.config.dtype), "decoding": pipe.config.decoding, "keep": keep,
+        "machine": machine(pipe.config.dtype), "decoding": pipe.decoding, "keep": keep,
         "reconstruction": of_training, "denoising": denoising(pipe, unseen, options.seed),
     }
 
@@ -190,7 +191,7 @@ def _generator(options: argparse.Namespace, place: Path) -> Generator:
 def _rerank_words(text: str) -> tuple[Path, int]:
     """'checkpoints/storyworld:8' -> its path and 8. Raises UserError for anything else."""
     folder, _, k = text.rpartition(":")
-    if not folder or not k.isdigit() or int(k) < 2:
+    if not folder or not k.isdecimal() or int(k) < 2:
         raise UserError(f"--rerank is {text!r}, must be CHECKPOINT:K, K 2 or more, e.g. checkpoints/storyworld:8")
     return Path(folder), int(k)
 

@@ -161,6 +161,17 @@ def row_line(row: dict) -> str:
     return " ".join(f"{key} {value}" for key, value in figures if key != "samples")
 
 
+def check_writable(path: Path) -> None:
+    """Raise UserError where `write_json` could not write: better before measuring than after."""
+    unfinished = path.with_suffix(".unfinished")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.touch()
+        unfinished.unlink()
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}); name another file") from None
+
+
 def write_json(path: Path, document: dict) -> None:
     """Write a document atomically: an interrupted write leaves the older file whole."""
     path.parent.mkdir(parents=True, exist_ok=True)

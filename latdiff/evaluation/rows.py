@@ -29,21 +29,23 @@ DENOISING_TIMES = tuple(number / 20 for number in range(2, 20))  # of the noise 
 CANDIDATES = 5  # of which the best is taken, beside a single one
 
 
-def reconstruction(codec: Codec, texts: list[str], seed: int = 0, preset: str = "greedy", bleu: bool = False) -> dict:
+def reconstruction(
+    codec: Codec, texts: list[str], seed: int = 0, preset: str | None = None, bleu: bool = False
+) -> dict:
     """What comes back of unseen texts, from clean latents and from latents with noise of sd 0.25 to 1.
 
     Args:
         codec: any.
         texts: N of them; those that the codec cannot read are counted under `too_long` and left out.
         seed: of the noise.
-        preset: of the codec's, where it has any.
+        preset: of the codec's (default: its first).
         bleu: BLEU against the texts as well, which needs the extra `eval`.
 
     Returns:
         Exact match, and token accuracy (teacher-forced) of a codec that decodes token by token.
     """
     fitting = list(itertools.compress(texts, codec.fits(texts)))
-    options: dict[str, Any] = {"preset": preset} if codec.presets else {}
+    options: dict[str, Any] = {"preset": preset or codec.presets[0]} if codec.presets else {}
     latents = codec.encode(fitting)
     generator = torch.Generator().manual_seed(seed)
     written = {}

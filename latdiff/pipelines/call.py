@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +36,16 @@ class Call:
             with torch.inference_mode(False):  # a guide may differentiate through the denoiser
                 cond = None if self.cond is None else self.cond[self.rows[part]]
             yield latents[part], cond, self.streams[part]
+
+
+def guides_of(given) -> list[Callable]:
+    """One guide or several as a list. Raises UserError for what is none."""
+    found = [given] if callable(given) or not isinstance(given, Iterable) or isinstance(given, str) else list(given)
+    wrong = [one for one in found if not callable(one)]
+    if wrong:
+        raise UserError(f"guides holds {wrong[0]!r}, must be guides, such as head.toward('positive'), or functions "
+                        "guide(denoise) -> denoise")
+    return found
 
 
 def drawn_of(asked: int, keep: float, cond, candidates: int, latents: Tensor | None) -> int:

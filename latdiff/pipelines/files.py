@@ -47,7 +47,8 @@ def open_checkpoint(folder: str | Path) -> DiffusionPipeline:
         if missing:
             raise CheckpointError(f"{folder} is incomplete: {', '.join(missing)} missing; copy the whole folder again")
         kind = class_of(index)
-        pipe = kind.from_pretrained(folder, local_files_only=True, **getattr(kind, "parts_of", lambda _: {})(folder))
+        pipe = kind.from_pretrained(folder, local_files_only=True, use_safetensors=True,
+                                    **getattr(kind, "parts_of", lambda _: {})(folder))
     except CheckpointError:
         raise
     except Exception as error:  # diffusers, transformers, safetensors and json each raise kinds of their own

@@ -25,10 +25,10 @@ from latdiff.diffusion.guidance import (
 )
 from latdiff.diffusion.noise import Seeds, streams
 from latdiff.diffusion.sampling import check_scheduler, first_step, noised, sample
-from latdiff.errors import UserError, nearest
+from latdiff.errors import UserError, check_whole, nearest
 from latdiff.mbr import Utility, most_agreed
 from latdiff.models.conditions import Condition, Labels
-from latdiff.pipelines.call import Call, drawn_of
+from latdiff.pipelines.call import Call, drawn_of, guides_of
 from latdiff.pipelines.defaults import DEFAULT_STRENGTH
 from latdiff.pipelines.output import TextPipelineOutput, check_guides, chosen, scores
 from latdiff.precision import compute_dtype
@@ -48,7 +48,7 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
         autoencoder: its LatentAutoencoder.
         codec: any `Codec`, in place of the three parts.
         num_inference_steps: used when a call names none.
-        decoding: likewise.
+        decoding: a preset of the codec, likewise (default: its first).
         dtype: to denoise in: "auto" is bfloat16 where the processor multiplies in it.
 
     Raises:
@@ -61,7 +61,7 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
 
     def __init__(
         self, denoiser, scheduler, tokenizer=None, text_model=None, autoencoder=None, codec=None,
-        num_inference_steps: int = 50, decoding: str = "greedy", dtype: str = "auto",
+        num_inference_steps: int = 50, decoding: str = "", dtype: str = "auto",
     ):
         super().__init__()
         if isinstance(codec, TextCodec):  # is saved part by part
@@ -108,6 +108,11 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
     @codec.setter
     def codec(self, codec: Codec | None) -> None:
         self._codec = codec
+
+    @property
+    def decoding(self) -> str | None:
+        """The codec's preset where a call names none; None of a codec without presets."""
+        return self.config.decoding or next(iter(self.codec.presets), None)
 
     @property
     def classes(self) -> list[str]:
@@ -167,14 +172,14 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
             >>> len(out.texts), list(out.scores)
             (2, ['sentiment=positive'])
         """
-        if candidates < 1:
-            raise UserError(f"candidates is {candidates}, must be 1 or more")
+        check_whole("candidates", candidates)
         conditions = cond if isinstance(cond, (list, tuple)) else None
         several = conditions is not None
         if num_samples is None:
             num_samples = 1 if latents is None or several else len(latents) // candidates
-        if num_samples < 1 or conditions == []:
-            raise UserError(f"num_samples is {num_samples}, must be 1 or more, and a list of conditions not empty")
+        check_whole("num_samples", num_samples)
+        if conditions is not None and not conditions:
+            raise UserError("cond is an empty list; give a condition, or leave it out")
         if output_type == "latent" and (keep < 1 or candidates > 1):
             raise UserError("output_type is 'latent', but keep and candidates choose among texts; leave them out, or "
                             "take output_type='text'")
@@ -192,6 +197,8 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
         shape = (drawn * candidates, *self.codec.latent_shape)
         if latents is None:
             latents = randn_tensor(shape, generator=run.streams)
+        elif not isinstance(latents, Tensor) or not latents.isfinite().all():
+            raise UserError("latents must be a tensor of finite numbers, such as torch.randn makes")
         elif latents.shape != shape:
             raise UserError(f"latents is of shape {list(latents.shape)}, must be {list(shape)}: num_samples times "
                             "candidates, L, D")
@@ -273,8 +280,7 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
             5
         """
         decode_options = self._decode_options(decode_options)
-        if n < 2:
-            raise UserError(f"n is {n}, must be 2 or more: the two texts themselves are counted")
+        check_whole("n", n, least=2)  # the two texts themselves are counted
         start, end = self.codec.encode([a, b])
         cosine = torch.nn.functional.cosine_similarity(start.flatten(), end.flatten(), dim=0)
         angle = cosine.clamp(-1, 1).acos().clamp(min=1e-4)
@@ -330,16 +336,16 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
         dtype, output_type, callback, tensors,
     ) -> Call:
         """Everything that can be wrong before the first step; `samples` are of each condition."""
-        guides = [guides] if callable(guides) else list(guides or [])
+        guides = [] if guides is None else guides_of(guides)
         steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
         most = getattr(self.scheduler.config, "num_train_timesteps", steps)
-        if not isinstance(steps, int) or not 1 <= steps <= most:
-            raise UserError(f"num_inference_steps is {steps!r}, must be a whole number from 1 to {most}, the "
-                            "steps of the noise schedule")
-        if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}, must be 1 or more")
+        check_whole("num_inference_steps", steps)
+        check_whole("batch_size", batch_size)
+        if steps > most:
+            raise UserError(f"num_inference_steps is {steps}, must be 1 to {most}, the steps of the noise schedule")
         if output_type not in OUTPUTS:
             raise UserError(f"output_type is {output_type!r}, must be one of {', '.join(OUTPUTS)}")
+        tensors = (tensors,) if isinstance(tensors, str) else tensors
         unknown = set(tensors) - set(CALLBACK_TENSORS)
         if unknown:
             raise UserError(f"callback_on_step_end_tensor_inputs holds {', '.join(sorted(unknown))}, must be of "
@@ -382,7 +388,7 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
     def _decode_options(self, given: str | dict | None) -> dict:
         """Arguments of `codec.generate`; a name is a preset. Unknown ones are refused before the first step."""
         given = {"preset": given} if isinstance(given, str) else given or {}
-        options = ({"preset": self.config.decoding} if self.codec.presets else {}) | given
+        options = ({"preset": self.decoding} if self.codec.presets else {}) | given
         self.codec.check_options(**options)
         return options
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,8 +33,12 @@ class TextPipelineOutput(BaseOutput):
 
 
 def check_guides(codec: Codec, guides: Sequence[Guide]) -> None:
-    """Raise CheckpointError for a head that was fitted on the latents of another codec."""
+    """Raise CheckpointError for a head that was fitted on the latents of another codec, or of another shape."""
     for guide in guides:
+        fitted = tuple(getattr(guide.head, "weight", torch.empty(0)).shape[-2:])
+        if len(fitted) == 2 and fitted not in (tuple(codec.latent_shape), (1, math.prod(codec.latent_shape))):
+            raise CheckpointError(f"head {guide.head.name!r} was fitted on latents {list(fitted)}, but those of this "
+                                  f"pipeline's codec are {list(codec.latent_shape)}; fit it on them")
         if guide.head.codec_digest not in (codec.digest, None):
             raise CheckpointError(
                 f"head {guide.head.name!r} was fitted on latents of codec {guide.head.codec_digest}, but this "

@@ -118,7 +118,7 @@ def test_a_codec_that_lacks_weights_is_refused(tmp_path, monkeypatch):
 
 def test_a_codec_of_an_unknown_kind_is_refused(tmp_path):
     save_codec(ToyCodec(), tmp_path)
-    with pytest.raises(CheckpointError, match="names the class ToyCodec, which this latdiff does not have"):
+    with pytest.raises(CheckpointError, match="names the class ToyCodec, which this latdiff cannot open"):
         load_codec(tmp_path)
 
 

@@ -144,7 +144,7 @@ def test_a_checkpoint_is_opened_as_the_class_that_it_names(foreign, tiny):
 
 def test_a_class_that_latdiff_does_not_have_is_refused(foreign, monkeypatch):
     monkeypatch.delattr(package, "StoryPipeline")
-    with pytest.raises(CheckpointError, match="names the class StoryPipeline, which this latdiff does not have"):
+    with pytest.raises(CheckpointError, match="names the class StoryPipeline, which this latdiff cannot open"):
         open_checkpoint(foreign)
     (foreign / "model_index.json").write_text('{"_class_name": "load_codec"}', encoding="utf-8")
     with pytest.raises(CheckpointError, match="names the class load_codec"):

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
-from latdiff.config.sections import Normalisation, Number, Rates, Section, Whole, headed, stage
+from latdiff.config.sections import DECODING, Normalisation, Number, Rates, Section, Whole, headed, stage
+from latdiff.errors import nearest
 
 
 class AutoencoderConfig(Section):
@@ -27,6 +28,9 @@ class AutoencoderConfig(Section):
 
     def problems(self, recipe) -> Iterator[str]:
         yield from headed("autoencoder", self.width, self.heads)
+        if recipe.sampling.decoding not in ("", *DECODING):
+            yield (f"sampling.decoding: is {recipe.sampling.decoding!r}, must be one of {', '.join(DECODING)}"
+                   f"{nearest(recipe.sampling.decoding, DECODING)}")
         most = recipe.train_autoencoder.latent_noise
         if self.assumed_noise > most:
             yield (f"autoencoder.assumed_noise: is {self.assumed_noise:g}, but training adds noise of at most "
