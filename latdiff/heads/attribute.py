@@ -18,7 +18,7 @@ from torch import Tensor
 from latdiff.diffusion.guidance import Guide
 from latdiff.errors import nearest
 from latdiff.heads.defaults import DEFAULT_C
-from latdiff.heads.inputs import HeadError, check_features, labels_of
+from latdiff.heads.inputs import HeadError, check_features, checked_labels
 from latdiff.heads.linear import LinearHead
 from latdiff.heads.regression import (
     FOLDS,
@@ -83,7 +83,7 @@ class AttributeHead(ClassifierMixin, LinearHead):
         if self.C != "cv" and not (isinstance(self.C, Real) and 0 < self.C < math.inf):
             raise HeadError(f"head {self.name!r}: C is {self.C!r}, must be a number above 0, or 'cv'")
         self._seed()
-        return labels_of(self.name, y, max(per_class, FOLDS) if self.C == "cv" else per_class)
+        return checked_labels(self.name, y, max(per_class, FOLDS) if self.C == "cv" else per_class)
 
     def fit(self, X, y) -> AttributeHead:
         """Fit scikit-learn's LogisticRegression.

@@ -21,7 +21,7 @@ class HeadError(UserError):
     """A head that cannot be fitted, loaded or used, in one sentence."""
 
 
-def labels_of(name: str, labels: Iterable[Any] | None, per_class: int = 1) -> np.ndarray:
+def checked_labels(name: str, labels: Iterable[Any] | None, per_class: int = 1) -> np.ndarray:
     """Labels [N] as an array of texts, numbers or booleans, whichever they are.
 
     Args:
