@@ -28,7 +28,7 @@ from latdiff.precision import compute_dtype, has_fast_bfloat16
 
 LATENTS = Path("train/latents.safetensors")
 WARMUP_STEPS, SAVE_EVERY = 100, 500  # of stages without settings for them
-FREE = ("sample_every", "save_every")  # settings that change nothing in what is trained
+UNCHECKED = ("sample_every", "save_every")  # settings that change nothing in what is trained
 
 
 class ResumeError(UserError):
@@ -280,7 +280,7 @@ def refuse_changes(recipe: Recipe, sections: tuple[str, ...], folder: Path | Non
         return
     before, now = load_recipe(str(saved)).as_dict(), recipe.as_dict()
     changes = [f"{s}.{k} was {before[s][k]!r}, is {v!r}" for s in sections if isinstance(now[s], dict)
-               for k, v in now[s].items() if v != before[s][k] and k not in FREE]
+               for k, v in now[s].items() if v != before[s][k] and k not in UNCHECKED]
     if "seed" in sections and before["seed"] != now["seed"]:
         changes.append(f"seed was {before['seed']}, is {now['seed']}")
     if changes:
