@@ -23,7 +23,7 @@ from latdiff.errors import UserError
 from latdiff.evaluation.averaging import averaged
 from latdiff.evaluation.card import write_card
 from latdiff.evaluation.generators import Generator, LanguageModelGenerator, PipelineGenerator, TextsGenerator
-from latdiff.evaluation.judges import CrowdJudge, FluencyJudge, LabelJudge, SeenTexts, SimilarityJudge
+from latdiff.evaluation.judges import FluencyJudge, LabelJudge, MauveJudge, SeenTexts, SimilarityJudge
 from latdiff.evaluation.metrics import require_packages
 from latdiff.evaluation.plots import (
     plot_control,
@@ -205,9 +205,9 @@ def _scorer(options: argparse.Namespace, recipe: Recipe, heads: list[AttributeHe
     if fluency and getattr(fluency.model.config, "classes", []):
         raise UserError(f"--fluency {options.fluency}: this language model is conditioned on classes, and hardly knows "
                         "texts without; train a judge with train_ar.condition_dropout=1 and another name")
-    crowds = CrowdJudge(options.mauve) if options.mauve else None
+    mauve = MauveJudge(options.mauve) if options.mauve else None
     similarity = SimilarityJudge(options.bert_score) if options.bert_score else None
-    return Scorer(recipe, corpus, judges, fluency, crowds, similarity)
+    return Scorer(recipe, corpus, judges, fluency, mauve, similarity)
 
 
 def _of_all_seeds(scorer: Scorer, options: argparse.Namespace) -> dict:

@@ -128,8 +128,8 @@ class FluencyJudge:
         }
 
 
-class CrowdJudge:
-    """How alike two crowds of texts are: MAUVE (Pillutla et al. 2021) of a language model's or an encoder's states.
+class MauveJudge:
+    """How alike two sets of texts are: MAUVE (Pillutla et al. 2021) of a language model's or an encoder's states.
 
     The number depends on the model, and on how many texts there are: state both.
     """
@@ -142,12 +142,12 @@ class CrowdJudge:
             raise JudgeError('MAUVE needs mauve-text; install it with pip install "latdiff[eval]"') from None
         self.path = str(path)
         self.tokenizer, self.model = load_language_model(AutoModel, self.path)
-        self.looks_both_ways = self._looks_both_ways()
-        self._references: tuple[list[str], torch.Tensor] | None = None  # the last ones: crowd after crowd meets them
+        self.bidirectional = self._is_bidirectional()
+        self._references: tuple[list[str], torch.Tensor] | None = None  # the last ones, for they are usually the same
 
     @torch.no_grad()
     def states(self, texts: list[str]) -> torch.Tensor:
-        """Features [N, H]: the last token's state, or the mean over tokens where the model looks both ways."""
+        """Features [N, H]: the last token's state, or the mean over tokens where the model is bidirectional."""
         longest = min(LONGEST, context(self.model))
         ids = [row[:longest] or [0] for row in tokenize(self.tokenizer, texts)]
         found = []
@@ -155,7 +155,7 @@ class CrowdJudge:
             rows, mask = (x.to(self.model.device) for x in pad(ids[begin : begin + 64], 0))
             hidden = self.model(input_ids=rows, attention_mask=mask.long()).last_hidden_state
             last, mean = hidden[torch.arange(len(rows)), mask.sum(1) - 1], (hidden * mask[..., None]).sum(1)
-            found.append(mean / mask.sum(1, keepdim=True) if self.looks_both_ways else last)
+            found.append(mean / mask.sum(1, keepdim=True) if self.bidirectional else last)
         return torch.cat(found).cpu()
 
     def mauve(self, texts: list[str], references: list[str]) -> float:
@@ -169,7 +169,7 @@ class CrowdJudge:
         return float(mauve.compute_mauve(*features, verbose=False, seed=0).mauve)
 
     @torch.no_grad()
-    def _looks_both_ways(self) -> bool:
+    def _is_bidirectional(self) -> bool:
         """Whether a token's state depends on later tokens: asked of the model, for configurations do not say."""
         ids = torch.tensor([[3, 4, 5], [3, 4, 6]], device=self.model.device)
         try:
