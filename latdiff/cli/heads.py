@@ -70,15 +70,14 @@ def run_fit_head(options: argparse.Namespace) -> None:
 
 def _codec_and_estimate(options: argparse.Namespace):
     """The codec of a folder, and its denoiser's estimate of x0 where it has a denoiser already."""
-    import torch
-
     from latdiff.codecs.files import load_codec
     from latdiff.pipelines.files import load_for_commands
+    from latdiff.precision import default_device
 
     if (Path(options.checkpoint) / "model_index.json").exists():
         pipe = load_for_commands(options.checkpoint, options.quiet)
         return pipe.codec, pipe.estimate
-    return load_codec(options.checkpoint).to("cuda" if torch.cuda.is_available() else "cpu"), None
+    return load_codec(options.checkpoint).to(default_device()), None
 
 
 def _regularisation(options: argparse.Namespace) -> float | str:

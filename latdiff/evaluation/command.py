@@ -13,8 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import torch
-
 from latdiff.checkpoints import class_of
 from latdiff.codecs.files import load_codec
 from latdiff.config import DECODING, Recipe, load_recipe, sampler_words
@@ -48,6 +46,7 @@ from latdiff.heads.files import label_heads
 from latdiff.pipelines.files import load_for_commands
 from latdiff.pipelines.latent import LatentTextDiffusionPipeline
 from latdiff.pipelines.output import check_guides
+from latdiff.precision import default_device
 
 LATENT, OTHER, MODEL, FILE = "a latent pipeline", "another pipeline", "a language model", "a file of texts"
 TAKEN_BY = dict.fromkeys(("samplers", "scale", "sweep_scale", "guidance_scale", "decode", "keep"), (LATENT,)) | {
@@ -152,7 +151,7 @@ def _measure_texts(options: argparse.Namespace, place: Path) -> Measure:
     if folder and not heads:
         raise UserError(f"--rerank: {folder} has no heads of labels; fit one with `latdiff fit-head`")
     if codec is not None:
-        codec.to("cuda" if torch.cuda.is_available() else "cpu")
+        codec.to(default_device())
         for head in heads:
             check_guides(codec, [head.toward(head.classes_[0])])
     scorer = _scorer(options, recipe, heads)

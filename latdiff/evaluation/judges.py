@@ -19,6 +19,7 @@ from latdiff.data.tokens import letters_of, pad, tokenize
 from latdiff.errors import UserError, first_line
 from latdiff.heads.attribute import AttributeHead
 from latdiff.lm import causal_language_model, context, load_language_model, load_pretrained, token_losses
+from latdiff.precision import default_device
 
 LONGEST = 512  # tokens of a text that are scored or written, where the model could read more
 
@@ -204,7 +205,7 @@ class SimilarityJudge:
         self.path = str(path)
         self.tokenizer, model = load_pretrained(AutoModel, self.path, self._refusal, prepare=leave_out_later_layers)
         self.model = model.get_encoder() if model.config.is_encoder_decoder else model
-        self.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.model.to(default_device())
         # which bert-score cuts texts at, and a tokenizer of a folder may leave open
         self.tokenizer.model_max_length = min(self.tokenizer.model_max_length, context(self.model), LONGEST)
         try:
