@@ -1,6 +1,6 @@
 """Measure how well MAUVE, perplexity and round trips agree with the oracle, and write every figure as JSON.
 
-    python benchmarks/scorers.py --mauve path/to/model --fluency checkpoints/judge-ar \\
+    python benchmarks/scorers.py --mauve path/to/model --fluency checkpoints/storyworld-judge-ar \\
         --json docs/lab/results/scorers.json --documents checkpoints/storyworld/metrics.json ...
 
 A share of real stories is corrupted in a way that the oracle detects exactly: incoherent, broken, or all valid and of

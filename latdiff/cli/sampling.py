@@ -45,7 +45,7 @@ def add_edit(commands) -> None:
     command.add_argument("--text-column", default="text", help="column of the texts (default text)")
     command.add_argument("--limit", type=int, help="largest number of texts of the file to edit")
     command.add_argument("--strength", type=float, default=DEFAULT_STRENGTH,
-                         help=f"from above 0, few changes, to 1, nothing is kept (default {DEFAULT_STRENGTH:g})")
+                         help=f"above 0 (few changes) to 1 (almost nothing kept) (default {DEFAULT_STRENGTH:g})")
     _guide_options(command)
     command.add_argument("--steps", type=int, help="denoiser evaluations from pure noise (default: the checkpoint's)")
     command.add_argument("--seed", type=int, default=0, help="the same seed gives the same texts (default 0)")
