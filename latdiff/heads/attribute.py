@@ -94,7 +94,7 @@ class AttributeHead(ClassifierMixin, LinearHead):
             y: N labels: texts, whole numbers or booleans.
 
         Returns:
-            The head itself. It knows no codec and has no report: `fit_head` sees to both.
+            The head itself. It knows no codec and has no report: `fit_head` sets both.
 
         Raises:
             HeadError: for settings out of range, unequal lengths, missing labels, or fewer than two classes.
@@ -124,9 +124,9 @@ class AttributeHead(ClassifierMixin, LinearHead):
             weight: [C, L, D] of clean latents, or [K, C, L, D] of K noise levels.
             bias: [C] or [K, C].
             log_snrs: [K], for several levels.
-            radius: the largest root mean square of latents that it knows.
+            radius: the largest root mean square of the latents it was fitted on.
             codec_digest: of the codec whose latents it reads.
-            report: what is known of how good it is.
+            report: held-out figures.
             fitted_on: fingerprints of its texts.
             **settings: parameters such as `name`.
 

@@ -77,7 +77,7 @@ def values_of(name: str, values: Iterable[Any] | None) -> list:
 
 
 def check_features(name: str, features: str) -> None:
-    """Raises HeadError for features that are none."""
+    """Raises HeadError for a name that is not among FEATURES."""
     if features not in FEATURES:
         raise HeadError(f"head {name!r}: features is {features!r}, must be one of {', '.join(FEATURES)}")
 
