@@ -77,5 +77,6 @@ head: install ## a guidance head NAME for CHECKPOINT from the labelled texts DAT
 sample: install ## texts from CHECKPOINT, e.g. ARGS="--guide sentiment=positive:18 --num-samples 8"
 	$(LATDIFF) sample $(CHECKPOINT) $(ARGS)
 
-evaluate: install ## measure CHECKPOINT, or a file of texts, over five seeds into its metrics.json
-	$(LATDIFF) evaluate $(CHECKPOINT) --json $(if $(wildcard $(CHECKPOINT)/.),$(CHECKPOINT),$(basename $(CHECKPOINT)))/metrics.json $(ARGS)
+evaluate: install ## measure CHECKPOINT over five seeds into its metrics.json, a file or a hub id into NAME.json
+	$(LATDIFF) evaluate $(CHECKPOINT) --json \
+		$(if $(wildcard $(CHECKPOINT)/.),$(CHECKPOINT)/metrics,$(notdir $(CHECKPOINT))).json $(ARGS)

@@ -1,6 +1,6 @@
 """Measure how well MAUVE, perplexity and round trips agree with the oracle, and write every figure as JSON.
 
-    python benchmarks/scorers.py --mauve path/to/model --fluency checkpoints/judge-ar \\
+    python benchmarks/scorers.py --mauve path/to/model --fluency checkpoints/storyworld-judge-ar \\
         --json docs/lab/results/scorers.json --documents checkpoints/storyworld/metrics.json ...
 
 A share of real stories is corrupted in a way that the oracle detects exactly: incoherent, broken, or all valid and of
@@ -23,7 +23,7 @@ from scipy.stats import spearmanr
 from latdiff import storyworld
 from latdiff.errors import UserError, plain_errors
 from latdiff.evaluation.averaging import averaged
-from latdiff.evaluation.judges import CrowdJudge, FluencyJudge
+from latdiff.evaluation.judges import FluencyJudge, MauveJudge
 from latdiff.evaluation.metrics import require_packages
 from latdiff.evaluation.report import machine, row_line, write_json
 from latdiff.evaluation.scoring import judged
@@ -94,7 +94,7 @@ def rows_of(figures: Callable[[list[str]], dict], n: int, seed: int) -> list[dic
     return rows
 
 
-def figures_by(crowds: CrowdJudge, fluency: FluencyJudge, n: int) -> Callable[[list[str]], dict]:
+def figures_by(mauve: MauveJudge, fluency: FluencyJudge, n: int) -> Callable[[list[str]], dict]:
     """Scores of texts and the oracle's figures; MAUVE against n stories that no row is made of."""
     references = [story.text for story in storyworld.sample(n, SEED - 1)]
 
@@ -102,7 +102,7 @@ def figures_by(crowds: CrowdJudge, fluency: FluencyJudge, n: int) -> Callable[[l
         oracle, perplexity = judged(storyworld, texts), fluency.perplexity(texts)
         return {
             "n": len(texts), "validity": oracle["validity"], "slot_tv": oracle["slot_tv"],
-            "mauve": crowds.mauve(texts, references),
+            "mauve": mauve.mauve(texts, references),
             "perplexity": perplexity["tokens"], "perplexity_of_texts": perplexity["texts"],
         }
 
@@ -147,7 +147,7 @@ def main() -> None:
     require_packages()
     scorers = {"fluency": options.fluency, "mauve": options.mauve}
     models = of_models(options.documents, scorers)
-    figures = figures_by(CrowdJudge(options.mauve), FluencyJudge(options.fluency), options.num_samples)
+    figures = figures_by(MauveJudge(options.mauve), FluencyJudge(options.fluency), options.num_samples)
     measured = averaged([{"rows": rows_of(figures, options.num_samples, seed)} for seed in range(options.seeds)])
     document = {"machine": machine(), "seeds": options.seeds, "scorers": scorers, **measured}
     document["agreement"] = agreement(measured["rows"])

@@ -33,7 +33,7 @@ from latdiff.config import Recipe, RecipeError, load_recipe, sampler_words
 from latdiff.data.corpus import load_corpus
 from latdiff.errors import UserError, plain_errors
 from latdiff.evaluation.averaging import averaged
-from latdiff.evaluation.judges import CrowdJudge, FluencyJudge
+from latdiff.evaluation.judges import FluencyJudge, MauveJudge
 from latdiff.evaluation.report import (
     machine,
     older_figures,
@@ -116,7 +116,7 @@ def left_to_run(trainings: list[Training], done: list[dict]) -> list[Training]:
 
 def run(one: Training, how: Measurement, quiet: bool) -> dict:
     """Train and measure; the latents, the largest part of the folder, are deleted afterwards."""
-    judges = FluencyJudge(how.fluency) if how.fluency else None, CrowdJudge(how.mauve) if how.mauve else None
+    judges = FluencyJudge(how.fluency) if how.fluency else None, MauveJudge(how.mauve) if how.mauve else None
     train_denoiser.main(one.recipe, quiet)  # after the judges: a wrong name costs no training
     pipe = load_for_commands(one.recipe.folder, quiet)
     scorer = Scorer(one.recipe, load_corpus(one.recipe.data, one.recipe.seed), None, *judges)

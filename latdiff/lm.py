@@ -25,6 +25,7 @@ from transformers import (
 from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from latdiff.errors import UserError, first_line
+from latdiff.precision import default_device
 
 LOGITS = 8192 * 50257  # computed at a time when texts are scored, which take 1.6 GB: 8192 tokens of GPT-2's
 
@@ -108,7 +109,7 @@ def load_language_model(auto, path: str | Path) -> tuple:
     tokenizer, model = load_pretrained(
         auto, path, lambda reason: LanguageModelError(f"the language model {path!r} {reason}")
     )
-    return tokenizer, model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return tokenizer, model.to(default_device())
 
 
 def causal_language_model(path: str | Path) -> tuple:

@@ -1,4 +1,4 @@
-"""Which dtype is computed in: what was asked for, or bfloat16 where the hardware multiplies in it."""
+"""Which device and dtype to compute with: a GPU where there is one, bfloat16 where that is fast."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ import torch
 from latdiff.errors import UserError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def default_device() -> str:
+    """"cuda" where there is a GPU, else "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def has_fast_bfloat16(device_type: str) -> bool:

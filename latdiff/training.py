@@ -24,11 +24,11 @@ from transformers.pytorch_utils import Conv1D
 from latdiff.config import Recipe, load_recipe
 from latdiff.errors import UserError, first_line
 from latdiff.muon import Float32Muon
-from latdiff.precision import compute_dtype, has_fast_bfloat16
+from latdiff.precision import compute_dtype, default_device, has_fast_bfloat16
 
 LATENTS = Path("train/latents.safetensors")
 WARMUP_STEPS, SAVE_EVERY = 100, 500  # of stages without settings for them
-FREE = ("sample_every", "save_every")  # settings that change nothing in what is trained
+UNCHECKED = ("sample_every", "save_every")  # settings that change nothing in what is trained
 
 
 class ResumeError(UserError):
@@ -57,7 +57,7 @@ class Run:
 
     def __init__(self, recipe: Recipe, stage: str, state: Path, settings: Any, quiet: bool = False):
         self.stage, self.state, self.settings, self.quiet = stage, state, settings, quiet
-        dtype = compute_dtype(recipe.dtype, "cuda" if torch.cuda.is_available() else "cpu")
+        dtype = compute_dtype(recipe.dtype, default_device())
         self.dtype = str(dtype).removeprefix("torch.")
         AcceleratorState._reset_state()  # one process may train in one dtype after another, as a sweep does
         self.accelerate = Accelerator(
@@ -163,7 +163,7 @@ def optimizers(model: nn.Module, learning_rate: float, weight_decay: float = 0.0
         if isinstance(m, (nn.Linear, Conv1D)) and m.weight.requires_grad and id(m.weight) not in embeddings
     }
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in matrices]
-    fast = has_fast_bfloat16("cuda" if torch.cuda.is_available() else "cpu")
+    fast = has_fast_bfloat16(default_device())
     muon = torch.optim.Muon if fast else Float32Muon
     return [
         muon(matrices.values(), lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
@@ -281,7 +281,7 @@ def refuse_changes(recipe: Recipe, sections: tuple[str, ...], folder: Path | Non
     before = load_recipe(str(saved))
     changes = [f"{name}.{key} was {getattr(getattr(before, name), key)!r}, is {value!r}"
                for name in sections if name != "seed" for key, value in getattr(recipe, name)
-               if value != getattr(getattr(before, name), key) and key not in FREE]
+               if value != getattr(getattr(before, name), key) and key not in UNCHECKED]
     if "seed" in sections and before.seed != recipe.seed:
         changes.append(f"seed was {before.seed}, is {recipe.seed}")
     if changes:

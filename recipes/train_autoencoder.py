@@ -37,7 +37,7 @@ from latdiff.evaluation.report import reconstruction_table, update_metrics
 from latdiff.evaluation.rows import reconstruction
 from latdiff.models.autoencoder import LatentAutoencoder
 from latdiff.models.backbone import decoder_logits, encode_features, load_backbone, refuse_unreadable
-from latdiff.precision import autocast
+from latdiff.precision import autocast, default_device
 from latdiff.training import (
     BatchOrder,
     Run,
@@ -144,7 +144,7 @@ def adopt(recipe: Recipe, corpus: Corpus) -> None:
         )
     own = readable(recipe, codec.tokenizer, corpus, limit)
     recipe.save(recipe.folder / "recipe.yaml")
-    codec.to("cuda" if torch.cuda.is_available() else "cpu")
+    codec.to(default_device())
     with autocast(codec.autoencoder.device.type, recipe.dtype):
         latents = codec.autoencoder.normalise(codec.compress(own))
     finish(recipe, codec, latents, corpus.valid, {"adopted_from": recipe.autoencoder.path})

@@ -92,7 +92,7 @@ def test_a_normalisation_that_there_is_not():
         LatentAutoencoder(H, L, D, width=16, depth=1, heads=2, normalisation="L2")
 
 
-def test_a_reconstructor_that_is_told_no_noise_assumes_some():
+def test_a_reconstructor_given_no_noise_assumes_some():
     torch.manual_seed(0)
     autoencoder = LatentAutoencoder(H, L, D, width=16, depth=1, heads=2, max_tokens=12, assumed_noise=0.5)
     latents = torch.randn(2, L, D)

@@ -56,7 +56,7 @@ def test_a_condition_matters_and_to_its_own_row_alone(conditional, z):
 
 
 @torch.no_grad()
-def test_nothing_told_to_all_rows_is_no_condition(conditional, z):
+def test_no_condition_for_any_row_is_no_condition(conditional, z):
     denoiser, cond = conditional
     torch.testing.assert_close(denoiser(z, SNR, cond.without(ALL)), denoiser(z, SNR))
     torch.testing.assert_close(denoiser(z, SNR, cond.without(NONE)), denoiser(z, SNR, cond))

@@ -62,7 +62,7 @@ def test_a_pipeline_is_converted_saved_and_opened_again(pipe, tmp_path, guide):
     assert again.codec.digest == pipe.codec.digest
 
 
-def test_the_noise_level_is_told_as_exactly_in_half_precision(pipe):
+def test_the_noise_level_is_as_exact_in_half_precision(pipe):
     level = torch.linspace(-8, 8, 9)
     exact, half = pipe.denoiser.time(level), pipe.denoiser.to(torch.bfloat16).time(level).float()
     torch.testing.assert_close(half, exact, rtol=0.05, atol=0.05)

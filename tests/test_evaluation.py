@@ -318,7 +318,7 @@ def test_what_is_written_for_a_source_is_held_against_its_own_text(pipe):
     assert "BERTScore 1.000" in said
 
 
-def test_a_source_with_several_texts_is_told_once_and_held_against_all_of_them(pipe):
+def test_a_source_with_several_texts_is_given_once_and_held_against_all_of_them(pipe):
     corpus = Corpus([], [TEXTS[1], TEXTS[0], TEXTS[2]], valid_conditions=[TEXTS[0], TEXTS[0], TEXTS[2]])
     recipe, obedient = Recipe(data=DataConfig(source="pairs.csv", condition="text")), Obedient(pipe)
     row = Evaluation(obedient, Scorer(recipe, corpus), num_samples=8, seed=3).by_source(1.0, candidates=1)

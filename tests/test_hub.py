@@ -46,3 +46,17 @@ def test_a_hub_id_goes_wherever_a_folder_goes_heads_included(hub, checkpoint, ca
 def test_an_id_that_the_hub_does_not_have_is_one_sentence(hub):
     with pytest.raises(UserError, match=r"owner/none is no folder here, and could not be fetched .*404"):
         folder_of("owner/none")
+
+
+def test_a_head_of_a_hub_id_has_a_folder_of_its_own(hub, checkpoint, fingerprint, tmp_path, monkeypatch, capsys):
+    fit = ["fit-head", "owner/tiny", "--quiet", "--data", "storyworld", "--label-column", "tense", "--limit", "80",
+           "--name", "time"]
+    before = fingerprint(checkpoint)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=r"owner/tiny is a checkpoint on the hub; .* --output"):
+        cli.main(fit)
+    cli.main([*fit, "--output", "time"])
+    assert fingerprint(checkpoint) == before
+    capsys.readouterr()
+    cli.main(["sample", "owner/tiny", "--quiet", "--num-samples", "1", "--guide", "./time=past"])
+    assert capsys.readouterr().out.count("\n") == 1

@@ -11,10 +11,10 @@ from transformers import AutoTokenizer, BertConfig, BertModel, GPT2Config, GPT2L
 
 from latdiff import storyworld
 from latdiff.evaluation.judges import (
-    CrowdJudge,
     FluencyJudge,
     JudgeError,
     LabelJudge,
+    MauveJudge,
     SeenTexts,
     SimilarityJudge,
 )
@@ -163,7 +163,7 @@ def test_texts_of_the_corpus_are_likelier_than_noise_to_a_model_trained_on_it(ti
     assert judge.perplexity(words)["tokens"] > judge.perplexity(TWO)["tokens"] > 1
 
 
-# Crowds of texts
+# MAUVE
 
 
 def encoder(folder, tokenizer, num_hidden_layers=1):
@@ -174,22 +174,22 @@ def encoder(folder, tokenizer, num_hidden_layers=1):
     tokenizer.save_pretrained(folder)
 
 
-def test_a_crowd_is_like_itself_and_unlike_another(tiny, tmp_path):
+def test_texts_are_like_themselves_and_unlike_others(tiny, tmp_path):
     encoder(tmp_path, AutoTokenizer.from_pretrained(tiny.checkpoint / "tokenizer"))
-    judge = CrowdJudge(tmp_path)
+    judge = MauveJudge(tmp_path)
     stories = [story.text for story in storyworld.sample(120, 3)]
-    alike, other = (judge.mauve(crowd, stories[60:]) for crowd in (stories[:60], [text.upper() for text in stories]))
+    alike, other = (judge.mauve(texts, stories[60:]) for texts in (stories[:60], [text.upper() for text in stories]))
     assert 0 <= other < 0.5 < alike <= 1
     assert judge.mauve(stories[60:], stories[60:]) == pytest.approx(1)
     assert judge.mauve(stories[60:], [text.upper() for text in stories[60:]]) == pytest.approx(other, abs=0.2)
 
 
-def test_states_are_of_the_last_token_or_of_all_where_the_model_looks_both_ways(tmp_path, language_model):
+def test_states_are_of_the_last_token_or_of_all_where_the_model_is_bidirectional(tmp_path, language_model):
     tokenizer, _ = language_model(tmp_path / "causal")
     encoder(tmp_path / "encoder", tokenizer)
     ids = torch.tensor([tokenizer(TWO[0]).input_ids])
     for kind, pooled in (("causal", lambda states: states[:, -1]), ("encoder", lambda states: states.mean(1))):
-        judge = CrowdJudge(tmp_path / kind)
+        judge = MauveJudge(tmp_path / kind)
         expected = pooled(judge.model(input_ids=ids.to(judge.model.device)).last_hidden_state).cpu()
         torch.testing.assert_close(judge.states([TWO[0], TWO[1] * 20])[:1], expected, atol=1e-5, rtol=1e-4)
         assert judge.states(["", TWO[0]]).isfinite().all()
@@ -197,9 +197,9 @@ def test_states_are_of_the_last_token_or_of_all_where_the_model_looks_both_ways(
 
 def test_a_model_that_cannot_read_a_text_alone_is_refused_in_a_sentence(tiny):
     with pytest.raises(JudgeError, match="cannot read a text by itself"):
-        CrowdJudge(tiny.root / "checkpoints" / "tiny-t5")
+        MauveJudge(tiny.root / "checkpoints" / "tiny-t5")
     with pytest.raises(LanguageModelError, match="no language model 'nowhere'"):
-        CrowdJudge("nowhere")
+        MauveJudge("nowhere")
 
 
 # BERTScore

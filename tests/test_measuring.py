@@ -134,7 +134,7 @@ def test_a_rival_is_controlled_by_taking_the_best_of_its_texts(latdiff, checkpoi
     file = tmp_path / "ar.json"
     flags = ("--num-samples", 4, "--seeds", 1, "--rerank", f"{checkpoint}:3")
     asked, generate = [], LanguageModelGenerator.generate
-    monkeypatch.setattr(LanguageModelGenerator, "generate", lambda *told: asked.append(told[2]) or generate(*told))
+    monkeypatch.setattr(LanguageModelGenerator, "generate", lambda *given: asked.append(given[2]) or generate(*given))
     printed = latdiff("evaluate", "--json", file, *flags, folder=tiny.ar)
     assert asked == [4, 6]  # unsteered ones, and two times three that all choose among
     rows = json.loads(file.read_text(encoding="utf-8"))["reranked"]
@@ -158,7 +158,7 @@ def test_reranking_without_heads(refused, tiny, tmp_path):
     assert "fit-head" in refused("evaluate", "--json", tmp_path / "m.json", *flags, folder=tiny.ar)
 
 
-def test_a_file_of_texts_needs_to_be_told_what_it_should_be_like(refused, tmp_path):
+def test_a_file_of_texts_needs_a_recipe_to_be_held_against(refused, tmp_path):
     (tmp_path / "texts.txt").write_text("one", encoding="utf-8")
     said = refused("evaluate", "--json", tmp_path / "m.json", folder=tmp_path / "texts.txt")
     assert "--recipe storyworld" in said

@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
         top.error(f"unrecognized arguments: {' '.join(rest)}")
     with plain_errors():
         if "checkpoint" in options:
-            options.checkpoint = str(folder_of(options.checkpoint))
+            options.given, options.checkpoint = options.checkpoint, str(folder_of(options.checkpoint))
         options.run(options)
 
 

@@ -18,7 +18,7 @@ def add_evaluate(commands) -> None:
     command.add_argument("--num-samples", type=int, default=1000, help="texts per figure (default 1000)")
     command.add_argument("--scale", type=float, help="scale of every guide (default: what is usual for the mode)")
     command.add_argument("--sweep-scale", nargs="*", type=float, metavar="SCALE",
-                         help="also plot control against fluency into control-HEAD.png, for every mode of every head "
+                         help="also plot control against fluency into NAME-control-HEAD.png, every mode of every head "
                          "(default scales: 1/4 to 4 times the usual one)")
     command.add_argument("--guidance-scale", nargs="+", type=float, metavar="SCALE",
                          help="of classifier-free guidance, for a conditional model (default 1 2)")
@@ -43,8 +43,8 @@ def add_evaluate(commands) -> None:
     command.add_argument("--top-p", type=float, metavar="P",
                          help="of a language model: nucleus sampling (default 1: ancestral sampling)")
     command.add_argument("--text-column", help="of a file: the column of the texts (default text)")
-    command.add_argument("--rerank", metavar="CHECKPOINT:K", help="of a language model: also take the best of K of its "
-                         "texts, for every label of the heads of a pipeline's folder")
+    command.add_argument("--rerank", metavar="CHECKPOINT:K", help="of a language model or a pipeline of another class: "
+                         "also take the best of K of its texts, for every label of the heads of a pipeline's folder")
     command.add_argument("--samplers", nargs="+", metavar="NAME:STEPS",
                          help="unconditional rows (default: the checkpoint's own, and renoise:25)")
 

@@ -27,6 +27,7 @@ def add_fit_head(commands) -> None:
                          "cross-validation; with --number its alpha, strength "
                          f"(default {DEFAULT_ALPHA:g})")
     command.add_argument("--features", choices=FEATURES, default="flat", help="of the latents (default flat)")
+    command.add_argument("--output", type=Path, metavar="FOLDER", help="of the head (default CHECKPOINT/heads/NAME)")
     command.add_argument("--noise-aware", action="store_true", help="also fit on noised latents, for --mode noisy")
 
 
@@ -35,6 +36,8 @@ def run_fit_head(options: argparse.Namespace) -> None:
 
     if not re.fullmatch(r"\w[\w.-]*", options.name):
         raise UserError(f"--name is {options.name!r}, must be a word of letters, digits, '_', '-' and '.'")
+    if options.output is None and Path(options.checkpoint) != Path(options.given).expanduser():
+        raise UserError(f"{options.given} is a checkpoint on the hub; name a folder for the head with --output")
     check_limit(options)
     if options.number and (options.noise_aware or options.features != "flat"):
         raise UserError("--number fits flat clean latents; leave out --noise-aware and --features")
@@ -58,7 +61,7 @@ def run_fit_head(options: argparse.Namespace) -> None:
         quality = (f"labels {', '.join(map(str, head.classes_))}, cross-validated accuracy "
                    f"{head.report['accuracy']:.3f} (the most frequent label: {head.report['majority']:.3f}), "
                    f"calibration error {head.report['calibration_error']:.3f}, C {head.report['C']:g}")
-    folder = Path(options.checkpoint) / "heads" / options.name
+    folder = options.output or Path(options.checkpoint) / "heads" / options.name
     head.save(folder)
     print(f"{options.name}: {len(texts)} texts ({fits.count(False)} too long, left out), {quality}, "
           f"fitted in {time.monotonic() - began:.1f} s -> {folder}")
@@ -70,15 +73,14 @@ def run_fit_head(options: argparse.Namespace) -> None:
 
 def _codec_and_estimate(options: argparse.Namespace):
     """The codec of a folder, and its denoiser's estimate of x0 where it has a denoiser already."""
-    import torch
-
     from latdiff.codecs.files import load_codec
     from latdiff.pipelines.files import load_for_commands
+    from latdiff.precision import default_device
 
     if (Path(options.checkpoint) / "model_index.json").exists():
         pipe = load_for_commands(options.checkpoint, options.quiet)
         return pipe.codec, pipe.estimate
-    return load_codec(options.checkpoint).to("cuda" if torch.cuda.is_available() else "cpu"), None
+    return load_codec(options.checkpoint).to(default_device()), None
 
 
 def _regularisation(options: argparse.Namespace) -> float | str:

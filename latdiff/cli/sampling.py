@@ -45,7 +45,7 @@ def add_edit(commands) -> None:
     command.add_argument("--text-column", default="text", help="column of the texts (default text)")
     command.add_argument("--limit", type=int, help="largest number of texts of the file to edit")
     command.add_argument("--strength", type=float, default=DEFAULT_STRENGTH,
-                         help=f"from above 0, few changes, to 1, nothing is kept (default {DEFAULT_STRENGTH:g})")
+                         help=f"above 0 (few changes) to 1 (almost nothing kept) (default {DEFAULT_STRENGTH:g})")
     _guide_options(command)
     command.add_argument("--steps", type=int, help="denoiser evaluations from pure noise (default: the checkpoint's)")
     command.add_argument("--seed", type=int, default=0, help="the same seed gives the same texts (default 0)")
@@ -123,8 +123,8 @@ def side_by_side(left: str, right: str, width: int = 52) -> str:
 
 def _guide_options(command) -> None:
     command.add_argument("--guide", action="append", default=[], metavar="HEAD=LABEL[:SCALE]",
-                         help="steer by a fitted head; may be repeated. LABEL may be A+B, either of two, or a number "
-                         "for a head of numbers (default scale: what is usual for the mode)")
+                         help="steer by a fitted head, by name or by path; may be repeated. LABEL may be A+B, "
+                         "either of two, or a number for a head of numbers (default scale: what is usual for the mode)")
     command.add_argument("--avoid", action="append", default=[], metavar="HEAD=LABEL[:SCALE]",
                          help="steer away from a label, to any other")
     command.add_argument("--mode", choices=MODES, default="x0", help="where gradients are taken (default x0)")
@@ -143,7 +143,7 @@ def _guides(options: argparse.Namespace, wanted: list[tuple[str, str, str]]) -> 
 
     guides = []
     for way, name, words in wanted:
-        head = load_head(Path(options.checkpoint) / "heads" / name)
+        head = load_head(name if "/" in name else Path(options.checkpoint) / "heads" / name)
         if way == "away" and not isinstance(head, AttributeHead):
             raise HeadError(f"head {name!r} is of numbers and has no label to avoid; name a number with --guide")
         target, scale = _target_and_scale(head, f"{name}={words}", "--avoid" if way == "away" else "--guide")

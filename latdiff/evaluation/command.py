@@ -13,8 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import torch
-
 from latdiff.checkpoints import class_of, folder_of
 from latdiff.codecs.files import load_codec
 from latdiff.config import Recipe, load_recipe, sampler_words
@@ -23,7 +21,7 @@ from latdiff.errors import UserError
 from latdiff.evaluation.averaging import averaged
 from latdiff.evaluation.card import write_card
 from latdiff.evaluation.generators import Generator, LanguageModelGenerator, PipelineGenerator, TextsGenerator
-from latdiff.evaluation.judges import CrowdJudge, FluencyJudge, LabelJudge, SeenTexts, SimilarityJudge
+from latdiff.evaluation.judges import FluencyJudge, LabelJudge, MauveJudge, SeenTexts, SimilarityJudge
 from latdiff.evaluation.metrics import require_packages
 from latdiff.evaluation.plots import (
     plot_control,
@@ -49,6 +47,7 @@ from latdiff.heads.files import label_heads
 from latdiff.pipelines.files import load_for_commands
 from latdiff.pipelines.latent import LatentTextDiffusionPipeline
 from latdiff.pipelines.output import check_guides
+from latdiff.precision import default_device
 
 LATENT, OTHER, MODEL, FILE = "a latent pipeline", "another pipeline", "a language model", "a file of texts"
 TAKEN_BY = dict.fromkeys(("samplers", "scale", "sweep_scale", "guidance_scale", "decode", "keep"), (LATENT,)) | {
@@ -154,7 +153,7 @@ def _measure_texts(options: argparse.Namespace, place: Path) -> Measure:
     if folder and not heads:
         raise UserError(f"--rerank: {folder} has no heads of labels; fit one with `latdiff fit-head`")
     if codec is not None:
-        codec.to("cuda" if torch.cuda.is_available() else "cpu")
+        codec.to(default_device())
         for head in heads:
             check_guides(codec, [head.toward(head.classes_[0])])
     scorer = _scorer(options, recipe, heads)
@@ -207,9 +206,9 @@ def _scorer(options: argparse.Namespace, recipe: Recipe, heads: list[AttributeHe
     if fluency and getattr(fluency.model.config, "classes", []):
         raise UserError(f"--fluency {options.fluency}: this language model is conditioned on classes, and hardly knows "
                         "texts without; train a judge with train_ar.condition_dropout=1 and another name")
-    crowds = CrowdJudge(options.mauve) if options.mauve else None
+    mauve = MauveJudge(options.mauve) if options.mauve else None
     similarity = SimilarityJudge(options.bert_score) if options.bert_score else None
-    return Scorer(recipe, corpus, judges, fluency, crowds, similarity)
+    return Scorer(recipe, corpus, judges, fluency, mauve, similarity)
 
 
 def _of_all_seeds(scorer: Scorer, options: argparse.Namespace) -> dict:

@@ -19,12 +19,13 @@ from latdiff.data.tokens import letters_of, pad, tokenize
 from latdiff.errors import UserError, first_line
 from latdiff.heads.attribute import AttributeHead
 from latdiff.lm import causal_language_model, context, load_language_model, load_pretrained, token_losses
+from latdiff.precision import default_device
 
-LONGEST = 512  # tokens of a text that are scored or written, where the model could read more
+LONGEST = 512  # tokens of a text, at most, that are scored or written
 
 
 class JudgeError(UserError):
-    """A judge that cannot be had, in one sentence."""
+    """A judge that cannot be made, in one sentence."""
 
 
 class LabelJudge:
@@ -49,8 +50,8 @@ class LabelJudge:
         words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"[\w']+|[!?]")
         self._model = make_pipeline(words, LogisticRegression(C=10.0, max_iter=1000))
         self.texts_, self.labels = len(texts), list(counts)
-        train, test, its, truth = train_test_split(texts, labels, test_size=0.2, random_state=seed, stratify=labels)
-        self.accuracy_ = float(self._model.fit(train, its).score(test, truth))
+        train, test, own, truth = train_test_split(texts, labels, test_size=0.2, random_state=seed, stratify=labels)
+        self.accuracy_ = float(self._model.fit(train, own).score(test, truth))
         self._model.fit(texts, labels)
 
     @classmethod
@@ -63,8 +64,8 @@ class LabelJudge:
         for one in known:
             if isinstance(one, AttributeHead) and not len(one.fitted_on):
                 raise JudgeError(
-                    f"head {one.name!r} has no record of the texts that it was fitted on, so that no judge can keep "
-                    "off them; fit it again with `latdiff fit-head`"
+                    f"head {one.name!r} has no record of the texts that it was fitted on, so that no judge can "
+                    "avoid them; fit it again with `latdiff fit-head`"
                 )
         seen = [any(of_text) for of_text in zip(*(one.saw(texts) for one in known), strict=True)]
         pairs = [(text, label) for text, label, old in zip(texts, labels, seen, strict=True) if not old]
@@ -86,7 +87,7 @@ class LabelJudge:
 
 
 class SeenTexts:
-    """Texts that a judge has to keep off, such as those that a conditional denoiser learnt its classes from."""
+    """Texts that a judge must not be fitted on, such as those that a conditional denoiser learnt its classes from."""
 
     def __init__(self, name: str, labels: list[str], texts: list[str]):
         self.name, self.classes_, self._seen = name, labels, set(map(letters_of, texts))
@@ -118,7 +119,7 @@ class FluencyJudge:
     def perplexity(self, texts: list[str]) -> dict[str, float]:
         """Both usual averages: `tokens`, exp of the mean over all tokens; `texts`, the mean of the texts' own.
 
-        Texts without a token are left out; NaN if there is no other.
+        Texts without a token are left out; NaN if no text has one.
         """
         nats, counts = self.losses([text for text in texts if text] or [""])
         nats, counts = nats[counts > 0], counts[counts > 0]
@@ -128,8 +129,8 @@ class FluencyJudge:
         }
 
 
-class CrowdJudge:
-    """How alike two crowds of texts are: MAUVE (Pillutla et al. 2021) of a language model's or an encoder's states.
+class MauveJudge:
+    """How alike two sets of texts are: MAUVE (Pillutla et al. 2021) of a language model's or an encoder's states.
 
     The number depends on the model, and on how many texts there are: state both.
     """
@@ -142,12 +143,12 @@ class CrowdJudge:
             raise JudgeError('MAUVE needs mauve-text; install it with pip install "latdiff[eval]"') from None
         self.path = str(path)
         self.tokenizer, self.model = load_language_model(AutoModel, self.path)
-        self.looks_both_ways = self._looks_both_ways()
-        self._references: tuple[list[str], torch.Tensor] | None = None  # the last ones: crowd after crowd meets them
+        self.bidirectional = self._is_bidirectional()
+        self._references: tuple[list[str], torch.Tensor] | None = None  # the last ones, for they are usually the same
 
     @torch.no_grad()
     def states(self, texts: list[str]) -> torch.Tensor:
-        """Features [N, H]: the last token's state, or the mean over tokens where the model looks both ways."""
+        """Features [N, H]: the last token's state, or the mean over tokens where the model is bidirectional."""
         longest = min(LONGEST, context(self.model))
         ids = [row[:longest] or [0] for row in tokenize(self.tokenizer, texts)]
         found = []
@@ -155,7 +156,7 @@ class CrowdJudge:
             rows, mask = (x.to(self.model.device) for x in pad(ids[begin : begin + 64], 0))
             hidden = self.model(input_ids=rows, attention_mask=mask.long()).last_hidden_state
             last, mean = hidden[torch.arange(len(rows)), mask.sum(1) - 1], (hidden * mask[..., None]).sum(1)
-            found.append(mean / mask.sum(1, keepdim=True) if self.looks_both_ways else last)
+            found.append(mean / mask.sum(1, keepdim=True) if self.bidirectional else last)
         return torch.cat(found).cpu()
 
     def mauve(self, texts: list[str], references: list[str]) -> float:
@@ -169,12 +170,12 @@ class CrowdJudge:
         return float(mauve.compute_mauve(*features, verbose=False, seed=0).mauve)
 
     @torch.no_grad()
-    def _looks_both_ways(self) -> bool:
-        """Whether a token's state depends on later tokens: asked of the model, for configurations do not say."""
+    def _is_bidirectional(self) -> bool:
+        """Whether a token's state depends on later tokens: tried out, for configurations do not say."""
         ids = torch.tensor([[3, 4, 5], [3, 4, 6]], device=self.model.device)
         try:
             states = self.model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[:, 0]
-        except Exception as error:  # an encoder-decoder asks for more than a text, and each in words of its own
+        except Exception as error:  # an encoder-decoder needs more than a text, and says so in its own way
             raise JudgeError(
                 f"the model {self.path!r} cannot read a text by itself ({first_line(error)}); take a causal language "
                 "model or a text encoder"
@@ -198,18 +199,18 @@ class SimilarityJudge:
 
         def leave_out_later_layers(config) -> None:
             self.layer = config.num_hidden_layers = model2layers.get(self.path, config.num_hidden_layers)
-            if hasattr(config, "encoder_layers"):  # as BART's has, which T5's calls by the name above
+            if hasattr(config, "encoder_layers"):  # BART's; T5's has the name above
                 config.encoder_layers = self.layer
 
         self.path = str(path)
         self.tokenizer, model = load_pretrained(AutoModel, self.path, self._refusal, prepare=leave_out_later_layers)
         self.model = model.get_encoder() if model.config.is_encoder_decoder else model
-        self.model.to("cuda" if torch.cuda.is_available() else "cpu")
-        # which bert-score cuts texts at, and a tokenizer of a folder may leave open
+        self.model.to(default_device())
+        # bert-score cuts texts there, and a folder's tokenizer may set no limit
         self.tokenizer.model_max_length = min(self.tokenizer.model_max_length, context(self.model), LONGEST)
         try:
             self.f1(["a text"], [["a text"]])
-        except Exception as error:  # a decoder without padding, for one, and each in words of its own
+        except Exception as error:  # such as a decoder without padding, which says so in its own way
             raise self._refusal(f"cannot read a text by itself ({first_line(error)})") from error
 
     def f1(self, texts: list[str], references: list[list[str]]) -> float:
@@ -217,7 +218,7 @@ class SimilarityJudge:
         from bert_score.utils import bert_cos_score_idf
 
         pairs = [(text, one) for text, own in zip(texts, references, strict=True) for one in own]
-        full = [place for place, pair in enumerate(pairs) if all(map(str.strip, pair))]  # it cannot read others
+        full = [place for place, pair in enumerate(pairs) if all(map(str.strip, pair))]  # it reads no blank ones
         weights = defaultdict(lambda: 1.0, {self.tokenizer.sep_token_id: 0.0, self.tokenizer.cls_token_id: 0.0})
         found = torch.zeros(len(pairs))
         if full:

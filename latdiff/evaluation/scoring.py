@@ -16,7 +16,7 @@ from functools import cached_property
 from latdiff.config import Recipe
 from latdiff.data.corpus import Corpus
 from latdiff.evaluation import metrics
-from latdiff.evaluation.judges import CrowdJudge, FluencyJudge, LabelJudge, SimilarityJudge
+from latdiff.evaluation.judges import FluencyJudge, LabelJudge, MauveJudge, SimilarityJudge
 from latdiff.worlds import Oracle, world
 
 SELF_BLEU_TEXTS = 100
@@ -60,17 +60,17 @@ class Scorer:
         recipe, corpus: what the texts should be like.
         judges: by the name of the attribute whose success each one judges; none judges where the oracle can.
         fluency: a language model, whose perplexity then stands in every row.
-        crowds: a model by whose states MAUVE then compares unsteered texts with unseen ones.
+        mauve: a model by whose states MAUVE then compares unsteered texts with unseen ones.
         similarity: an encoder by whose states BERTScore then compares what is written for a source with its references.
     """
 
     def __init__(
         self, recipe: Recipe, corpus: Corpus, judges: dict[str, LabelJudge] | None = None,
-        fluency: FluencyJudge | None = None, crowds: CrowdJudge | None = None,
+        fluency: FluencyJudge | None = None, mauve: MauveJudge | None = None,
         similarity: SimilarityJudge | None = None,
     ):
         self.recipe, self.corpus = recipe, corpus
-        self.judges, self.fluency, self.crowds, self.similarity = judges or {}, fluency, crowds, similarity
+        self.judges, self.fluency, self.mauve, self.similarity = judges or {}, fluency, mauve, similarity
         self.training = set(corpus.train)
         self.oracle = world(recipe.data.source)
 
@@ -80,7 +80,7 @@ class Scorer:
 
     def scorers(self) -> dict:
         """Which models and judges the figures come from."""
-        found = {name: judge.path for name, judge in (("fluency", self.fluency), ("mauve", self.crowds)) if judge}
+        found = {name: judge.path for name, judge in (("fluency", self.fluency), ("mauve", self.mauve)) if judge}
         if self.similarity is not None:
             found["bert_score"] = f"{self.similarity.path}, layer {self.similarity.layer}"
         return found | ({"judges": {name: judge.describe() for name, judge in self.judges.items()}}
@@ -128,7 +128,7 @@ class Scorer:
         } | ({"self_bleu": metrics.self_bleu(texts[:SELF_BLEU_TEXTS])} if len(texts) > 1 else {})
 
     def _mauve(self, texts: list[str], references: list[str]) -> dict:
-        return {} if self.crowds is None else {"mauve": self.crowds.mauve(texts, references)}
+        return {} if self.mauve is None else {"mauve": self.mauve.mauve(texts, references)}
 
     def _hits(self, texts: list[str], targets: dict[str, str]) -> tuple[list[bool], str]:
         """Whether each text has all the labels, and who says so."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from latdiff.diffusion.guidance import Guide
 from latdiff.errors import nearest
 from latdiff.heads.defaults import DEFAULT_C
-from latdiff.heads.inputs import HeadError, check_features, labels_of
+from latdiff.heads.inputs import HeadError, check_features, checked_labels
 from latdiff.heads.linear import LinearHead
 from latdiff.heads.regression import (
     FOLDS,
@@ -83,7 +83,7 @@ class AttributeHead(ClassifierMixin, LinearHead):
         if self.C != "cv" and not (isinstance(self.C, Real) and 0 < self.C < math.inf):
             raise HeadError(f"head {self.name!r}: C is {self.C!r}, must be a number above 0, or 'cv'")
         self._seed()
-        return labels_of(self.name, y, max(per_class, FOLDS) if self.C == "cv" else per_class)
+        return checked_labels(self.name, y, max(per_class, FOLDS) if self.C == "cv" else per_class)
 
     def fit(self, X, y) -> AttributeHead:
         """Fit scikit-learn's LogisticRegression.
@@ -94,7 +94,7 @@ class AttributeHead(ClassifierMixin, LinearHead):
             y: N labels: texts, whole numbers or booleans.
 
         Returns:
-            The head itself. It knows no codec and has no report: `fit_head` sees to both.
+            The head itself. It knows no codec and has no report: `fit_head` sets both.
 
         Raises:
             HeadError: for settings out of range, unequal lengths, missing labels, or fewer than two classes.
@@ -124,9 +124,9 @@ class AttributeHead(ClassifierMixin, LinearHead):
             weight: [C, L, D] of clean latents, or [K, C, L, D] of K noise levels.
             bias: [C] or [K, C].
             log_snrs: [K], for several levels.
-            radius: the largest root mean square of latents that it knows.
+            radius: the largest root mean square of the latents it was fitted on.
             codec_digest: of the codec whose latents it reads.
-            report: what is known of how good it is.
+            report: held-out figures.
             fitted_on: fingerprints of its texts.
             **settings: parameters such as `name`.
 

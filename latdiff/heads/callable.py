@@ -59,5 +59,5 @@ class CallableHead:
         return "high"
 
     def excludes(self, one: Guide, two: Guide) -> bool:
-        """Nothing is known of a function but its scale: up and down at once."""
+        """Whether two guides push this function up and down at once."""
         return two.head is self and one.scale * two.scale < 0

@@ -1,4 +1,4 @@
-"""A head's folder: config.json says what it is, model.safetensors holds its weights. No file of latdiff is named."""
+"""A head's folder: config.json says what it is, model.safetensors holds its weights."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def label_heads(checkpoint: str | Path) -> list[AttributeHead]:
 def _made_of(config: dict, tensors: dict[str, torch.Tensor]) -> AttributeHead | NumberHead:
     kind, report = config["kind"], config["report"]
     fitted = {key: config[key] for key in ("name", "radius", "codec_digest")} | tensors | {"report": report}
-    # before there were settings, the report had those that were not the usual ones
+    # an older head has no settings, and those that are not the defaults in its report
     old = {key: report[key] for key in ("C", "features", "alpha") if key in report}
     settings = config.get("settings", old)
     if kind == NumberHead.kind:

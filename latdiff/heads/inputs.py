@@ -21,7 +21,7 @@ class HeadError(UserError):
     """A head that cannot be fitted, loaded or used, in one sentence."""
 
 
-def labels_of(name: str, labels: Iterable[Any] | None, per_class: int = 1) -> np.ndarray:
+def checked_labels(name: str, labels: Iterable[Any] | None, per_class: int = 1) -> np.ndarray:
     """Labels [N] as an array of texts, numbers or booleans, whichever they are.
 
     Args:
@@ -77,7 +77,7 @@ def values_of(name: str, values: Iterable[Any] | None) -> list:
 
 
 def check_features(name: str, features: str) -> None:
-    """Raises HeadError for features that are none."""
+    """Raises HeadError for a name that is not among FEATURES."""
     if features not in FEATURES:
         raise HeadError(f"head {name!r}: features is {features!r}, must be one of {', '.join(FEATURES)}")
 

@@ -33,7 +33,7 @@ class LinearHead(BaseEstimator):
         codec_digest: of the codec whose latents it reads; a pipeline refuses any other. None, after a plain `fit`,
             is not checked.
         report: held-out figures of `fit_head`.
-        fitted_on: fingerprints [N] of the texts it was fitted on, so that a judge can keep off them.
+        fitted_on: fingerprints [N] of the texts it was fitted on, so that a judge can avoid them.
     """
 
     kind = ""
@@ -77,7 +77,7 @@ class LinearHead(BaseEstimator):
         """The scale of a guide that names none: a usual push, whatever the size of the head's weights."""
         weight = self.weight[-1]
         size = (weight - weight.mean(0)).square().mean((1, 2)).sqrt().mean().item()
-        return USUAL_PUSH[mode] / max(size, 1e-6) if math.isfinite(size) else 1.0  # steering tells of bad weights
+        return USUAL_PUSH[mode] / max(size, 1e-6) if math.isfinite(size) else 1.0  # steering reports bad weights
 
     def to(self, device: torch.device | str) -> Self:
         """Move the weights, which stay in float32; returns the head."""
@@ -88,7 +88,7 @@ class LinearHead(BaseEstimator):
 
     def save(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors into the folder; `load_head` reads them."""
-        from latdiff.heads.files import save_head  # which knows all kinds of heads
+        from latdiff.heads.files import save_head  # which imports this module
 
         check_is_fitted(self)
         save_head(self, folder)
@@ -111,7 +111,7 @@ class LinearHead(BaseEstimator):
             )
         if log_snrs is not None and not (levels > 1 and (log_snrs.diff() > 0).all()):
             raise HeadError(f"head {self.name!r}: log_snrs is {log_snrs.tolist()}, must be two or more, ascending")
-        with torch.inference_mode(False):  # copies that autograd can save, whoever made what is given
+        with torch.inference_mode(False):  # copies that autograd can save, of inference tensors too
             self.weight, self.bias = weight.detach().float().clone().contiguous(), bias.detach().float().clone()
             self.log_snrs = None if log_snrs is None else log_snrs.clone()
         self.radius, self.codec_digest, self.report = radius, codec_digest, report or {}

@@ -71,7 +71,7 @@ class NumberHead(RegressorMixin, LinearHead):
             y: N numbers.
 
         Returns:
-            The head itself. It knows no codec and has no report: `fit_head` sees to both.
+            The head itself. It knows no codec and has no report: `fit_head` sets both.
 
         Raises:
             HeadError: for unequal lengths, or values that are not finite numbers, all the same, or fewer than ten.
@@ -96,9 +96,9 @@ class NumberHead(RegressorMixin, LinearHead):
             weight: [L, D], or [1, 1, L, D].
             bias: a single number.
             sd: of the errors.
-            radius: the largest root mean square of latents that it knows.
+            radius: the largest root mean square of the latents it was fitted on.
             codec_digest: of the codec whose latents it reads.
-            report: what is known of how good it is.
+            report: held-out figures.
             fitted_on: fingerprints of its texts.
             **settings: parameters such as `name`.
 
@@ -132,7 +132,7 @@ class NumberHead(RegressorMixin, LinearHead):
         return -0.5 * ((self.logits(x)[:, 0] - target) / self.sd).square()
 
     def usual_scale(self, mode: str) -> float:
-        """Four times what would correct the number in one step where pushes are largest; so much it takes to arrive.
+        """Four times what corrects the number in one step where pushes are largest: it takes that much to arrive.
 
         A residual r gives the gradient w r / sd², and moving along w changes the number by |w|².
         """

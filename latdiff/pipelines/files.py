@@ -12,6 +12,7 @@ from diffusers.utils import logging
 from latdiff.checkpoints import CheckpointError, class_of, folder_of
 from latdiff.codecs.files import refuse_gaps
 from latdiff.errors import first_line
+from latdiff.precision import default_device
 
 
 def open_checkpoint(folder: str | Path) -> DiffusionPipeline:
@@ -64,4 +65,4 @@ def load_for_commands(folder: str | Path, quiet: bool = False) -> DiffusionPipel
     logging.disable_progress_bar()
     pipe = open_checkpoint(folder)
     pipe.set_progress_bar_config(disable=quiet, leave=False)
-    return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+    return pipe.to(default_device())

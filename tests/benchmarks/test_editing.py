@@ -19,8 +19,8 @@ def files(tmp_path, tiny):
     cli.main(["fit-head", str(folder), *fit])
     rows = []
     for label, other in (("positive", "negative"), ("negative", "positive")):
-        told = zip(storyworld.sample(4, 3, sentiment=other), storyworld.sample(4, 5, sentiment=label), strict=True)
-        rows += [{"source": source.text, "text": text.text, "label": label} for source, text in told]
+        pairs = zip(storyworld.sample(4, 3, sentiment=other), storyworld.sample(4, 5, sentiment=label), strict=True)
+        rows += [{"source": source.text, "text": text.text, "label": label} for source, text in pairs]
     more = [{"text": story.text, "label": story.attributes["sentiment"]} for story in storyworld.sample(300, 9)]
     for name, content in (("rewrites", rows), ("more", more)):
         lines = "".join(json.dumps(row) + "\n" for row in content)

@@ -50,7 +50,7 @@ def test_every_share_of_every_kind_is_a_row_and_ranks_are_compared(tmp_path, tin
     assert real["validity"] == 1 and whole["word left out"]["validity"] < 0.1
     assert all(row["perplexity"] > 1 and 0 <= row["mauve"] <= 1 for row in found["rows"])
     assert whole["20 stories over and over"]["mauve"] < real["mauve"]
-    assert all(-1 <= rank <= 1 for told in found["agreement"].values() for rank in told.values())
+    assert all(-1 <= rank <= 1 for of_scorer in found["agreement"].values() for rank in of_scorer.values())
     of_models = found["agreement_of_models"]
     assert of_models["mauve"]["validity"] == pytest.approx(1)
     assert of_models["perplexity"]["validity"] > 0 > of_models["perplexity"]["coverage"]

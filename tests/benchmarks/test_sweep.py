@@ -44,8 +44,8 @@ def test_every_row_is_trained_and_measured(run, tmp_path):
     assert [row["row"] for row in document["rows"]] == ["As it is", "x0, fewer steps"]
     for row, steps in zip(document["rows"], (2, 1), strict=True):
         assert row["training"]["denoiser_steps"] == steps
-        assert [told["scheduler"] for told in row["unconditional"]] == ["ddim", "ddpm"]
-        assert all({"validity", "slot_tv"} <= set(told) and "samples" not in told for told in row["unconditional"])
+        assert [one["scheduler"] for one in row["unconditional"]] == ["ddim", "ddpm"]
+        assert all({"validity", "slot_tv"} <= set(one) and "samples" not in one for one in row["unconditional"])
         assert "validity" in row["sd"]["unconditional"][0]
     folder = tmp_path / "work" / "checkpoints" / "rows-x0-fewer-steps-0"
     assert json.loads((folder / "denoiser" / "config.json").read_text(encoding="utf-8"))["prediction"] == "x0"
@@ -65,9 +65,9 @@ def test_trainings_side_by_side_are_those_of_one_after_another(run, tmp_path):
 
 def figures(row):
     """What does not depend on the clock."""
-    told = [{key: value for key, value in one.items() if key not in ("seconds", "texts_per_second")}
+    one = [{key: value for key, value in one.items() if key not in ("seconds", "texts_per_second")}
             for one in row["unconditional"]]
-    return row["reconstruction"], told
+    return row["reconstruction"], one
 
 
 def test_one_training_that_fails_costs_none_beside_it(run, tmp_path):
@@ -80,7 +80,7 @@ def test_one_training_that_fails_costs_none_beside_it(run, tmp_path):
     assert [row["row"] for row in document["rows"]] == ["x0, fewer steps"]
 
 
-def test_a_judge_that_is_not_there_is_told_before_anything_is_trained(run, tmp_path):
+def test_a_judge_that_is_not_there_is_reported_before_anything_is_trained(run, tmp_path):
     with pytest.raises(UserError, match="no language model 'nowhere'"):
         run("--fluency", "nowhere")
     assert not list((tmp_path / "work" / "checkpoints").glob("rows-*"))
@@ -118,8 +118,8 @@ def test_the_rows_as_a_table(run, capsys):
     tv = row["unconditional"][1]["slot_tv"]
     assert [cell.strip() for cell in first.split("|")][1::7] == ["As it is", f"{tv['mean'] / tv['floor']:.3f}"]
     assert second.startswith("| x0, fewer steps | ")
-    told = row["unconditional"][0]
-    broken = row | {"unconditional": [told | {"perplexity": 2.0}]}, row | {"unconditional": [told]}  # no text, no token
+    one = row["unconditional"][0]
+    broken = row | {"unconditional": [one | {"perplexity": 2.0}]}, row | {"unconditional": [one]}  # no text, no token
     broken = [one | {"row": name} for one, name in zip(broken, "ab", strict=True)]
     assert sweep.table({"rows": broken}).splitlines()[-1].split("|")[6].strip() == "-"
     two = [row | {"reconstruction": row["reconstruction"] | {"exact_match": share}} for share in (0.1, 0.3)]

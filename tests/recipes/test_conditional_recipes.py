@@ -1,4 +1,4 @@
-"""Denoisers that are told a class or a source text, in training."""
+"""Denoisers that are conditioned on a class or a source text."""
 
 import json
 import re
@@ -22,8 +22,8 @@ CONDITIONS = {
 }
 
 
-@pytest.mark.parametrize("settings, told", CONDITIONS.values(), ids=CONDITIONS)
-def test_a_denoiser_that_is_told_something(recipe, interrupt, settings, told):
+@pytest.mark.parametrize("settings, given", CONDITIONS.values(), ids=CONDITIONS)
+def test_a_conditional_denoiser(recipe, interrupt, settings, given):
     recipes = {name: recipe(f"name={name}", *settings) for name in ("whole", "broken")}
     train_denoiser.main(recipes["whole"], quiet=True)
     interrupt(train_denoiser, 4)
@@ -34,8 +34,8 @@ def test_a_denoiser_that_is_told_something(recipe, interrupt, settings, told):
     whole, broken = (recipes[name].folder for name in ("whole", "broken"))
     assert_equal(weights(broken / "denoiser"), weights(whole / "denoiser"))
     pipe = open_checkpoint(whole)
-    one, untold = (pipe(cond=cond, generator=torch.Generator().manual_seed(0)).latents for cond in (told, None))
-    assert one.shape == untold.shape and not torch.equal(one, untold)
+    one, other = (pipe(cond=cond, generator=torch.Generator().manual_seed(0)).latents for cond in (given, None))
+    assert one.shape == other.shape and not torch.equal(one, other)
     torch.manual_seed(0)
     new = LatentDenoiser(**pipe.denoiser.config).state_dict()
     learnt = "class_embedding.weight" if "data.condition=label" in settings else "source_in.weight"
@@ -50,17 +50,17 @@ def test_a_denoiser_that_is_told_something(recipe, interrupt, settings, told):
 
 
 def test_a_source_that_has_changed_since_its_latents_were_cached(recipe):
-    told = ["name=told", "data.condition=label", "data.condition_column=sentiment", "data.train_size=150"]
-    train_autoencoder.main(recipe(*told), quiet=True)
-    cache = recipe(*told).folder / "train" / "latents.safetensors"
-    latents = load_latents(recipe(*told).folder, load_codec(recipe(*told).folder).digest)
-    save_latents(recipe(*told).folder, latents[:-1], load_codec(recipe(*told).folder).digest)
+    by_tone = ["name=by-tone", "data.condition=label", "data.condition_column=sentiment", "data.train_size=150"]
+    train_autoencoder.main(recipe(*by_tone), quiet=True)
+    cache = recipe(*by_tone).folder / "train" / "latents.safetensors"
+    latents = load_latents(recipe(*by_tone).folder, load_codec(recipe(*by_tone).folder).digest)
+    save_latents(recipe(*by_tone).folder, latents[:-1], load_codec(recipe(*by_tone).folder).digest)
     with pytest.raises(ResumeError, match="holds 149 texts, but storyworld now has 150"):
-        train_denoiser.main(recipe(*told), quiet=True)
+        train_denoiser.main(recipe(*by_tone), quiet=True)
     assert cache.exists()
 
 
-def test_sources_that_are_all_too_long_are_told_before_training(recipe, tmp_path):
+def test_sources_that_are_all_too_long_are_reported_before_training(recipe, tmp_path):
     rows = [{"text": story.text, "label": f"{i} so " * 300} for i, story in enumerate(storyworld.sample(40, 3))]
     file = tmp_path / "pairs.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

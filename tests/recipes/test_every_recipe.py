@@ -29,8 +29,8 @@ def test_a_recipe_ends_in_texts(path, tiny, tmp_path, monkeypatch):
     asked = load_recipe(str(path)).data
     short = [" ".join(story.text.split()[:12]) + "." for story in storyworld.sample(60, 3)]
     labels = itertools.cycle(asked.classes or ("a", "b"))
-    told = {"label": labels, "text": reversed(short)}.get(asked.condition, itertools.repeat("nothing"))
-    rows = [{asked.text_column: text, asked.condition_column: one} for text, one in zip(short, told, strict=False)]
+    given = {"label": labels, "text": reversed(short)}.get(asked.condition, itertools.repeat("nothing"))
+    rows = [{asked.text_column: text, asked.condition_column: one} for text, one in zip(short, given, strict=False)]
     Path("texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     Path("more.txt").write_text("Something else altogether.\n", encoding="utf-8")
     extra = [] if asked.source == "storyworld" else ["data.source=texts.jsonl", "data.splits=[train]"]

@@ -108,7 +108,7 @@ def test_hidden_spans_reach_the_encoder_as_the_tokenizers_own_tokens(pipe, folde
     assert "<extra_id_0>" in text or "<mask>" in text
 
 
-# Told before training
+# Refused before training
 
 
 def test_more_tokens_than_positions_are_refused_before_training(folder):

@@ -89,7 +89,7 @@ def test_a_missing_backbone_outside_of_checkpoints(recipe):
 
 
 @pytest.mark.parametrize("lengths", [(1, 400), (400, 1)])
-def test_texts_that_are_all_too_long_are_told_before_training(workplace, recipe, lengths):
+def test_texts_that_are_all_too_long_are_reported_before_training(workplace, recipe, lengths):
     folder = workplace / "long"
     folder.mkdir()
     for name, words in zip(("train", "valid"), lengths, strict=True):

@@ -260,7 +260,7 @@ def test_the_command_trains_and_says_where(workplace, recipe):
     assert (recipe().folder / "model_index.json").exists()
 
 
-def test_three_mistakes_are_all_told_before_anything_begins(workplace, fingerprint):
+def test_three_mistakes_are_all_reported_before_anything_begins(workplace, fingerprint):
     before = fingerprint(".")
     run = command(
         "train_autoencoder", "tiny.yaml", "autoencodr.width=8", "data.max_tokens=x", "train_denoiser.steps=0"

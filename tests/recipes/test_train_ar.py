@@ -1,4 +1,4 @@
-"""A language model of the recipe's texts: resumed, told classes, measured."""
+"""A language model of the recipe's texts: resumed, conditioned on classes, measured."""
 
 import json
 import shutil
@@ -47,31 +47,31 @@ def test_a_language_model_needs_the_backbones_vocabulary(recipe):
         train_ar.main(recipe("backbone.path=checkpoints/none", "name=other"), quiet=True)
 
 
-def test_a_language_model_is_told_classes_and_is_measured_by_class(recipe):
-    """Half of the stories are told their tense: the model knows both, writes for both, and can be told nothing."""
-    told = ("name=told", "data.condition=label", "data.condition_column=tense", "train_ar.condition_dropout=0.5")
-    train_ar.main(recipe(*told), quiet=True)
-    generator = LanguageModelGenerator("checkpoints/told-ar")
+def test_a_language_model_is_conditioned_on_classes_and_measured_by_class(recipe):
+    """Half of the stories come with their tense; the model then writes for both tenses."""
+    asked = ("name=by-tense", "data.condition=label", "data.condition_column=tense", "train_ar.condition_dropout=0.5")
+    train_ar.main(recipe(*asked), quiet=True)
+    generator = LanguageModelGenerator("checkpoints/by-tense-ar")
     assert generator.classes == ["past", "present"]
     mixed = generator.generate(["past", "present", "past"], 3, 0)
     assert len(mixed) == 3 and mixed == generator.generate(["past", "present", "past"], 3, 0)
     with pytest.raises(UserError, match="conditioned on past, present, and cannot be on 'future'"):
         generator.generate(["future"], 1, 0)
-    cli.main(["evaluate", "checkpoints/told-ar", "--json", "m.json", "--num-samples", "2", "--seeds", "1"])
+    cli.main(["evaluate", "checkpoints/by-tense-ar", "--json", "m.json", "--num-samples", "2", "--seeds", "1"])
     rows = json.loads(Path("m.json").read_text(encoding="utf-8"))["by_class"]
     assert [(row["attribute"], row["target"], row["judge"]) for row in rows] == [
         ("tense", "past", "oracle"), ("tense", "present", "oracle"),
     ]
     flags = ["--json", "m.json", "--num-samples", "2", "--seeds", "1"]
     with pytest.raises(SystemExit, match="is conditioned on the classes past, present"):
-        cli.main(["evaluate", "checkpoints/told-ar", "--recipe", "checkpoints/tiny/recipe.yaml", *flags])
+        cli.main(["evaluate", "checkpoints/by-tense-ar", "--recipe", "checkpoints/tiny/recipe.yaml", *flags])
     with pytest.raises(SystemExit, match=r"train_ar\.condition_dropout=1"):
-        cli.main(["evaluate", "checkpoints/tiny-ar", "--fluency", "checkpoints/told-ar", *flags])
-    train_ar.main(recipe(*told, "name=judge", "train_ar.condition_dropout=1"), quiet=True)
+        cli.main(["evaluate", "checkpoints/tiny-ar", "--fluency", "checkpoints/by-tense-ar", *flags])
+    train_ar.main(recipe(*asked, "name=judge", "train_ar.condition_dropout=1"), quiet=True)
     assert LanguageModelGenerator("checkpoints/judge-ar").classes == []
 
 
-def test_what_a_language_model_is_told_is_read_and_not_learnt(tiny):
+def test_a_condition_of_a_language_model_is_read_and_not_learnt(tiny):
     judge = FluencyJudge(tiny.ar)
     at = judge.model.device
     ids = torch.tensor([[5, 0, 7, 8, 1], [9, 10, 1, 0, 0]], device=at)

@@ -15,7 +15,7 @@ class Recorder(torch.nn.Module):
 
     def __init__(self, width):
         super().__init__()
-        self.width, self.told = width, None
+        self.width, self.seen = width, None
 
     def compress(self, features, mask):
         return torch.ones(len(features), 50, 40)
@@ -24,7 +24,7 @@ class Recorder(torch.nn.Module):
         return latents
 
     def reconstruct(self, latents, noise=None):
-        self.told = latents, noise
+        self.seen = latents, noise
         return latents.new_zeros(len(latents), 1, self.width)
 
 
@@ -38,12 +38,12 @@ def seen(recipe):
         recorder = Recorder(text_model.get_input_embeddings().embedding_dim)
         objective = train_autoencoder.ReconstructionLoss(text_model, recorder, noise, dropout)
         objective(ids, mask, labels_of(ids, mask), torch.Generator().manual_seed(0))
-        return recorder.told
+        return recorder.seen
 
     return run
 
 
-def test_the_noise_on_the_latents_is_what_the_reconstructor_is_told(seen):
+def test_the_reconstructor_is_conditioned_on_the_noise_on_the_latents(seen):
     latents, sd = seen(0.7, 0.0)
     assert (sd > 0).all() and (sd < 0.7).all()
     torch.testing.assert_close((latents - 1).std((1, 2)), sd.flatten(), rtol=0.1, atol=0)

@@ -56,7 +56,7 @@ def test_a_run_that_was_interrupted_is_the_same_in_the_end(recipe, monkeypatch):
     assert all(first[key].equal(second[key]) for key in first)
 
 
-def test_what_it_cannot_learn_from_is_told(recipe, capsys):
+def test_what_it_cannot_learn_from_is_reported(recipe, capsys):
     with pytest.raises(UserError, match=r"data\.condition is 'none', must be text or prefix"):
         train_seq2seq.main(recipe("data.condition=none"), quiet=True)
     train_seq2seq.main(recipe(), quiet=True)
