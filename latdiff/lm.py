@@ -60,6 +60,9 @@ def load_pretrained(
         lost = sorted(name for name in loading["missing_keys"] if "pooler" not in name)
         if lost:  # transformers only warns, and leaves them random
             raise refuse(f"lacks {len(lost)} weights, the first is {lost[0]}; copy or save it again")
+        rows = model.get_input_embeddings().num_embeddings
+        if len(read) > rows:
+            raise refuse(f"has embeddings of {rows:,} tokens, but a tokenizer of {len(read):,}; take its own")
     return read, model.eval()
 
 
@@ -71,7 +74,10 @@ def load_tokenizer(path: str | Path, refuse: Callable[[str], UserError]):
         refuse: makes the error to raise of a reason.
     """
     with _refusing(path, refuse):
-        return AutoTokenizer.from_pretrained(path, **_safely(path))
+        found = AutoTokenizer.from_pretrained(path, **_safely(path))
+        if not found("a", add_special_tokens=False).input_ids:  # transformers makes an empty one where there is none
+            raise refuse("has no tokenizer; save its own beside it")
+        return found
 
 
 def _safely(path: str | Path) -> dict:

@@ -315,6 +315,18 @@ def test_numbers_below_one(refused, flags):
     assert "must be 1" in refused("sample", *flags)
 
 
+@pytest.mark.parametrize("flags", [("--keep", 0.5), ("--candidates", 2)])
+def test_texts_that_are_chosen_have_no_others_of_the_same_noise_beside_them(refused, flags):
+    assert "--compare shows texts of the same noise" in refused("sample", "--compare", *flags)
+
+
+@pytest.mark.parametrize("seed", ["-1", "x", str(2**63)])
+def test_a_seed_that_no_generator_takes(latdiff, capsys, seed):
+    with pytest.raises(SystemExit):
+        latdiff("sample", f"--seed={seed}")
+    assert "must be a whole number from 0" in capsys.readouterr().err
+
+
 def test_more_steps_than_there_are(refused):
     assert "num_inference_steps is 5000, must be 1 to 1000" in refused("sample", "--steps", 5000)
 

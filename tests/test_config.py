@@ -80,6 +80,7 @@ def test_an_override_may_hold_an_equals_sign_or_be_no_yaml(recipe_file):
     path = recipe_file("")
     assert load_recipe(path, ["data.source=folder/a=b"]).data.source == "folder/a=b"
     assert load_recipe(path, ["data.source=@here"]).data.source == "@here"
+    assert load_recipe(path, ["data.source=2024-13-45"]).data.source == "2024-13-45"
 
 
 @pytest.mark.parametrize("text", ["2e-3", "0.002", "2.0e-3"])
@@ -190,6 +191,9 @@ def test_a_width_that_does_not_fit_its_heads_comes_with_one_that_does(recipe_fil
     [
         ("- a\n", "but holds a list"),
         ("a: [\n", "is not readable YAML"),
+        ("name: 2024-13-45\n", "is not readable YAML"),
+        ("? [a, b]\n: 2\n", "is not readable YAML"),
+        ("seed: 99999999999999999999\n", "seed: is 99999999999999999999, must be at most"),
         ("data:\n  - a\n", "data: is a section"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -71,6 +72,17 @@ def test_a_head_of_an_older_format(tmp_path):
     random_head().save(tmp_path)
     (tmp_path / "config.json").write_text('{"name": "mood", "labels": ["a", "b"], "accuracy": 0.9}', encoding="utf-8")
     assert "written by an older latdiff; fit it again" in refusal(load_head, tmp_path)
+
+
+def test_a_head_that_cannot_be_written_leaves_the_older_one(tmp_path):
+    latents = torch.randn(20, 2, 3)
+    AttributeHead(C=np.float32(1)).fit(latents, ["a", "b"] * 10).save(tmp_path)
+    other = AttributeHead().fit(latents, ["b", "c"] * 10)
+    other.report = {"what": object()}  # that JSON cannot hold
+    with pytest.raises(TypeError):
+        other.save(tmp_path)
+    assert load_head(tmp_path).classes_.tolist() == ["a", "b"]
+    assert torch.equal(load_head(tmp_path).weight, AttributeHead().fit(latents, ["a", "b"] * 10).weight)
 
 
 def test_a_head_that_is_not_there_names_those_that_are(tmp_path):

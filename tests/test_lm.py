@@ -95,6 +95,17 @@ def test_a_folder_is_loaded_in_float32_and_only_from_safetensors(tmp_path, tiny)
         load_language_model(AutoModelForCausalLM, tmp_path)
 
 
+def test_a_model_without_its_tokenizer_is_refused(tmp_path, tiny):
+    tokenizer, model = load_language_model(AutoModelForCausalLM, tiny.ar)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(LanguageModelError, match="tokenizer"):
+        load_language_model(AutoModelForCausalLM, tmp_path)
+    tokenizer.add_tokens([f"word{number}" for number in range(9)])
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(LanguageModelError, match=r"has embeddings of 1,\d+ tokens, but a tokenizer of"):
+        load_language_model(AutoModelForCausalLM, tmp_path)
+
+
 def test_weights_that_are_missing_are_refused_and_not_left_random(tmp_path, tiny):
     tokenizer, model = load_language_model(AutoModelForCausalLM, tiny.ar)
     weights = model.state_dict()

@@ -5,9 +5,11 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 from toy_pipes import D, L, random_head, seeded
 
+from latdiff.checkpoints import CheckpointError
 from latdiff.diffusion.noise import streams
 from latdiff.diffusion.sampling import SchedulerError, make_scheduler
 from latdiff.errors import UserError
+from latdiff.heads.attribute import AttributeHead
 from latdiff.pipelines.files import open_checkpoint
 
 
@@ -50,11 +52,16 @@ def test_keeping_all_is_how_it_always_was(talkative):
     ({"keep": 0.5, "output_type": "latent"}, "choose among texts"),
     ({"candidates": 2, "output_type": "latent"}, "choose among texts"),
     ({"num_inference_steps": 2.5}, r"num_inference_steps is 2\.5, must be a whole number"),
+    ({"num_samples": 2.0}, r"num_samples is 2\.0, must be a whole number"),
+    ({"generator": 5}, "generator is 5, must be one of torch's"), ({"generator": [1]}, "generator is 1, must be"),
+    ({"guides": "mood=b"}, "guides holds 'mood=b', must be guides"), ({"guides": [None]}, "guides holds None"),
+    ({"latents": [[1.0]]}, "latents must be a tensor"), ({"cond": []}, "cond is an empty list"),
+    ({"latents": torch.full((1, L, D), torch.nan)}, "latents must be a tensor of finite numbers"),
     ({"keep": 0.5, "candidates": 2}, "does not go with candidates;"),
     ({"keep": 0.5, "latents": torch.zeros(2, L, D)}, "does not go with latents;"),
     ({"keep": 0.5, "cond": ["calm", "wild"]}, "does not go with a cond for each sample;"),
 ])
-def test_what_cannot_be_kept(pipe, settings, said):
+def test_what_a_call_cannot_take(pipe, settings, said):
     with pytest.raises(UserError, match=said):
         pipe(callback_on_step_end=pytest.fail, **settings)
 
@@ -194,3 +201,19 @@ def test_a_scheduler_of_the_wrong_kind_is_refused(pipe, scheduler):
 
 def test_noise_of_ones_own_says_how_many_texts(pipe):
     assert len(pipe(latents=torch.zeros(3, L, D)).texts) == 3
+
+
+def test_a_batch_of_nothing_is_refused_by_the_codec(pipe):
+    for size in (0, -1):
+        with pytest.raises(UserError, match="batch_size is"):
+            pipe.codec.encode(["A story."], batch_size=size)
+        with pytest.raises(UserError, match="batch_size is"):
+            pipe.codec.decode(torch.zeros(1, L, D), batch_size=size)
+
+
+def test_a_head_of_latents_of_another_shape_is_refused(pipe):
+    head = AttributeHead(name="mood").fit(torch.randn(20, L, D + 1), ["a", "b"] * 10)
+    with pytest.raises(CheckpointError, match="head 'mood' was fitted on latents"):
+        pipe(guides=head.toward("a"))
+    flat = AttributeHead().fit(torch.randn(20, L * D), ["a", "b"] * 10)
+    assert len(pipe(guides=flat.toward("a", 0.1)).texts) == 1

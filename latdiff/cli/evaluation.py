@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from latdiff.cli.options import command_of, decode_option, keep_option
+from latdiff.cli.options import command_of, decode_option, keep_option, seed_option
 
 
 def add_evaluate(commands) -> None:
@@ -35,7 +35,7 @@ def add_evaluate(commands) -> None:
                          "states BERTScore compares between a text-conditional model's texts and the references")
     decode_option(command)
     keep_option(command)
-    command.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
+    seed_option(command)
     command.add_argument("--seeds", type=int, default=5, metavar="N",
                          help="number of seeds, from --seed on, for means and standard deviations (default 5)")
     command.add_argument("--recipe", help="of a baseline: the recipe whose corpus it is compared with (default: "

@@ -29,6 +29,17 @@ def decode_option(command) -> None:
                          "with 4 beams and no repeated trigram (default: the checkpoint's)")
 
 
+def seed_option(command) -> None:
+    command.add_argument("--seed", type=_seed, default=0, help="of the noise; the same one gives the same texts "
+                         "(default 0)")
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 0 to 2**63 - 1")
+    return int(text)
+
+
 def check_limit(options: argparse.Namespace) -> None:
     if options.limit is not None and options.limit < 1:
         raise UserError(f"--limit is {options.limit}, must be 1 or more")

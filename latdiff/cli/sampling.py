@@ -9,7 +9,7 @@ import math
 import textwrap
 from pathlib import Path
 
-from latdiff.cli.options import check_limit, command_of, decode_option, keep_option
+from latdiff.cli.options import check_limit, command_of, decode_option, keep_option, seed_option
 from latdiff.config import SCHEDULERS
 from latdiff.diffusion.modes import MODES
 from latdiff.errors import UserError
@@ -32,7 +32,7 @@ def add_sample(commands) -> None:
     _guide_options(command)
     command.add_argument("--steps", type=int, help="denoiser evaluations per text (default: the checkpoint's)")
     command.add_argument("--scheduler", help=f"one of {', '.join(SCHEDULERS)} (default: the checkpoint's)")
-    command.add_argument("--seed", type=int, default=0, help="the same seed gives the same texts (default 0)")
+    seed_option(command)
     decode_option(command)
     command.add_argument("--compare", action="store_true", help="print unsteered texts of the same seed beside them")
     command.add_argument("--json", action="store_true", help="one JSON object per text")
@@ -48,7 +48,7 @@ def add_edit(commands) -> None:
                          help=f"above 0 (few changes) to 1 (almost nothing kept) (default {DEFAULT_STRENGTH:g})")
     _guide_options(command)
     command.add_argument("--steps", type=int, help="denoiser evaluations from pure noise (default: the checkpoint's)")
-    command.add_argument("--seed", type=int, default=0, help="the same seed gives the same texts (default 0)")
+    seed_option(command)
     decode_option(command)
     command.add_argument("--json", action="store_true", help="one JSON object per text")
 
@@ -67,6 +67,9 @@ def run_sample(options: argparse.Namespace) -> None:
     cond = options.cond if several else next(iter(options.cond), None)
     count = options.num_samples if options.num_samples is not None else 1 if several else 8
     keep = 1.0 if options.keep is None else options.keep
+    if options.compare and (keep < 1 or options.candidates > 1):
+        raise UserError("--compare shows texts of the same noise side by side, among which --keep and --candidates "
+                        "choose; leave it or them out")
     if options.scheduler:
         pipe.scheduler = make_scheduler(options.scheduler, pipe.scheduler.config.trained_betas)
 

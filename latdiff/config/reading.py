@@ -56,7 +56,7 @@ def read_settings(path: Path, above: tuple[Path, ...] = ()) -> dict:
         raise RecipeError(f"{path} is its own base, by way of {' and '.join(map(str, above))}; leave one `base:` out")
     try:
         given = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # of a date, a key, brackets
         raise RecipeError(f"{path} is not readable YAML: {error}") from None
     if not isinstance(given, dict):
         raise RecipeError(f"{path} must hold settings such as `name: mine`, but holds a {type(given).__name__}")
@@ -78,7 +78,7 @@ def apply_override(given: dict, override: str, problems: list[str]) -> None:
         return
     try:
         value = yaml.safe_load(text) if text else ""
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         value = text
     *sections, leaf = key.split(".")
     for section in sections:

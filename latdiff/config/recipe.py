@@ -34,7 +34,7 @@ class Recipe(BaseModel):
 
     name: str = Field("unnamed", description="folder under `output` that the run writes")
     output: str = Field("checkpoints", description="folder of the runs")
-    seed: Whole = Field(0, ge=0, description="seeds every generator")
+    seed: Whole = Field(0, ge=0, le=2**40, description="seeds every generator")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="data type of training; auto: bfloat16 where the processor multiplies in it")
     wandb_project: str = Field("", description="Weights & Biases project to log the loss to; empty for none")

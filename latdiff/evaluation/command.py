@@ -68,7 +68,8 @@ def run(options: argparse.Namespace) -> None:
     seeds = list(range(options.seed, options.seed + options.seeds))
     measured = averaged([measure(seed) for seed in seeds])
     trained = training_figures(place) if place.is_dir() else {}
-    document = trained | {"checkpoint": place.name, "seeds": seeds, "machine": machine()} | document | measured
+    what = {"checkpoint": Path(options.given).name, "seeds": seeds, "machine": machine()}
+    document = trained | what | document | measured
     document["evaluation_minutes"] = round((time.monotonic() - began) / 60, 2)
     write_json(options.json, document)
     _draw(document, options.json)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -19,17 +20,19 @@ FILES = ("config.json", "model.safetensors")
 def save_head(head: AttributeHead | NumberHead, folder: str | Path) -> None:
     """Write a fitted head's config.json and model.safetensors into the folder."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {"weight": head.weight, "bias": head.bias, "fitted_on": head.fitted_on}
-    save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, folder / "model.safetensors")
-    settings = head.get_params()
+    settings = {key: value.item() if isinstance(value, np.generic) else value
+                for key, value in head.get_params().items()}
     of_kind = {"labels": head.classes_.tolist()} if isinstance(head, AttributeHead) else {"sd": head.sd}
     config = {
         "kind": head.kind, "name": settings.pop("name"), **of_kind, "settings": settings, "radius": head.radius,
         "log_snrs": None if head.log_snrs is None else head.log_snrs.tolist(),
         "codec_digest": head.codec_digest, "report": head.report,
     }
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    text = json.dumps(config, indent=2) + "\n"  # before a file is touched: half a head would be worse than none
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {"weight": head.weight, "bias": head.bias, "fitted_on": head.fitted_on}
+    save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(text, encoding="utf-8")
 
 
 def load_head(folder: str | Path) -> AttributeHead | NumberHead:
