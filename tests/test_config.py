@@ -284,7 +284,12 @@ def test_a_new_family_declares_its_sections_and_edits_no_other_file(recipe_file,
 def test_a_stage_or_a_codec_that_is_not_there_is_refused(recipe_file):
     said = problems(recipe_file(""), ["stages=[train_denoisr]", "codec=autoencodr"])
     assert "stages: has 'train_denoisr', must be of " in said and "did you mean train_denoiser?" in said
-    assert "codec: is 'autoencodr', must be one of " in said and "did you mean autoencoder?" in said
+    assert "codec: is 'autoencodr', must be one of autoencoder; did you mean autoencoder?" in said
+
+
+@pytest.mark.parametrize("name", ["denoiser", "ar"])
+def test_a_stage_that_trains_no_codec_is_none(recipe_file, name):
+    assert f"codec: is '{name}', must be one of autoencoder" in problems(recipe_file(""), [f"codec={name}"])
 
 
 @pytest.mark.parametrize("text", ["data: {max_tokens: 64}\ndata: {train_size: 5}\n", "data: {source: a, source: b}\n"])

@@ -200,8 +200,8 @@ def _number(value: Any) -> Any:
 def _contradictions(recipe: Recipe) -> Iterator[str]:
     if not re.fullmatch(r"\w[\w.-]*", recipe.name):
         yield f"name: is {recipe.name!r}, must be a folder name of letters, digits, '_', '-' and '.'"
-    codecs = [name.removeprefix("train_") for name in STAGES if name.startswith("train_")]
-    if f"train_{recipe.codec}" not in STAGES:
+    codecs = [name.removeprefix("train_") for name, stage in STAGES.items() if stage.codec]
+    if recipe.codec not in codecs:
         yield f"codec: is {recipe.codec!r}, must be one of {', '.join(codecs)}{nearest(recipe.codec, codecs)}"
     for name in recipe.stages:
         if name not in STAGES:

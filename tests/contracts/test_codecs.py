@@ -182,7 +182,7 @@ def test_a_new_codec_goes_through_the_recipe(tmp_path, monkeypatch):
     stage = SimpleNamespace(SETTINGS=("seed", "data"), finished=lambda recipe: (recipe.folder / "codec").exists(),
                             main=lambda recipe, quiet: save_codec(ToyCodec(), recipe.folder))
     monkeypatch.setitem(sys.modules, "latdiff.recipes.train_toy", stage)
-    monkeypatch.setitem(STAGES, "train_toy", Stage(("data",), ()))  # what `stage("train_toy", shared=("data",))` does
+    monkeypatch.setitem(STAGES, "train_toy", Stage(("data",), codec=True))  # as `stage` does
     (tmp_path / "pairs.jsonl").write_text("".join(f'{{"text": "{text}"}}\n' for text in PAIRS), encoding="utf-8")
     (tmp_path / "toy.yaml").write_text("""
 codec: toy

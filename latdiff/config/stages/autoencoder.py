@@ -56,6 +56,7 @@ stage(
     "train_autoencoder",
     shared=("data", "backbone"),
     builds=("pretrain_backbone",),
+    codec=True,
     autoencoder=AutoencoderConfig,
     train_autoencoder=TrainAutoencoderConfig,
 )
