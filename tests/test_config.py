@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from latdiff.cli import parser
 from latdiff.config import (
     STAGES,
     Recipe,
@@ -276,6 +277,7 @@ def test_a_new_family_declares_its_sections_and_edits_no_other_file(recipe_file,
     recipe = load_recipe(recipe_file("stages: [train_planner]\nplan: {depth: 5}\n"))
     assert recipe.plan.depth == 5
     assert {*recipe.as_dict()} - {*Recipe.model_fields} == {"data", "plan"}
+    assert parser().parse_args(["train-planner", "storyworld"]).stage == "train_planner"
     assert "plan.depth: is 'x', must be a whole number" in problems(recipe_file("plan: {depth: x}"))
     assert "plan.depth: 200 is deeper" in problems(recipe_file("plan: {depth: 200}"))
     assert "plam: no such setting; did you mean plan?" in problems(recipe_file("plam: {depth: 1}"))

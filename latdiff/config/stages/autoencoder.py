@@ -57,6 +57,8 @@ stage(
     shared=("data", "backbone"),
     builds=("pretrain_backbone",),
     codec=True,
+    command="train-ae",
+    help="train the autoencoder; the same command resumes",
     autoencoder=AutoencoderConfig,
     train_autoencoder=TrainAutoencoderConfig,
 )
