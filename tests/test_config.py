@@ -294,6 +294,13 @@ def test_a_stage_that_trains_no_codec_is_none(recipe_file, name):
     assert f"codec: is '{name}', must be one of autoencoder" in problems(recipe_file(""), [f"codec={name}"])
 
 
+def test_a_section_out_of_use_objects_only_where_it_is_given(recipe_file):
+    path, given = recipe_file("stages: [train_ar]\n"), ["data.max_tokens=400"]
+    assert load_recipe(path, given).data.max_tokens == 400
+    assert "400 is more than autoencoder.max_tokens=200" in problems(path, [*given, "autoencoder.max_tokens=200"])
+    assert "400 is more than autoencoder.max_tokens=128" in problems(path, [*given, "stages=[train_denoiser]"])
+
+
 @pytest.mark.parametrize("text", ["data: {max_tokens: 64}\ndata: {train_size: 5}\n", "data: {source: a, source: b}\n"])
 def test_a_key_that_stands_twice_is_refused(recipe_file, text):
     assert "is given twice" in problems(recipe_file(text))
