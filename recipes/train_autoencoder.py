@@ -32,7 +32,7 @@ from latdiff.data.tokens import (
     span_marks,
     tokenize,
 )
-from latdiff.errors import plain_errors
+from latdiff.errors import UserError, plain_errors
 from latdiff.evaluation.report import reconstruction_table, update_metrics
 from latdiff.evaluation.rows import reconstruction
 from latdiff.models.autoencoder import LatentAutoencoder
@@ -136,6 +136,11 @@ def build_missing_backbone(recipe: Recipe, quiet: bool) -> None:
 def adopt(recipe: Recipe, corpus: Corpus) -> None:
     """Take another checkpoint's backbone, autoencoder and whitening as they are, for this corpus."""
     codec = load_codec(Path(recipe.located(recipe.autoencoder.path)))
+    if not isinstance(codec, TextCodec):
+        raise UserError(
+            f"autoencoder.path is {recipe.autoencoder.path!r}, a checkpoint with a {type(codec).__name__}, must be one "
+            "with a TextCodec; set another, or leave it out to train one"
+        )
     own = readable(recipe, codec.tokenizer, corpus, codec.autoencoder.config.max_tokens)
     recipe.save(recipe.folder / "recipe.yaml")
     codec.to("cuda" if torch.cuda.is_available() else "cpu")
