@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from latdiff.cli import parser
+from latdiff.cli import main, parser
 from latdiff.config import (
     STAGES,
     Recipe,
@@ -260,6 +260,19 @@ def test_a_recipe_prints_the_sections_of_its_stages_and_those_that_it_sets(recip
     assert {*load_recipe(path, ["train_ar.width=96"]).as_dict()} - {*Recipe.model_fields} == denoiser | {"train_ar"}
     alone = load_recipe(path, ["stages=[train_ar]"]).as_dict()
     assert {*alone} - {*Recipe.model_fields} == {"data", "backbone", "train_ar"}
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_shipped_recipe_sets_sections_of_its_stages_alone(path):
+    assert {*yaml.safe_load(path.read_text(encoding="utf-8"))} & {*SECTIONS} <= {*load_recipe(str(path)).sections()}
+
+
+def test_check_config_prints_what_the_stages_read_and_not_what_a_base_has_for_others(capsys):
+    codec = {"data", "backbone", "pretrain_backbone", "autoencoder", "train_autoencoder", "sampling"}
+    for name, sections in (("storyworld-rival", {"data", "backbone", "train_ar"}), ("english-mini", codec),
+                           ("storyworld", codec | {"denoiser", "diffusion", "train_denoiser"})):
+        main(["check-config", name])
+        assert {*yaml.safe_load(capsys.readouterr().out)} - {*Recipe.model_fields} == sections
 
 
 def test_a_new_family_declares_its_sections_and_edits_no_other_file(recipe_file, monkeypatch):

@@ -7,7 +7,7 @@ import importlib
 
 import yaml
 
-from latdiff.config import STAGES, add_recipe_arguments, recipe_of
+from latdiff.config import STAGES, Recipe, add_recipe_arguments, recipe_of
 
 
 def add_training(commands) -> None:
@@ -29,4 +29,7 @@ def run_training(options: argparse.Namespace) -> None:
 
 
 def run_check_config(options: argparse.Namespace) -> None:
-    print(yaml.safe_dump(recipe_of(options).as_dict(), sort_keys=False), end="")
+    recipe = recipe_of(options)
+    read = {*Recipe.model_fields, *recipe.sections()}
+    shown = {key: value for key, value in recipe.as_dict().items() if key in read}
+    print(yaml.safe_dump(shown, sort_keys=False), end="")

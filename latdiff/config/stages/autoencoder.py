@@ -54,7 +54,7 @@ class TrainAutoencoderConfig(Section):
 
 stage(
     "train_autoencoder",
-    shared=("data", "backbone"),
+    shared=("data", "backbone", "sampling"),
     builds=("pretrain_backbone",),
     codec=True,
     command="train-ae",
