@@ -133,7 +133,7 @@ def test_a_world_gives_texts_alone_and_extra_ones(tmp_path, monkeypatch):
     texts = load_texts("storyworld")
     assert len(texts) == 400 and all(storyworld.read(text).valid for text in texts)
     assert load_texts("storyworld", limit=5) == texts[:5] != load_texts("storyworld", limit=5, seed=1)
-    monkeypatch.setattr("latdiff.data.corpus.STORIES", 30)
+    monkeypatch.setattr("latdiff.data.corpus.WORLD_TRAINING", 30)
     own = texts_jsonl(tmp_path / "own.jsonl", TEXTS)
     assert corpus(own, extra_sources=("storyworld",)).extra == [*dict.fromkeys(load_texts("storyworld", limit=30))]
 

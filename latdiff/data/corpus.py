@@ -1,4 +1,4 @@
-"""Training and unseen texts with their labels or conditions, of storyworld or of a data source.
+"""Training and unseen texts with their labels or conditions, of a world such as storyworld or of a data source.
 
     corpus = load_corpus(DataConfig(source="path/to/folder"), seed=0)
     texts, labels = load_labelled("reviews.jsonl", label_column="sentiment")
@@ -16,8 +16,7 @@ from latdiff.data.sources import MISSING, DataError, Sample, Table, columns, ope
 from latdiff.data.tokens import letters_of, sentences
 from latdiff.worlds import Oracle, world
 
-STORIES = 60_000  # of a world, to train on
-FEW_STORIES = 400  # of a world, for all else
+WORLD_TRAINING, WORLD_TEXTS = 60_000, 400  # how many of a world to train on, and for all else
 LACKING = {"none": "blank", "label": "without a text or a label", "text": "without a text or a source",
            "prefix": "of less than two sentences"}
 
@@ -147,12 +146,12 @@ def _training_table(source: str, limit: int | None, stream: str) -> Table:
     """The train split of a source, or texts of a world, as many as the limit."""
     oracle = world(source)
     if oracle:
-        return _world_table(oracle, source, limit or FEW_STORIES, stream)
+        return _world_table(oracle, source, limit or WORLD_TEXTS, stream)
     return open_source(source, ("train",))["train"]
 
 
 def _world_splits(oracle: Oracle, data: DataConfig, seed: int) -> Splits:
-    sizes = {"train": data.train_size or STORIES, "valid": data.valid_size}
+    sizes = {"train": data.train_size or WORLD_TRAINING, "valid": data.valid_size}
     rows = {split: _rows(_world_table(oracle, data.source, size, f"{seed}/{split}"), data)
             for split, size in sizes.items()}
     # repeats stay as the grammar sampled them, and its spelling has no variants
@@ -191,7 +190,7 @@ def _extra(data: DataConfig, seed: int, train: list[tuple[str, str]], valid: lis
     known = {letters_of(text) for rows in (train, valid) for text, _ in rows}
     known |= {letters_of(condition) for _, condition in valid if data.condition == "text"}
     texts = [text for source in map(str, data.extra_sources)
-             for text in load_texts(source, data.text_column, STORIES if world(source) else None, seed)]
+             for text in load_texts(source, data.text_column, WORLD_TRAINING if world(source) else None, seed)]
     return [text for letters, (text, _) in _distinct([(text, "") for text in texts]).items() if letters not in known]
 
 
@@ -254,9 +253,9 @@ def _stream(name: str) -> int:
 
 
 def _world_table(oracle: Oracle, source: str, count: int, stream: str) -> Table:
-    stories = oracle.sample(count, _stream(stream))
-    rows = [{"text": story.text, **story.attributes, "slots": story.slots} for story in stories]
-    return Table(source, "story", list(enumerate(rows, 1)))
+    sampled = oracle.sample(count, _stream(stream))
+    rows = [{"text": one.text, **one.attributes, "slots": one.slots} for one in sampled]
+    return Table(source, "text", list(enumerate(rows, 1)))
 
 
 def _shuffled(items: Iterable, stream: str) -> list:
