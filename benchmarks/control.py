@@ -21,7 +21,9 @@ import re
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,6 +75,10 @@ def fit(pipe, field: str, values: list[str], texts: list[str], most: int) -> Att
     return fit_head(pipe.codec, [text for text, _ in rows], [label for _, label in rows], name=field)
 
 
+def near(text: str, length: int) -> bool:
+    return abs(len(text.split()) - length) <= 2
+
+
 def aimed(length: float, pilots: int, write: Callable[[float, int], list[str]]) -> float:
     """The length to ask for: what `write(aim, pilot)` misses in the median of each pilot is added to the aim."""
     aim = length
@@ -111,18 +117,18 @@ class Measuring:
     def __init__(self, options: argparse.Namespace, pipe, steps: int, fluency: FluencyJudge, document: dict):
         self.options, self.pipe, self.steps, self.fluency = options, pipe, steps, fluency
         self.document = document | {"rows": []}
-        self.began, self.written = time.monotonic(), {}
+        self.began = time.monotonic()
+        self.written: dict[str, list[str]] = {}
 
     def content(self, targets: dict[str, list[str]], texts: list[str]) -> None:
         """A row for every value of every field; texts are for the heads."""
         for field, values in targets.items():
             head = fit(self.pipe, field, values, texts, self.options.texts)
             for value in values:
-                known = head is not None and head.knows(value)
-                title = {"task": "content", "field": field, "target": value, "fitted": known}
-                guides = [self.steer(head, value)] if known else []
-                choose = (lambda written, guides=guides: written.toward(guides)) if known else None
-                self.note(title, guides, lambda text, value=value: metrics.holds(text, value), choose=choose)
+                guides = [self.steer(head, value)] if head is not None and head.knows(value) else []
+                title = {"task": "content", "field": field, "target": value, "fitted": bool(guides)}
+                choose = partial(BestOf.toward, guides=guides) if guides else None
+                self.note(title, guides, partial(metrics.holds, value=value), choose=choose)
 
     def lengths(self, texts: list[str]) -> None:
         """A row for every length; texts are for the head of numbers, and the networks that choose among candidates."""
@@ -138,11 +144,10 @@ class Measuring:
         for length in LENGTHS:
             aim = aimed(length, self.options.pilots, pilot)
             self.note({"task": "length", "target": length, "aim": aim}, [self.steer(words, aim)],
-                      lambda text, length=length: abs(len(text.split()) - length) <= 2,
-                      choose=lambda written, length=length: written.by(
-                          lambda latents: nearness(readers, latents, length)))
+                      partial(near, length=length),
+                      choose=partial(BestOf.by, score=partial(nearness, readers, number=length)))
 
-    def steer(self, head: AttributeHead | NumberHead, target: str | float) -> Guide:
+    def steer(self, head: AttributeHead | NumberHead, target: Any) -> Guide:
         return head.toward(target, self.options.times * head.usual_scale(self.options.mode), self.options.mode)
 
     def write(self, guides: list[Guide], n: int, seed: int) -> list[str]:
@@ -156,7 +161,7 @@ class Measuring:
         """A row of n texts, each chosen from the candidates where there is a way to `choose`."""
         n, k = n or self.options.num_samples, self.options.candidates if choose else 1
         texts = self.write(guides, n * k, self.options.seed)
-        if k > 1:
+        if choose and k > 1:
             texts = choose(BestOf(texts, self.pipe.codec, k))
         self.written.setdefault(title["task"], []).extend(texts)
         row = title | figures(texts, self.fluency, self.options.num_samples)

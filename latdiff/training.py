@@ -191,7 +191,8 @@ class BatchOrder:
 
     def __init__(self, rows: int, batch_size: int, seed: int, lengths: list[int] | None = None):
         if not rows:
-            raise UserError("there is nothing to train on: every text is longer than data.max_tokens")
+            raise UserError("there is nothing to train on: no text, or pair, is short enough; raise data.max_tokens, "
+                            "and for the sources of pairs autoencoder.max_tokens")
         self.rows, self.batch_size = rows, min(batch_size, rows)
         self.seed, self.lengths = seed, lengths
         self.epoch = -1

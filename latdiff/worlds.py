@@ -119,7 +119,7 @@ class Oracle(Protocol):
         ...
 
 
-_WORLDS: dict[str, Oracle] = {"storyworld": storyworld}
+WORLDS: dict[str, Oracle] = {"storyworld": storyworld}
 
 
 def world(name: str) -> Oracle | None:
@@ -131,4 +131,4 @@ def world(name: str) -> Oracle | None:
     Returns:
         Its oracle, or None for texts that have none.
     """
-    return _WORLDS.get(name)
+    return WORLDS.get(name)

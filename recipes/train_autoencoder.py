@@ -32,7 +32,7 @@ from latdiff.data.tokens import (
     span_marks,
     tokenize,
 )
-from latdiff.errors import plain_errors
+from latdiff.errors import UserError, plain_errors
 from latdiff.evaluation.report import reconstruction_table, update_metrics
 from latdiff.evaluation.rows import reconstruction
 from latdiff.models.autoencoder import LatentAutoencoder
@@ -136,13 +136,12 @@ def build_missing_backbone(recipe: Recipe, quiet: bool) -> None:
 def adopt(recipe: Recipe, corpus: Corpus) -> None:
     """Take another checkpoint's backbone, autoencoder and whitening as they are, for this corpus."""
     codec = load_codec(Path(recipe.located(recipe.autoencoder.path)))
-    limit = codec.autoencoder.config.max_tokens
-    if recipe.data.max_tokens > limit:
-        raise DataError(
-            f"data.max_tokens is {recipe.data.max_tokens}, but the autoencoder of {recipe.autoencoder.path} reads "
-            f"{limit} tokens; set data.max_tokens={limit} or less"
+    if not isinstance(codec, TextCodec):
+        raise UserError(
+            f"autoencoder.path is {recipe.autoencoder.path!r}, a checkpoint with a {type(codec).__name__}, must be one "
+            "with a TextCodec; set another, or leave it out to train one"
         )
-    own = readable(recipe, codec.tokenizer, corpus, limit)
+    own = readable(recipe, codec.tokenizer, corpus, codec.autoencoder.config.max_tokens)
     recipe.save(recipe.folder / "recipe.yaml")
     codec.to(default_device())
     with autocast(codec.autoencoder.device.type, recipe.dtype):
@@ -156,6 +155,11 @@ def readable(recipe: Recipe, tokenizer, corpus: Corpus, limit: int) -> list[list
 
     Raises DataError when too few texts or sources are, for `limit`, the tokens that the autoencoder reads.
     """
+    if recipe.data.max_tokens > limit:
+        raise DataError(
+            f"data.max_tokens is {recipe.data.max_tokens}, but the autoencoder of "
+            f"{recipe.autoencoder.path or recipe.name} reads {limit} tokens; set data.max_tokens={limit} or less"
+        )
     whole = tokenize(tokenizer, corpus.train)
     own = short_enough(whole, recipe.data.max_tokens)
     left_out = {"too long": len(whole) - len(own)} | corpus.dropped

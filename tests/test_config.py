@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from latdiff.cli import main, parser
 from latdiff.config import (
     STAGES,
     Recipe,
@@ -265,6 +266,19 @@ def test_a_recipe_prints_the_sections_of_its_stages_and_those_that_it_sets(recip
     assert {*alone} - {*Recipe.model_fields} == {"data", "backbone", "train_ar"}
 
 
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_shipped_recipe_sets_sections_of_its_stages_alone(path):
+    assert {*yaml.safe_load(path.read_text(encoding="utf-8"))} & {*SECTIONS} <= {*load_recipe(str(path)).sections()}
+
+
+def test_check_config_prints_what_the_stages_read_and_not_what_a_base_has_for_others(capsys):
+    codec = {"data", "backbone", "pretrain_backbone", "autoencoder", "train_autoencoder", "sampling"}
+    for name, sections in (("storyworld-rival", {"data", "backbone", "train_ar"}), ("english-mini", codec),
+                           ("storyworld", codec | {"denoiser", "diffusion", "train_denoiser"})):
+        main(["check-config", name])
+        assert {*yaml.safe_load(capsys.readouterr().out)} - {*Recipe.model_fields} == sections
+
+
 def test_a_new_family_declares_its_sections_and_edits_no_other_file(recipe_file, monkeypatch):
     monkeypatch.setitem(SECTIONS, "plan", None)  # so that what is declared here is taken back
     monkeypatch.setitem(STAGES, "train_planner", None)
@@ -280,6 +294,7 @@ def test_a_new_family_declares_its_sections_and_edits_no_other_file(recipe_file,
     recipe = load_recipe(recipe_file("stages: [train_planner]\nplan: {depth: 5}\n"))
     assert recipe.plan.depth == 5
     assert {*recipe.as_dict()} - {*Recipe.model_fields} == {"data", "plan"}
+    assert parser().parse_args(["train-planner", "storyworld"]).stage == "train_planner"
     assert "plan.depth: is 'x', must be a whole number" in problems(recipe_file("plan: {depth: x}"))
     assert "plan.depth: 200 is deeper" in problems(recipe_file("plan: {depth: 200}"))
     assert "plam: no such setting; did you mean plan?" in problems(recipe_file("plam: {depth: 1}"))
@@ -288,7 +303,19 @@ def test_a_new_family_declares_its_sections_and_edits_no_other_file(recipe_file,
 def test_a_stage_or_a_codec_that_is_not_there_is_refused(recipe_file):
     said = problems(recipe_file(""), ["stages=[train_denoisr]", "codec=autoencodr"])
     assert "stages: has 'train_denoisr', must be of " in said and "did you mean train_denoiser?" in said
-    assert "codec: is 'autoencodr', must be one of " in said and "did you mean autoencoder?" in said
+    assert "codec: is 'autoencodr', must be one of autoencoder; did you mean autoencoder?" in said
+
+
+@pytest.mark.parametrize("name", ["denoiser", "ar"])
+def test_a_stage_that_trains_no_codec_is_none(recipe_file, name):
+    assert f"codec: is '{name}', must be one of autoencoder" in problems(recipe_file(""), [f"codec={name}"])
+
+
+def test_a_section_out_of_use_objects_only_where_it_is_given(recipe_file):
+    path, given = recipe_file("stages: [train_ar]\n"), ["data.max_tokens=400"]
+    assert load_recipe(path, given).data.max_tokens == 400
+    assert "400 is more than autoencoder.max_tokens=200" in problems(path, [*given, "autoencoder.max_tokens=200"])
+    assert "400 is more than autoencoder.max_tokens=128" in problems(path, [*given, "stages=[train_denoiser]"])
 
 
 @pytest.mark.parametrize("text", ["data: {max_tokens: 64}\ndata: {train_size: 5}\n", "data: {source: a, source: b}\n"])

@@ -129,6 +129,15 @@ def test_an_unknown_attribute_of_storyworld_names_the_nearest():
         load_labelled("storyworld", label_column="sentimnt")
 
 
+def test_a_world_gives_texts_alone_and_extra_ones(tmp_path, monkeypatch):
+    texts = load_texts("storyworld")
+    assert len(texts) == 400 and all(storyworld.read(text).valid for text in texts)
+    assert load_texts("storyworld", limit=5) == texts[:5] != load_texts("storyworld", limit=5, seed=1)
+    monkeypatch.setattr("latdiff.data.corpus.WORLD_TRAINING", 30)
+    own = texts_jsonl(tmp_path / "own.jsonl", TEXTS)
+    assert corpus(own, extra_sources=("storyworld",)).extra == [*dict.fromkeys(load_texts("storyworld", limit=30))]
+
+
 # Labels
 
 
@@ -136,6 +145,7 @@ def test_texts_alone_come_in_their_order_without_blank_ones(tmp_path):
     rows = [{"text": "one  two", "label": 3}, {"text": " "}, {"text": "four", "label": 4}]
     path = jsonl(tmp_path / "a.jsonl", rows).as_posix()
     assert load_texts(path) == ["one two", "four"]
+    assert load_texts(path, limit=1) == ["one two"]
     with pytest.raises(DataError, match="no column 'body'"):
         load_texts(path, "body")
 

@@ -7,8 +7,10 @@ import datasets
 import pytest
 from written import TEXTS, corpus, encoded, jsonl, separated, texts_jsonl
 
+from latdiff import storyworld
 from latdiff.data.corpus import DataError, load_labelled
 from latdiff.errors import UserError
+from latdiff.worlds import WORLDS
 
 # Formats
 
@@ -180,6 +182,13 @@ def test_a_misspelt_storyworld_is_recognised(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=r"neither storyworld, nor a hub id .* did you mean storyworld\?"):
         corpus("storywrld")
+
+
+def test_every_world_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(WORLDS, "seaworld", storyworld)
+    with pytest.raises(DataError, match=r"neither storyworld, nor seaworld, nor a hub id .* did you mean seaworld\?"):
+        corpus("seawrld")
 
 
 def test_every_problem_is_a_user_error():

@@ -7,22 +7,14 @@ import importlib
 
 import yaml
 
-from latdiff.config import add_recipe_arguments, recipe_of
-
-STAGES = {
-    "pretrain-backbone": ("pretrain_backbone", "train a small T5 on the recipe's texts"),
-    "train-ae": ("train_autoencoder", "train the autoencoder; the same command resumes"),
-    "train-diffusion": ("train_denoiser", "train the denoiser, and first what it needs and is missing"),
-    "train-ar": ("train_ar", "train a language model of the recipe's texts: a fluency judge and a baseline"),
-    "train-seq2seq": ("train_seq2seq", "fine-tune the backbone on the recipe's pairs: a conditional baseline"),
-}
+from latdiff.config import STAGES, Recipe, add_recipe_arguments, recipe_of
 
 
 def add_training(commands) -> None:
-    for name, (stage, help) in STAGES.items():
-        command = commands.add_parser(name, help=help, description=help)
+    for name, stage in STAGES.items():
+        command = commands.add_parser(stage.command, help=stage.help, description=stage.help)
         add_recipe_arguments(command)
-        command.set_defaults(run=run_training, stage=stage)
+        command.set_defaults(run=run_training, stage=name)
 
 
 def add_check_config(commands) -> None:
@@ -37,4 +29,7 @@ def run_training(options: argparse.Namespace) -> None:
 
 
 def run_check_config(options: argparse.Namespace) -> None:
-    print(yaml.safe_dump(recipe_of(options).as_dict(), sort_keys=False), end="")
+    recipe = recipe_of(options)
+    read = {*Recipe.model_fields, *recipe.sections()}
+    shown = {key: value for key, value in recipe.as_dict().items() if key in read}
+    print(yaml.safe_dump(shown, sort_keys=False), end="")

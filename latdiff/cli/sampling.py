@@ -41,9 +41,9 @@ def add_sample(commands) -> None:
 def add_edit(commands) -> None:
     command = command_of(commands, "edit", run_edit, "change texts towards guides and keep the rest")
     command.add_argument("--text", action="append", default=[], help="a text to edit; may be repeated")
-    command.add_argument("--data", help="or a file of them: .txt, .jsonl, .csv, .tsv or .parquet")
+    command.add_argument("--data", help="or a file of them: .txt, .jsonl, .csv, .tsv or .parquet, or storyworld")
     command.add_argument("--text-column", default="text", help="column of the texts (default text)")
-    command.add_argument("--limit", type=int, help="largest number of texts of the file to edit")
+    command.add_argument("--limit", type=int, help="number of texts of the data, at most (storyworld: 400)")
     command.add_argument("--strength", type=float, default=DEFAULT_STRENGTH,
                          help=f"above 0 (few changes) to 1 (almost nothing kept) (default {DEFAULT_STRENGTH:g})")
     _guide_options(command)
@@ -105,7 +105,7 @@ def run_edit(options: argparse.Namespace) -> None:
     from latdiff.data.corpus import load_texts
     from latdiff.pipelines.files import load_for_commands
 
-    texts = options.text or load_texts(options.data, options.text_column)[: options.limit]
+    texts = options.text or load_texts(options.data, options.text_column, options.limit)
     pipe = load_for_commands(options.checkpoint, options.quiet)
     guides = _guides(options, wanted)
     out = pipe.edit(texts, guides, strength=options.strength, num_inference_steps=options.steps,

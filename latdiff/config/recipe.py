@@ -116,7 +116,7 @@ def load_recipe(recipe: str, overrides: list[str] | tuple[str, ...] = ()) -> Rec
     given.setdefault("name", path.stem)
     built = _build(given, problems)
     if not problems:
-        problems += _contradictions(built)
+        problems += _contradictions(built, given)
     if problems:
         count = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise RecipeError(f"{path}: {count}\n" + "\n".join(f"  - {problem}" for problem in problems))
@@ -197,17 +197,20 @@ def _number(value: Any) -> Any:
     return float(value) if isinstance(value, str) else value  # YAML reads 2e-3 as a string
 
 
-def _contradictions(recipe: Recipe) -> Iterator[str]:
+def _contradictions(recipe: Recipe, given: dict) -> Iterator[str]:
+    """Problems of the sections that are in use: those of the recipe's stages, and those given."""
     if not re.fullmatch(r"\w[\w.-]*", recipe.name):
         yield f"name: is {recipe.name!r}, must be a folder name of letters, digits, '_', '-' and '.'"
-    codecs = [name.removeprefix("train_") for name in STAGES if name.startswith("train_")]
-    if f"train_{recipe.codec}" not in STAGES:
+    codecs = [name.removeprefix("train_") for name, stage in STAGES.items() if stage.codec]
+    if recipe.codec not in codecs:
         yield f"codec: is {recipe.codec!r}, must be one of {', '.join(codecs)}{nearest(recipe.codec, codecs)}"
-    for name in recipe.stages:
-        if name not in STAGES:
-            yield f"stages: has {name!r}, must be of {', '.join(STAGES)}{nearest(name, STAGES)}"
+    unknown = [name for name in recipe.stages if name not in STAGES]
+    for name in unknown:
+        yield f"stages: has {name!r}, must be of {', '.join(STAGES)}{nearest(name, STAGES)}"
+    used = SECTIONS if unknown or recipe.codec not in codecs else recipe.sections()
     for name in SECTIONS:
-        yield from getattr(recipe, name).problems(recipe)
+        if name in used or name in given:
+            yield from getattr(recipe, name).problems(recipe)
 
 
 def _plain(value: Any) -> Any:

@@ -57,30 +57,44 @@ class Section(BaseModel):
 
 @dataclass(frozen=True)
 class Stage:
-    """A module of latdiff.recipes: the names of the sections that it reads, and the stages that it runs first.
+    """A module of latdiff.recipes: the sections that it reads, the stages that it runs first, and its command.
 
-    A stage in `builds` may contain {codec}, which stands for the recipe's `codec`.
+    A stage in `builds` may contain {codec}, which stands for the recipe's `codec`; `codec` is whether it trains one.
     """
 
     sections: tuple[str, ...]
     builds: tuple[str, ...] = ()
+    codec: bool = False
+    command: str = ""
+    help: str = ""
 
 
 SECTIONS: dict[str, type[Section]] = {}
 STAGES: dict[str, Stage] = {}
 
 
-def stage(name: str, shared: tuple[str, ...] = (), builds: tuple[str, ...] = (), **sections: type[Section]) -> None:
+def stage(
+    name: str,
+    shared: tuple[str, ...] = (),
+    builds: tuple[str, ...] = (),
+    codec: bool = False,
+    command: str = "",
+    help: str = "",
+    **sections: type[Section],
+) -> None:
     """Declare the stage latdiff.recipes.NAME.
 
     Args:
         name: the module's name, e.g. "train_denoiser".
         shared: names of sections that other stages declare and this one reads too.
         builds: stages that it runs first where their result is missing.
+        codec: whether it trains a codec, which a recipe's `codec` can then name.
+        command: what runs it, `latdiff COMMAND`; by default the name with hyphens.
+        help: of the command.
         sections: its own sections, by the name that they have in a recipe.
     """
     SECTIONS.update(sections)
-    STAGES[name] = Stage((*shared, *sections), builds)
+    STAGES[name] = Stage((*shared, *sections), builds, codec, command or name.replace("_", "-"), help)
 
 
 def headed(section: str, width: int, heads: int) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Training and unseen texts with their labels or conditions, of storyworld or of a data source.
+"""Training and unseen texts with their labels or conditions, of a world such as storyworld or of a data source.
 
     corpus = load_corpus(DataConfig(source="path/to/folder"), seed=0)
     texts, labels = load_labelled("reviews.jsonl", label_column="sentiment")
@@ -16,8 +16,7 @@ from latdiff.data.sources import MISSING, DataError, Sample, Table, columns, ope
 from latdiff.data.tokens import letters_of, sentences
 from latdiff.worlds import Oracle, world
 
-STORIES = 60_000
-LABELLED_STORIES = 400
+WORLD_TRAINING, WORLD_TEXTS = 60_000, 400  # how many of a world to train on, and for all else
 LACKING = {"none": "blank", "label": "without a text or a label", "text": "without a text or a source",
            "prefix": "of less than two sentences"}
 
@@ -74,7 +73,7 @@ def load_corpus(data: DataConfig, seed: int, extra: bool = False) -> Corpus:
         if not split:
             counts = ", ".join(f"{count:,} {why}" for why, count in splits.dropped.items())
             raise DataError(f"{data.source}: no {name} text is left{beside} (left out: {counts}); give more texts")
-    more = _extra(data, train, valid) if extra else []
+    more = _extra(data, seed, train, valid) if extra else []
     if data.condition == "none":
         return Corpus([text for text, _ in train], [text for text, _ in valid], splits.dropped, extra=more)
     classes = []
@@ -112,10 +111,7 @@ def load_labelled(
     Raises:
         DataError: for a source or labels that cannot be used.
     """
-    if oracle := world(source):
-        table = _world_table(oracle, source, limit or LABELLED_STORIES, f"{seed}/labelled")
-    else:
-        table = open_source(source, ("train",))["train"]
+    table = _training_table(source, limit, f"{seed}/labelled")
     pairs = [(text, label) for _, text, label in _labelled(table, _texts(table, text_column), label_column)]
     if limit and limit < len(pairs):
         pairs = random.Random(f"{seed}/labelled").sample(pairs, limit)
@@ -127,12 +123,14 @@ def load_labelled(
     return list(texts), list(labels)
 
 
-def load_texts(source: str, text_column: str = "text") -> list[str]:
+def load_texts(source: str, text_column: str = "text", limit: int | None = None, seed: int = 0) -> list[str]:
     """Read texts in their order, without blank ones.
 
     Args:
-        source: a file, a folder or a hub id, whose train split is read.
+        source: a file, a folder or a hub id, whose train split is read, or "storyworld".
         text_column: column of the texts.
+        limit: how many of them, the first; None for all texts, of storyworld for 400.
+        seed: fixes those of storyworld.
 
     Returns:
         The texts.
@@ -140,12 +138,20 @@ def load_texts(source: str, text_column: str = "text") -> list[str]:
     Raises:
         DataError: for a source that cannot be used.
     """
-    table = open_source(source, ("train",))["train"]
-    return [text for text in _texts(table, text_column) if text]
+    table = _training_table(source, limit, f"{seed}/texts")
+    return [text for text in _texts(table, text_column) if text][:limit]
+
+
+def _training_table(source: str, limit: int | None, stream: str) -> Table:
+    """The train split of a source, or texts of a world, as many as the limit."""
+    oracle = world(source)
+    if oracle:
+        return _world_table(oracle, source, limit or WORLD_TEXTS, stream)
+    return open_source(source, ("train",))["train"]
 
 
 def _world_splits(oracle: Oracle, data: DataConfig, seed: int) -> Splits:
-    sizes = {"train": data.train_size or STORIES, "valid": data.valid_size}
+    sizes = {"train": data.train_size or WORLD_TRAINING, "valid": data.valid_size}
     rows = {split: _rows(_world_table(oracle, data.source, size, f"{seed}/{split}"), data)
             for split, size in sizes.items()}
     # repeats stay as the grammar sampled them, and its spelling has no variants
@@ -179,11 +185,12 @@ def _own_splits(data: DataConfig, seed: int) -> Splits:
     return Splits(kept, [row for _, row in valid], dropped)
 
 
-def _extra(data: DataConfig, train: list[tuple[str, str]], valid: list[tuple[str, str]]) -> list[str]:
+def _extra(data: DataConfig, seed: int, train: list[tuple[str, str]], valid: list[tuple[str, str]]) -> list[str]:
     """Distinct texts of the extra sources without training texts, unseen texts and their sources."""
     known = {letters_of(text) for rows in (train, valid) for text, _ in rows}
     known |= {letters_of(condition) for _, condition in valid if data.condition == "text"}
-    texts = [text for source in data.extra_sources for text in load_texts(str(source), data.text_column)]
+    texts = [text for source in map(str, data.extra_sources)
+             for text in load_texts(source, data.text_column, WORLD_TRAINING if world(source) else None, seed)]
     return [text for letters, (text, _) in _distinct([(text, "") for text in texts]).items() if letters not in known]
 
 
@@ -246,9 +253,9 @@ def _stream(name: str) -> int:
 
 
 def _world_table(oracle: Oracle, source: str, count: int, stream: str) -> Table:
-    stories = oracle.sample(count, _stream(stream))
-    rows = [{"text": story.text, **story.attributes, "slots": story.slots} for story in stories]
-    return Table(source, "story", list(enumerate(rows, 1)))
+    sampled = oracle.sample(count, _stream(stream))
+    rows = [{"text": one.text, **one.attributes, "slots": one.slots} for one in sampled]
+    return Table(source, "text", list(enumerate(rows, 1)))
 
 
 def _shuffled(items: Iterable, stream: str) -> list:

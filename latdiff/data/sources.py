@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from latdiff.errors import UserError, nearest
+from latdiff.worlds import WORLDS
 
 VALID = ("valid", "validation", "dev")  # one split goes by any of these names
 HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::([^:/@]+))?(?:@(.+))?")
@@ -88,15 +89,15 @@ def open_source(source: str, wanted: tuple[str, ...], sample: Sample | None = No
     if (hub := HUB_ID.fullmatch(source)) and not _format(path):
         return _from_hub(hub, wanted, sample)
     raise DataError(
-        f"no data {source!r}: it is neither storyworld, nor a hub id such as owner/name or owner/name:config, "
-        f"nor a file or folder{_nearest_path(path)}"
+        f"no data {source!r}: it is neither {', nor '.join(WORLDS)}, nor a hub id such as owner/name or "
+        f"owner/name:config, nor a file or folder{_nearest_path(path)}"
     )
 
 
 def _nearest_path(path: Path) -> str:
     missing = next(part for part in (*reversed(path.parents), path) if not part.exists())
     found = [entry.name for entry in missing.parent.iterdir()] if missing.parent.is_dir() else []
-    return f" ({missing.parent} has no {missing.name}{nearest(missing.name, [*found, 'storyworld'])})"
+    return f" ({missing.parent} has no {missing.name}{nearest(missing.name, [*found, *WORLDS])})"
 
 
 def _names(split: str) -> tuple[str, ...]:

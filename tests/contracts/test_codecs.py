@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from latdiff.recipes import train_denoiser
+from latdiff.recipes import train_autoencoder, train_denoiser
 from safetensors.torch import save_file
 from toy_codec import ANIMALS, COLOURS, ToyCodec
 
@@ -182,7 +182,7 @@ def test_a_new_codec_goes_through_the_recipe(tmp_path, monkeypatch):
     stage = SimpleNamespace(SETTINGS=("seed", "data"), finished=lambda recipe: (recipe.folder / "codec").exists(),
                             main=lambda recipe, quiet: save_codec(ToyCodec(), recipe.folder))
     monkeypatch.setitem(sys.modules, "latdiff.recipes.train_toy", stage)
-    monkeypatch.setitem(STAGES, "train_toy", Stage(("data",), ()))  # what `stage("train_toy", shared=("data",))` does
+    monkeypatch.setitem(STAGES, "train_toy", Stage(("data",), codec=True))  # as `stage` does
     (tmp_path / "pairs.jsonl").write_text("".join(f'{{"text": "{text}"}}\n' for text in PAIRS), encoding="utf-8")
     (tmp_path / "toy.yaml").write_text("""
 codec: toy
@@ -194,6 +194,15 @@ sampling: {steps: 3}
     train_denoiser.main(load_recipe("toy.yaml"), quiet=True)
     pipe = open_checkpoint("checkpoints/toy")
     assert all(text.split()[0] in COLOURS for text in pipe(num_samples=3).texts)
+
+
+def test_another_kind_of_codec_is_no_autoencoder_to_take(tmp_path, monkeypatch):
+    monkeypatch.setattr(latdiff, "ToyCodec", ToyCodec, raising=False)
+    save_codec(ToyCodec(), tmp_path / "toy")
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe("storyworld", ["data.train_size=9", "data.valid_size=2", "autoencoder.path=toy"])
+    with pytest.raises(UserError, match="a checkpoint with a ToyCodec, must be one with a TextCodec"):
+        train_autoencoder.main(recipe, quiet=True)
 
 
 def test_what_only_the_t5_codec_can_do_is_refused_in_a_sentence(toy):

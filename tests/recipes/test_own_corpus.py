@@ -10,6 +10,7 @@ from latdiff.recipes import train_autoencoder, train_denoiser
 
 from latdiff import storyworld
 from latdiff.codecs.files import load_codec
+from latdiff.config import load_recipe
 from latdiff.data.corpus import DataError
 from latdiff.errors import UserError
 from latdiff.models.backbone import BackboneError
@@ -81,6 +82,14 @@ def test_another_checkpoints_autoencoder_is_taken_as_it_is(tiny, recipe, capsys)
     assert open_checkpoint(mine.folder).denoiser.config.classes == ["boat", "tree"]
     with pytest.raises(DataError, match=r"data\.max_tokens is 200, but the autoencoder of checkpoints/tiny reads 96"):
         train_autoencoder.main(recipe(*settings, "name=other", "data.max_tokens=200"), quiet=True)
+
+
+def test_an_autoencoder_that_reads_less_than_the_texts_have_is_refused(tmp_path, monkeypatch):
+    """A recipe for another stage may have longer texts than the autoencoder, which is then out of use."""
+    monkeypatch.chdir(tmp_path)
+    Path("judge.yaml").write_text("stages: [train_ar]\ndata: {train_size: 9, valid_size: 2, max_tokens: 200}\n")
+    with pytest.raises(DataError, match=r"the autoencoder of judge reads 128 tokens; set data\.max_tokens=128 or less"):
+        train_autoencoder.main(load_recipe("judge.yaml"), quiet=True)
 
 
 def test_a_missing_backbone_outside_of_checkpoints(recipe):

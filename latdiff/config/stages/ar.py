@@ -25,4 +25,9 @@ class TrainArConfig(Section):
         yield from headed("train_ar", self.width, self.heads)
 
 
-stage("train_ar", shared=("data", "backbone"), train_ar=TrainArConfig)
+stage(
+    "train_ar",
+    shared=("data", "backbone"),
+    help="train a language model of the recipe's texts: a fluency judge and a baseline",
+    train_ar=TrainArConfig,
+)

@@ -58,8 +58,11 @@ class TrainAutoencoderConfig(Section):
 
 stage(
     "train_autoencoder",
-    shared=("data", "backbone"),
+    shared=("data", "backbone", "sampling"),
     builds=("pretrain_backbone",),
+    codec=True,
+    command="train-ae",
+    help="train the autoencoder; the same command resumes",
     autoencoder=AutoencoderConfig,
     train_autoencoder=TrainAutoencoderConfig,
 )

@@ -43,4 +43,10 @@ class PretrainBackboneConfig(Section):
         yield from headed("pretrain_backbone", self.width, self.heads)
 
 
-stage("pretrain_backbone", shared=("data",), backbone=BackboneConfig, pretrain_backbone=PretrainBackboneConfig)
+stage(
+    "pretrain_backbone",
+    shared=("data",),
+    help="train a small T5 on the recipe's texts",
+    backbone=BackboneConfig,
+    pretrain_backbone=PretrainBackboneConfig,
+)

@@ -59,6 +59,8 @@ stage(
     "train_denoiser",
     shared=("data", "sampling"),
     builds=("train_{codec}",),
+    command="train-diffusion",
+    help="train the denoiser, and first what it needs and is missing",
     denoiser=DenoiserConfig,
     diffusion=DiffusionConfig,
     train_denoiser=TrainDenoiserConfig,

@@ -18,5 +18,6 @@ class TrainSeq2seqConfig(Section):
 stage(
     "train_seq2seq",
     shared=("data", "backbone", "autoencoder", "sampling"),
+    help="fine-tune the backbone on the recipe's pairs: a conditional baseline",
     train_seq2seq=TrainSeq2seqConfig,
 )
