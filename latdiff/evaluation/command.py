@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from diffusers import DiffusionPipeline
+
 from latdiff.checkpoints import class_of, folder_of
 from latdiff.codecs.files import load_codec
 from latdiff.config import Recipe, load_recipe, sampler_words
@@ -180,7 +182,7 @@ def _generator(options: argparse.Namespace, place: Path) -> Generator:
     """Raises UserError where there is none, or a file holds too few texts for all seeds."""
     kind = _kind(place)
     if kind == OTHER:
-        return PipelineGenerator(load_for_commands(place, options.quiet))
+        return PipelineGenerator(load_for_commands(place, options.quiet, DiffusionPipeline))
     if kind == MODEL:
         return LanguageModelGenerator(place, options.top_p or 1.0)
     texts = TextsGenerator(str(place), options.text_column or "text")

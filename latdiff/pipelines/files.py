@@ -12,6 +12,7 @@ from diffusers.utils import logging
 from latdiff.checkpoints import CheckpointError, class_of, folder_of
 from latdiff.codecs.files import refuse_gaps
 from latdiff.errors import first_line
+from latdiff.pipelines.latent import LatentTextDiffusionPipeline
 from latdiff.precision import default_device
 
 
@@ -60,9 +61,13 @@ def open_checkpoint(folder: str | Path) -> DiffusionPipeline:
     return pipe
 
 
-def load_for_commands(folder: str | Path, quiet: bool = False) -> DiffusionPipeline:
-    """`open_checkpoint`, on the GPU where there is one, with bars that go away, or none."""
+def load_for_commands(
+    folder: str | Path, quiet: bool = False, kind: type[DiffusionPipeline] = LatentTextDiffusionPipeline
+):
+    """`open_checkpoint` of one kind, on the GPU where there is one, with bars that go away, or none."""
     logging.disable_progress_bar()
     pipe = open_checkpoint(folder)
+    if not isinstance(pipe, kind):
+        raise CheckpointError(f"{folder} is a {type(pipe).__name__}, which only `latdiff evaluate` takes")
     pipe.set_progress_bar_config(disable=quiet, leave=False)
     return pipe.to(default_device())

@@ -165,6 +165,11 @@ def test_a_pipeline_of_another_kind_is_evaluated(foreign, tiny, tmp_path, capsys
     assert "valid 1.000" in capsys.readouterr().out
 
 
+def test_other_commands_refuse_a_pipeline_of_another_kind(foreign):
+    with pytest.raises(SystemExit, match="is a StoryPipeline, which only `latdiff evaluate` takes"):
+        cli.main(["sample", str(foreign)])
+
+
 def test_a_file_gives_every_seed_texts_of_its_own_and_says_when_there_are_none_left(file):
     generator = TextsGenerator(file)
     assert generator.generate(None, 5, 0) + generator.generate(None, 5, 1) == WRITTEN[:10]
