@@ -37,7 +37,7 @@ for attribute in sentiment topic; do \
 	$(LATDIFF) fit-head $(1) --data storyworld --label-column $$attribute --name $$attribute; \
 done; \
 $(LATDIFF) sample $(1) --num-samples 4 --seed 0 --compare --guide sentiment=positive --guide topic=music; \
-$(LATDIFF) evaluate $(1) --json $(1)/metrics.json --seeds 1 $(3); \
+$(LATDIFF) evaluate $(1) --seeds 1 $(3); \
 seconds=$$(($$(date +%s) - start)); echo "$@: $$((seconds / 60)) min $$((seconds % 60)) s -> $(1)"
 endef
 
@@ -78,5 +78,4 @@ sample: install ## texts from CHECKPOINT, e.g. ARGS="--guide sentiment=positive:
 	$(LATDIFF) sample $(CHECKPOINT) $(ARGS)
 
 evaluate: install ## measure CHECKPOINT over five seeds into its metrics.json, a file or a hub id into NAME.json
-	$(LATDIFF) evaluate $(CHECKPOINT) --json \
-		$(if $(wildcard $(CHECKPOINT)/.),$(CHECKPOINT)/metrics,$(notdir $(CHECKPOINT))).json $(ARGS)
+	$(LATDIFF) evaluate $(CHECKPOINT) $(ARGS)

@@ -19,6 +19,8 @@ _HOMES = {
     "fit_head": "heads.fitting",
     "load_head": "heads.files",
     "Codec": "codecs.protocol",
+    "Decoded": "codecs.protocol",
+    "TextError": "codecs.protocol",
     "load_codec": "codecs.files",
     "open_checkpoint": "pipelines.files",
     "load_recipe": "config",

@@ -288,7 +288,8 @@ def refuse_changes(recipe: Recipe, sections: tuple[str, ...], folder: Path | Non
     if changes:
         raise ResumeError(
             f"{folder} was begun with other settings ({'; '.join(changes)}). Set name= to train beside it, "
-            f"put the settings back to go on with it, or delete the folder."
+            "put the settings back to go on with it (those of an earlier command belong on this one, too), or delete "
+            "the folder."
         )
 
 

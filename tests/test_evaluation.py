@@ -242,6 +242,7 @@ def test_an_attribute_that_the_oracle_does_not_know_is_judged_by_its_words(pipe)
     measured, _ = evaluate(pipe, lambda n, guides: ["so gloomy", "bright"] * (n // 2))
     rows = measured.guided(head("light", ("bright", "gloomy"), pipe), 1.0)
     assert [row["success"] for row in rows] == [0.5, 0.5]
+    assert "right 0.500 where the label's own words stand in the text" in report.summary({"guided": rows})
 
 
 def test_the_summary_carries_every_row(pipe):
@@ -257,6 +258,11 @@ def test_the_summary_carries_every_row(pipe):
     assert "steered by sentiment: right 0.500 (worst 0.000), valid 1.000, 8 samples at scale 2" in said
     assert "steered by tense:" in said
     assert "steered by sentiment and tense at once" in said
+    other = measured.composed([heads[0], head("topic", ("music", "pets"), pipe)], 2.0)
+    said = report.summary({"composed": document["composed"] + other})
+    assert [line.split(":")[0] for line in said.splitlines()] == [
+        "steered by sentiment and tense at once", "steered by sentiment and topic at once",
+    ]
 
 
 def test_a_head_with_labels_of_its_own_is_not_the_oracles_business(pipe, tiny):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -183,6 +184,15 @@ def test_a_column_of_ones_own(latdiff, tmp_path, tiny):
     flags = ("--num-samples", 3, "--seeds", 1, "--recipe", tiny.ar / "recipe.yaml", "--text-column", "story")
     latdiff("evaluate", "--json", tmp_path / "m.json", *flags, folder=tmp_path / "texts.jsonl")
     assert json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))["unconditional"][0]["samples"] == stories
+
+
+def test_the_figures_of_a_file_go_beside_nothing_of_its_own(latdiff, tmp_path, tiny, monkeypatch):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "texts.txt").write_text("one\ntwo", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    flags = ("--num-samples", 2, "--seeds", 1, "--recipe", tiny.ar / "recipe.yaml")
+    assert "-> texts.txt.json" in latdiff("evaluate", *flags, folder="theirs/texts.txt")
+    assert json.loads(Path("texts.txt.json").read_text(encoding="utf-8"))["checkpoint"] == "texts.txt"
 
 
 @pytest.mark.parametrize("flags", [("--rerank", "x:2"), ("--top-p", 0.5), ("--recipe", "storyworld")])

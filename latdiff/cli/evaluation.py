@@ -14,7 +14,8 @@ def add_evaluate(commands) -> None:
         "measure a checkpoint, a language model or a file of texts; write every figure as JSON, and plots beside it",
         "a folder such as checkpoints/storyworld or checkpoints/storyworld-ar, a hub id, or a file of texts",
     )
-    command.add_argument("--json", type=Path, required=True, metavar="FILE", help="where the figures go")
+    command.add_argument("--json", type=Path, metavar="FILE", help="where the figures go (default: metrics.json in "
+                         "the checkpoint's folder; NAME.json here for a file of texts or a hub id)")
     command.add_argument("--num-samples", type=int, default=1000, help="texts per figure (default 1000)")
     command.add_argument("--scale", type=float, help="scale of every guide (default: what is usual for the mode)")
     command.add_argument("--sweep-scale", nargs="*", type=float, metavar="SCALE",

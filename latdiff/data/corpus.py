@@ -289,7 +289,7 @@ def _texts(table: Table, column: str) -> list[str]:
         if text is MISSING:
             raise DataError(
                 f"{table.at(number)}: no column {column!r}{columns([row], column)}; "
-                "set text_column to that of the texts"
+                "name that of the texts: --text-column, in a recipe data.text_column"
             )
         if text is not None and not isinstance(text, str):
             raise DataError(f"{table.at(number)}: {column} is {str(text)[:40]}, must be a text")
@@ -318,7 +318,8 @@ def _labelled(table: Table, texts: list[str], column: str) -> Iterator[tuple[int
             yield number, text, label
     if not known:
         there = columns((row for _, row in table.rows), column)
-        raise DataError(f"{table.place}: no row has a column {column!r}{there}")
+        raise DataError(f"{table.place}: no row has a column {column!r}{there}; name that of the labels: "
+                        "--label-column, in a recipe data.condition_column")
 
 
 def _check_classes(place: str, column: str, counts: Counter) -> None:

@@ -63,6 +63,9 @@ def run(options: argparse.Namespace) -> None:
     place = Path(options.checkpoint)
     kind = _kind(place)
     _check(options, kind)
+    if options.json is None:
+        here = place.is_dir() and Path(options.given).expanduser().is_dir()
+        options.json = place / "metrics.json" if here else Path(f"{Path(options.given).name}.json")
     older_figures(options.json)  # refuses to replace a file of another kind
     check_writable(options.json)
     began = time.monotonic()

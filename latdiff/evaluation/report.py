@@ -14,6 +14,8 @@ from latdiff.errors import UserError
 from latdiff.evaluation.metrics import mean_of
 from latdiff.precision import compute_dtype
 
+BY_WORDS = "the label's words stand in the text"  # a row's judge, where there is no other
+
 
 def reconstruction_table(measured: dict) -> str:
     """The figures of `reconstruction`, one a line."""
@@ -67,8 +69,8 @@ def summary(document: dict) -> str:
                      f"BLEU {row['bleu']:.1f}, SARI {row['sari']:.1f} ({unchanged}){near}{_fluency([row])}, "
                      f"{row['n']:,} texts")
     steered = list(grouped(document.get("guided", []), "attribute"))
-    if document.get("composed"):
-        steered.append((f"{' and '.join(document['composed'][0]['targets'])} at once", document["composed"]))
+    composed = [row | {"names": list(row["targets"])} for row in document.get("composed", [])]
+    steered += [(f"{' and '.join(names)} at once", rows) for names, rows in grouped(composed, "names")]
     lines += [_success(f"steered by {names}", rows) + f" at scale {rows[0]['scale']:.4g}" for names, rows in steered]
     reranked = [row | {"names": list(row["targets"])} for row in document.get("reranked", [])]
     for names, rows in grouped(reranked, "names"):
@@ -110,7 +112,8 @@ def _quality(row: dict, sd: dict) -> str:
 def _success(title: str, rows: list[dict]) -> str:
     valid = f", valid {mean_of(rows, 'validity'):.3f}" if "validity" in rows[0] else ""
     worst = min(row["success"] for row in rows)
-    return (f"{title}: right {mean_of(rows, 'success'):.3f} (worst {worst:.3f}){valid}{_fluency(rows)}, "
+    by_words = " where the label's own words stand in the text" if rows[0].get("judge") == BY_WORDS else ""
+    return (f"{title}: right {mean_of(rows, 'success'):.3f}{by_words} (worst {worst:.3f}){valid}{_fluency(rows)}, "
             f"{sum(row['n'] for row in rows):,} samples")
 
 

@@ -17,6 +17,7 @@ from latdiff.config import Recipe
 from latdiff.data.corpus import Corpus
 from latdiff.evaluation import metrics
 from latdiff.evaluation.judges import FluencyJudge, LabelJudge, MauveJudge, SimilarityJudge
+from latdiff.evaluation.report import BY_WORDS
 from latdiff.worlds import Oracle, world
 
 SELF_BLEU_TEXTS = 100
@@ -141,7 +142,7 @@ class Scorer:
             said = "; ".join(f"{name}: {judge.describe()}" for name, judge in judges.items())
             return [labels == tuple(targets.values()) for labels in found], said
         hits = [all(metrics.holds(text, label) for label in targets.values()) for text in texts]
-        return hits, "the label's words stand in the text"
+        return hits, BY_WORDS
 
 
 def judged(oracle: Oracle, texts: list[str], **attributes: str) -> dict:
