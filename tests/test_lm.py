@@ -121,7 +121,8 @@ def test_weights_that_are_missing_are_refused_and_not_left_random(tmp_path, tiny
 def test_an_encoder_needs_no_pooler(tmp_path, tiny):
     tokenizer, _ = load_language_model(AutoModelForCausalLM, tiny.ar)
     tokenizer.save_pretrained(tmp_path)
-    BertModel(BertConfig(**SMALL, num_attention_heads=2), add_pooling_layer=False).save_pretrained(tmp_path)
+    config = BertConfig(**SMALL | {"vocab_size": len(tokenizer)}, num_attention_heads=2)
+    BertModel(config, add_pooling_layer=False).save_pretrained(tmp_path)
     assert load_language_model(AutoModel, tmp_path)[1].config.model_type == "bert"
 
 
