@@ -34,6 +34,7 @@ def test_a_row_for_every_head_mode_and_count(measured):
     modes = ["x0", "denoiser", "monte-carlo"]  # the heads are not noise-aware
     assert [(row["head"], row["mode"]) for row in rows] == [(h, m) for h in ("sentiment", "tense") for m in modes]
     assert all(row["guided"] / row["unguided"] == row["ratio"] > 0 for row in rows)
+    assert all(row["outside the denoiser"] > 0 for row in rows)
 
 
 @pytest.mark.filterwarnings("ignore:.* texts are cut")
