@@ -100,6 +100,13 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
             return {}
         return dict(zip(("tokenizer", "text_model"), load_text_model(folder), strict=True))
 
+    def save_pretrained(self, save_directory, *arguments, **settings) -> None:
+        """As diffusers', which would leave a codec that cannot be saved out of the folder with a log line."""
+        if not isinstance(self.codec, TextCodec) and not hasattr(self.codec, "save_pretrained"):
+            raise UserError(f"codec {type(self.codec).__name__} cannot be saved: it has no save_pretrained; make it a "
+                            "diffusers ModelMixin")
+        super().save_pretrained(save_directory, *arguments, **settings)
+
     @property
     def codec(self) -> Codec:
         """Text to latents and back, for fitting heads and for looking at latents."""

@@ -174,6 +174,17 @@ def test_a_new_codec_is_saved_with_its_pipeline(toy, tmp_path, monkeypatch):
     assert first.texts == second.texts
 
 
+def test_a_pipeline_whose_codec_cannot_be_saved_is_not_saved_without_it(toy, tmp_path):
+    class Unsaved(Codec):
+        latent_shape, digest, device = toy.codec.latent_shape, toy.codec.digest, toy.codec.device
+        to = encode = generate = fits = None
+
+    pipe = LatentTextDiffusionPipeline(toy.denoiser, toy.scheduler, codec=Unsaved())
+    with pytest.raises(UserError, match="codec Unsaved cannot be saved"):
+        pipe.save_pretrained(tmp_path / "lost")
+    assert not (tmp_path / "lost").exists()
+
+
 def test_a_new_codec_goes_through_the_recipe(tmp_path, monkeypatch):
     """Beside its own file and its own stage, nothing is touched."""
     monkeypatch.chdir(tmp_path)
