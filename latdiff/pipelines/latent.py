@@ -16,13 +16,7 @@ from latdiff.codecs.files import load_text_model, refuse_gaps
 from latdiff.codecs.protocol import Codec, Decoded, as_texts
 from latdiff.codecs.t5 import TextCodec
 from latdiff.diffusion.gaussian import GaussianDiffusion
-from latdiff.diffusion.guidance import (
-    ClassifierFree,
-    Guide,
-    stack,
-    warn_of_contradictions,
-    warn_of_strain,
-)
+from latdiff.diffusion.guidance import ClassifierFree, Guide, stack, warn_of_contradictions, warn_of_strain
 from latdiff.diffusion.noise import Seeds, streams
 from latdiff.diffusion.sampling import check_scheduler, first_step, noised, sample
 from latdiff.errors import UserError, check_whole, nearest
