@@ -1,4 +1,4 @@
-"""Other people's language models: how they are loaded, how they score texts, how they write them."""
+"""Language models of transformers: how they are loaded, how they score texts, how they write them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LOGITS = 8192 * 50257  # computed at a time when texts are scored, which take 1.
 
 
 class LanguageModelError(UserError):
-    """A language model that cannot be had, in one sentence."""
+    """A language model that cannot be loaded or used, in one sentence."""
 
 
 def load_pretrained(

@@ -46,7 +46,7 @@ class Codec(Protocol):
             one way.
     """
 
-    latent_shape: Any  # a field or a property of one of these types: a checker knows no way to say so
+    latent_shape: Any  # a field or a property, which no narrower type lets a codec choose
     digest: Any
     device: Any
     condition_dim: Any = 0

@@ -1,7 +1,4 @@
-"""Who writes texts? A pipeline, a language model, a file: each behind one `generate(prompts, n, seed)`.
-
-Whatever has that method is measured with the same figures.
-"""
+"""Who writes texts? A pipeline, a language model, a file: each a `Generator`, all measured with the same figures."""
 
 from __future__ import annotations
 

@@ -70,7 +70,13 @@ def denoising(pipe: LatentTextDiffusionPipeline, texts: list[str], seed: int = 0
 
     An error of 1 is that of no knowledge, for latents are whitened. Where it falls from there towards 0, what a text
     says is decided, and there training should look (`diffusion.times`). As in sampling, an estimate is conditioned on
-    an earlier one; it has no other condition. Texts that the codec cannot read are left out.
+    an earlier one; it has no other condition.
+
+    Args:
+        pipe: whose denoiser is measured, in the pipeline's own dtype.
+        texts: unseen ones; those that the codec cannot read are left out.
+        seed: of the noise.
+        batch_size: latents estimated at once.
 
     Returns:
         Lists of equal length, `times`, `sigma` and `errors`, and `n`, the texts.

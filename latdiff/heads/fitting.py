@@ -84,18 +84,22 @@ def fit_head(codec, texts, labels, head=None, *, name=None, estimate=None, **set
         raise HeadError(f"head {head.name!r}: {len(texts)} texts but {len(labels)} {one}s; give one {one} a text")
     labels = head.checked(labels, MIN_PER_CLASS)
     encoded = codec.encode(texts)
-    latents = encoded.cpu()
-    head.fit(latents, labels)
+    head.fit(encoded, labels)
     head.codec_digest, head.fitted_on = codec.digest, fingerprints(texts)
-    head.report = {"texts": len(texts)}
+    head.report = {"texts": len(texts)} | _quality(head, encoded, labels, estimate)
+    return head
+
+
+def _quality(head: AttributeHead | NumberHead, encoded: Tensor, labels: np.ndarray, estimate: Estimate | None) -> dict:
+    """Settings and held-out figures of a head fitted on latents [N, L, D], as `fit_head` describes them."""
     if isinstance(head, NumberHead):
-        head.report |= {"alpha": head.alpha, "r2": float(1 - head.sd**2 / labels.var())}
-        return head
+        return {"alpha": head.alpha, "r2": float(1 - head.sd**2 / labels.var())}
+    latents = encoded.cpu()
     # the clean level of a noise-aware head is the head of clean latents
     plain = clone(head).set_params(C=head.C_, noise_aware=False)
     split = folds(head.random_state)
     held_out = cross_val_predict(plain, latents.numpy(), labels, cv=split, method="predict_proba")
-    head.report |= {
+    found = {
         "C": head.C_, "features": head.features,
         "accuracy": float(accuracy_score(labels, head.classes_[held_out.argmax(1)])),
         "majority": float(np.unique(labels, return_counts=True)[1].max() / len(labels)),
@@ -104,8 +108,8 @@ def fit_head(codec, texts, labels, head=None, *, name=None, estimate=None, **set
     if head.noise_aware or estimate is not None:
         train, test = next(split.split(latents, labels))
         of_train = clone(head).set_params(C=head.C_).fit(latents[train], labels[train])
-        head.report["accuracy_by_noise"] = accuracy_by_noise(of_train, encoded[test], labels[test], estimate)
-    return head
+        found["accuracy_by_noise"] = accuracy_by_noise(of_train, encoded[test], labels[test], estimate)
+    return found
 
 
 def calibration_error(probabilities: np.ndarray, right: np.ndarray, bins: int = 10) -> float:
