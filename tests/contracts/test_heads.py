@@ -3,6 +3,7 @@
 import pytest
 import torch
 from sklearn.svm import LinearSVC
+from toy_heads import CODEC, D, L
 
 from latdiff.diffusion.guidance import Guide, steer, titles, warn_of_contradictions, warn_of_strain
 from latdiff.diffusion.modes import MODES
@@ -12,20 +13,8 @@ from latdiff.heads.files import load_head
 from latdiff.heads.fitting import fit_head
 from latdiff.heads.number import NumberHead
 
-L, D = 2, 3
 TEXTS = [f"{letter}{number}" for number in range(20) for letter in "abc"]
 LABELS = [text[0] for text in TEXTS]
-
-
-class Codec:
-    """Latents that show their text's first letter along the first dimension."""
-
-    latent_shape, digest = (L, D), "abc"
-
-    def encode(self, texts):
-        latents = torch.randn(len(texts), L, D, generator=torch.Generator().manual_seed(0))
-        latents[:, 0, 0] += torch.tensor([2.0 * (ord(text[0]) - ord("b")) for text in texts])
-        return latents
 
 
 class Near:
@@ -60,21 +49,21 @@ class Net(torch.nn.Module):
 
 
 def from_sklearn():
-    return AttributeHead.from_sklearn(Codec(), LinearSVC().fit(Codec().encode(TEXTS).flatten(1).numpy(), LABELS))
+    return AttributeHead.from_sklearn(CODEC, LinearSVC().fit(CODEC.encode(TEXTS).flatten(1).numpy(), LABELS))
 
 
 # name -> the head, and two guides that contradict each other as far as it can tell
 HEADS = {
-    "labels": (lambda: fit_head(Codec(), TEXTS, LABELS, name="letter"), lambda head, **at: head.toward("a", **at),
+    "labels": (lambda: fit_head(CODEC, TEXTS, LABELS, name="letter"), lambda head, **at: head.toward("a", **at),
                lambda head: head.away("a")),
-    "two labels": (lambda: fit_head(Codec(), TEXTS, [x == "a" for x in LABELS]),
+    "two labels": (lambda: fit_head(CODEC, TEXTS, [x == "a" for x in LABELS]),
                    lambda head, **at: head.toward(True, **at), lambda head: head.toward(False)),
-    "either of two": (lambda: fit_head(Codec(), TEXTS, LABELS), lambda head, **at: head.toward({"a": 1, "b": 2}, **at),
+    "either of two": (lambda: fit_head(CODEC, TEXTS, LABELS), lambda head, **at: head.toward({"a": 1, "b": 2}, **at),
                       lambda head: head.toward("c")),
-    "noise-aware": (lambda: fit_head(Codec(), TEXTS, LABELS, noise_aware=True),
+    "noise-aware": (lambda: fit_head(CODEC, TEXTS, LABELS, noise_aware=True),
                     lambda head, **at: head.toward("c", **at), lambda head: head.away("c")),
     "from scikit-learn": (from_sklearn, lambda head, **at: head.toward("a", **at), lambda head: head.toward("b")),
-    "number": (lambda: fit_head(Codec(), TEXTS, [ord(x) for x in LABELS], NumberHead("code")),
+    "number": (lambda: fit_head(CODEC, TEXTS, [ord(x) for x in LABELS], NumberHead("code")),
                lambda head, **at: head.toward(98, **at), lambda head: head.toward(97)),
     "function": (lambda: CallableHead(log_density), lambda head, **at: head.guide(**{"scale": 1.0} | at),
                  lambda head: head.guide(-1.0)),
