@@ -198,7 +198,7 @@ class Interrupt:
 @torch.no_grad()
 def write(
     model, prefix_ids: Sequence[list[int]], streams: Sequence[torch.Generator], max_new_tokens: int,
-    top_p: float = 1.0, greedy: bool = False, interrupts: Sequence[Interrupt] = (),
+    top_p: float = 1.0, greedy: bool = False, interrupts: Sequence[Interrupt] = (), prompts: Tensor | None = None,
 ) -> list[list[int]]:
     """Continue every prefix token by token, up to the model's end-of-text, which is kept.
 
@@ -208,12 +208,13 @@ def write(
 
     Args:
         model: a causal language model.
-        prefix_ids: N rows of any lengths, none empty.
+        prefix_ids: N rows of any lengths, none empty unless there are prompts.
         streams: a generator for each row, on any device; greedy writing takes no numbers from them.
         max_new_tokens: of each row, interrupts' tokens among them; nor does a row outgrow the model's context.
         top_p: 1 is ancestral sampling; less, nucleus sampling (Holtzman et al. 2020).
         greedy: take the likeliest token.
         interrupts: heeded where a row chose the token itself, as end-of-text is.
+        prompts: embeddings [N, K, H] that the rows are read after.
 
     Returns:
         The ids of each row behind its prefix.
@@ -222,21 +223,28 @@ def write(
         ValueError: For an empty prefix, or another number of streams than of rows to be sampled.
         LanguageModelError: For a model whose past is not a cache of keys and values, such as Mamba.
     """
-    if not all(prefix_ids):
+    if prompts is None and not all(prefix_ids):
         raise ValueError("a prefix is empty; begin it with the model's beginning-of-text token")
     if not greedy and len(streams) != len(prefix_ids):
         raise ValueError(f"{len(streams)} streams for {len(prefix_ids)} prefixes; give one for each")
     ends, compute = _ends(model), {one.token: one.compute for one in interrupts}
-    room = [min(max_new_tokens, context(model) - len(prefix)) for prefix in prefix_ids]
+    before = 0 if prompts is None else prompts.shape[1]
+    room = [min(max_new_tokens, context(model) - before - len(prefix)) for prefix in prefix_ids]
     written: list[list[int]] = [[] for _ in prefix_ids]
     waiting: list[list[int]] = [[] for _ in prefix_ids]  # what an interrupt put there and the row has yet to take
     rows = [row for row, most in enumerate(room) if most > 0]
     ids, mask = _left_padded([prefix_ids[row] for row in rows], model.device)
+    inputs = {"input_ids": ids}
+    if prompts is not None:
+        words = model.get_input_embeddings()(ids)
+        inputs = {"inputs_embeds": torch.cat([prompts[rows].to(words), words], 1)}
+        mask = F.pad(mask, (before, 0), value=1)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     cache, takes = _cache(model), inspect.signature(model.forward).parameters  # BLOOM's has positions from the mask
     while rows:
         given = {name: value for name, value in (("position_ids", positions), ("logits_to_keep", 1)) if name in takes}
-        logits = model(ids, attention_mask=mask, past_key_values=cache, use_cache=True, **given).logits[:, -1].float()
+        out = model(**inputs, attention_mask=mask, past_key_values=cache, use_cache=True, **given)
+        logits = out.logits[:, -1].float()
         free = [place for place, row in enumerate(rows) if not waiting[row]]
         own = None if greedy else [streams[rows[place]] for place in free]
         chosen = dict(zip(free, _choose(logits[free], own, top_p), strict=True))
@@ -253,7 +261,7 @@ def write(
             kept = torch.tensor(going, dtype=torch.long, device=model.device)
             cache.batch_select_indices(kept)
             mask, positions = mask[kept], positions[kept]
-        ids = torch.tensor([written[row][-1:] for row in rows], dtype=torch.long, device=model.device)
+        inputs = {"input_ids": torch.tensor([written[row][-1:] for row in rows], device=model.device)}
         mask, positions = F.pad(mask, (0, 1), value=1), positions[:, -1:] + 1
     return written
 
