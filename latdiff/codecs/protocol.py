@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -65,8 +65,14 @@ class Codec(Protocol):
         """
 
     @abstractmethod
-    def generate(self, latents: Tensor, cond: Source | None = None, batch_size: int = 256, **options) -> Decoded:
-        """Texts of latents [B, L, D], and which of them were cut; `options` are the codec's own."""
+    def generate(
+        self, latents: Tensor, cond: Source | None = None, batch_size: int = 256,
+        generators: Sequence[torch.Generator] | None = None, **options,
+    ) -> Decoded:
+        """Texts of latents [B, L, D], and which of them were cut; `options` are the codec's own.
+
+        Text i draws its random numbers, where a codec needs any, from generator i alone.
+        """
 
     @abstractmethod
     def fits(self, texts: Iterable[str], max_tokens: int | None = None) -> list[bool]:

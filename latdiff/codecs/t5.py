@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 import torch
@@ -142,7 +142,8 @@ class TextCodec(Codec):
 
     @torch.no_grad()
     def generate(
-        self, latents: Tensor, cond: Source | None = None, batch_size: int = 256, preset: str = "greedy", **options
+        self, latents: Tensor, cond: Source | None = None, batch_size: int = 256,
+        generators: Sequence[torch.Generator] | None = None, preset: str = "greedy", **options,
     ) -> Decoded:
         """Texts of latents, and which of them were cut.
 
@@ -153,6 +154,7 @@ class TextCodec(Codec):
             latents: [B, L, D].
             cond: not used: the latents hold all that this decoder reads.
             batch_size: how many at once, times the beams of the preset.
+            generators: not used: this decoder draws nothing.
             preset: of config.DECODING: greedy, or ld4lg, the beam search of LD4LG's code.
             options: on top of it, for transformers' `generate`, e.g. num_beams=8.
 

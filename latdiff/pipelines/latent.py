@@ -327,7 +327,8 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
         warn_of_strain(latents, own)
         decoded = Decoded([], [])
         if run.output_type == "text":
-            decoded = self.codec.generate(latents, batch_size=run.batch_size, **run.decode_options)
+            decoded = self.codec.generate(latents, batch_size=run.batch_size, generators=run.streams,
+                                          **run.decode_options)
         found = scores(latents, own, run.batch_size)
         self.maybe_free_model_hooks()
         return TextPipelineOutput(texts=decoded.texts, latents=latents, scores=found, cut=decoded.cut)

@@ -35,6 +35,6 @@ class ToyCodec(ModelMixin, ConfigMixin, Codec):
         rows = torch.nn.functional.one_hot(places, 4).float() * 4 / 3**0.5 - 1 / 3**0.5
         return rows + self.config.noise * torch.sin(1000.0 * rows.cumsum(-1))
 
-    def generate(self, latents, cond=None, batch_size=256):
+    def generate(self, latents, cond=None, batch_size=256, generators=None):
         places = latents.argmax(-1).tolist()
         return Decoded([f"{COLOURS[a]} {ANIMALS[b]}" for a, b in places], [False] * len(places))
