@@ -70,7 +70,7 @@ class Run:
         self.start, self.minutes = 0, 0.0
 
     def prepare(self, objective: nn.Module, trained: nn.Module | None = None, weight_decay: float = 0.01,
-                ema: EMAModel | None = None) -> nn.Module:
+                ema: EMAModel | None = None, muon: bool = True) -> nn.Module:
         """Make optimisers and put a resume state back.
 
         Args:
@@ -78,11 +78,12 @@ class Run:
             trained: The part of it that is trained and saved; all of it by default.
             weight_decay: Of the matrices.
             ema: Running averages to update after each step.
+            muon: Whether matrices are trained with it, or all with AdamW.
 
         Returns:
             The objective, ready to be called.
         """
-        self.optimizers = optimizers(trained or objective, self.settings.learning_rate, weight_decay)
+        self.optimizers = optimizers(trained or objective, self.settings.learning_rate, weight_decay, muon)
         objective, *self.optimizers = self.accelerate.prepare(objective, *self.optimizers)
         self.trained, self.ema = trained or objective, ema
         if ema is not None:
@@ -151,8 +152,10 @@ def report(bar: tqdm, accelerate: Accelerator, step: int, loss: Tensor) -> None:
         accelerate.log({"loss": loss.item()}, step=step)
 
 
-def optimizers(model: nn.Module, learning_rate: float, weight_decay: float = 0.01) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of linear layers, also GPT-2's transposed ones; AdamW for the rest.
+def optimizers(
+    model: nn.Module, learning_rate: float, weight_decay: float = 0.01, muon: bool = True
+) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of linear layers, also GPT-2's transposed ones; AdamW for the rest, or for all.
 
     The rest are embeddings, queries, norms, biases. Muon: Jordan et al. 2024; its rates are matched to AdamW's.
     """
@@ -163,11 +166,14 @@ def optimizers(model: nn.Module, learning_rate: float, weight_decay: float = 0.0
         if isinstance(m, (nn.Linear, Conv1D)) and m.weight.requires_grad and id(m.weight) not in embeddings
     }
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in matrices]
-    fast = has_fast_bfloat16(default_device())
-    muon = torch.optim.Muon if fast else Float32Muon
+    adamw = {"lr": learning_rate, "betas": (0.9, 0.98)}
+    if not muon:
+        decayed = {"params": list(matrices.values()), "weight_decay": weight_decay}
+        return [torch.optim.AdamW([decayed, {"params": rest, "weight_decay": 0.0}], **adamw)]
+    kind = torch.optim.Muon if has_fast_bfloat16(default_device()) else Float32Muon
     return [
-        muon(matrices.values(), lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(rest, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0),
+        kind(matrices.values(), lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, weight_decay=0.0, **adamw),
     ]
 
 
