@@ -19,6 +19,7 @@ RANKS = {
     "checkpoints": 1,
     "config": 1,
     "data": 2,
+    "fetch": 2,
     "lm": 2,
     "mbr": 2,
     "training": 2,
