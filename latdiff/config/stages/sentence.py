@@ -1,0 +1,66 @@
+"""recipes/train_sentence.py: the codec of a frozen sentence encoder and a frozen language model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydantic import Field
+
+from latdiff.config.sections import Number, Section, Whole, stage
+
+PRESETS = ("sampled", "greedy", "beam")  # ways to write a text
+
+
+class SentenceConfig(Section):
+    """The sentence codec: a text's vector as L latents of width D, read by a language model as K soft prompts."""
+
+    path: str = Field("", description="a checkpoint whose sentence codec is taken as it is; empty: train one")
+    language_model: str = Field("smollm2-135m-instruct", description="the frozen causal language model: a name that "
+                                "`latdiff fetch` knows, a folder, or a hub id such as HuggingFaceTB/SmolLM2-135M")
+    encoder: str = Field("all-minilm-l6-v2", description="the frozen sentence encoder, likewise; a hub id such as "
+                         "sentence-transformers/all-MiniLM-L6-v2")
+    num_latents: Whole = Field(8, ge=1, description="L; must divide the encoder's width")
+    num_prompts: Whole = Field(4, ge=1, description="K")
+    width: Whole = Field(1024, ge=8, description="of the hidden layer that makes the soft prompts")
+    rank: Whole = Field(16, ge=0, description="rank of the language model's low-rank updates (LoRA); 0: none")
+    max_tokens: Whole = Field(40, ge=4, description="of a text, in the language model's tokens, end-of-text included")
+    assumed_noise: Number = Field(0.2, ge=0.0, description="sd of the latent noise that is assumed in decoding")
+
+    def problems(self, recipe) -> Iterator[str]:
+        if recipe.codec != "sentence":
+            return
+        if recipe.sampling.decoding not in ("", *PRESETS):
+            yield f"sampling.decoding: is {recipe.sampling.decoding!r}, must be one of {', '.join(PRESETS)}"
+        most = recipe.train_sentence.latent_noise
+        if self.assumed_noise > most:
+            yield (f"sentence.assumed_noise: is {self.assumed_noise:g}, but training adds noise of at most "
+                   f"train_sentence.latent_noise={most:g}; lower the former or raise the latter")
+        if not self.path and recipe.data.max_tokens > self.max_tokens:
+            yield (f"data.max_tokens: {recipe.data.max_tokens} is more than sentence.max_tokens={self.max_tokens}; "
+                   "raise the latter")
+        if recipe.data.reads_source:
+            yield (f"data.condition: is {recipe.data.condition!r}, but a sentence codec reads no source texts; set it "
+                   "to none or label")
+
+
+class TrainSentenceConfig(Section):
+    """Its training."""
+
+    steps: Whole = Field(2000, ge=1, description="optimiser steps")
+    batch_size: Whole = Field(32, ge=2, description="texts per step")
+    learning_rate: Number = Field(2e-3, ge=0.0, description="Muon's peak rate for the matrices")
+    warmup_steps: Whole = Field(100, ge=0, description="steps of linear warm-up")
+    latent_noise: Number = Field(0.7, ge=0.0, description="half of the latents get Gaussian noise in training, of sd ~ "
+                                 "U(0, this)")
+    sample_every: Whole = Field(200, ge=1, description="steps between printed texts")
+    save_every: Whole = Field(200, ge=1, description="steps between resume states")
+
+
+stage(
+    "train_sentence",
+    shared=("data", "sampling"),
+    codec=True,
+    help="train the sentence codec: soft prompts for a frozen language model",
+    sentence=SentenceConfig,
+    train_sentence=TrainSentenceConfig,
+)

@@ -1,0 +1,86 @@
+"""The two frozen models of a sentence codec: an encoder of sentences, and a language model that writes from prompts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
+
+from latdiff.errors import UserError
+from latdiff.lm import load_pretrained
+from latdiff.models.backbone import fast_attention
+
+
+class SentenceModelError(UserError):
+    """A sentence encoder or a language model that cannot be used, in one sentence."""
+
+
+def load_encoder(path: str) -> tuple[Any, PreTrainedModel]:
+    """Tokenizer and frozen sentence encoder, such as sentence-transformers/all-MiniLM-L6-v2.
+
+    Raises:
+        SentenceModelError: When there is none, and for a model that writes.
+    """
+
+    def must_encode(config) -> None:
+        if config.is_encoder_decoder or (config.architectures and "LM" in config.architectures[0]):
+            raise SentenceModelError(f"the sentence encoder is {path!r}, a {config.model_type} that writes; take one "
+                                     "that only reads, e.g. sentence-transformers/all-MiniLM-L6-v2")
+
+    tokenizer, model = load_pretrained(
+        AutoModel, path, lambda reason: SentenceModelError(f"the sentence encoder {path!r} {reason}"),
+        prepare=must_encode,
+    )
+    return tokenizer, model.requires_grad_(False)
+
+
+def load_writer(path: str) -> tuple[Any, PreTrainedModel]:
+    """Tokenizer and frozen causal language model, such as HuggingFaceTB/SmolLM2-135M.
+
+    Raises:
+        SentenceModelError: When there is none, and for one that has no token to end a text with.
+    """
+    tokenizer, model = load_pretrained(
+        AutoModelForCausalLM, path, lambda reason: SentenceModelError(f"the language model {path!r} {reason}")
+    )
+    if tokenizer.eos_token_id is None:
+        raise SentenceModelError(f"the language model {path!r} has no end-of-text token, so that no text would end; "
+                                 "set its tokenizer's eos_token, or take another")
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    return tokenizer, fast_attention(model).requires_grad_(False)
+
+
+def sentence_vectors(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Tensor:
+    """Vectors [B, E] of norm 1 of ids [B, T] with mask [B, T]: the mean of the features (Reimers & Gurevych 2019)."""
+    ids, mask = ids.to(model.device), mask.to(model.device)
+    features = model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+    weights = mask[..., None].to(features)
+    return F.normalize((features * weights).sum(1) / weights.sum(1), dim=-1)
+
+
+def writer_features(model: PreTrainedModel, prompts: Tensor, ids: Tensor) -> Tensor:
+    """Features [B, T, H] that predict right-padded ids [B, T], each from prompts [B, K, H] and the ids before it."""
+    words = model.get_input_embeddings()(ids[:, :-1].to(model.device))
+    inputs = torch.cat([prompts.to(words), words], 1)
+    return model.base_model(inputs_embeds=inputs, use_cache=False).last_hidden_state[:, prompts.shape[1] - 1 :]
+
+
+def add_updates(model: PreTrainedModel, rank: int) -> nn.ModuleList:
+    """Low-rank updates of all linear layers, zero so far (LoRA, Hu et al. 2022); returns what is to be trained."""
+    model.add_adapter(LoraConfig(r=rank, lora_alpha=max(1, rank // 2), target_modules="all-linear"))
+    return nn.ModuleList(part for name, part in model.named_modules() if name.endswith((".lora_A", ".lora_B")))
+
+
+def merge_updates(model: PreTrainedModel, merge: bool = True) -> None:
+    """Add the low-rank updates to the weights, which makes writing faster; or take them out again."""
+    for part in model.modules():
+        if isinstance(part, BaseTunerLayer):
+            if merge:
+                part.merge()
+            else:
+                part.unmerge()
