@@ -83,6 +83,30 @@ def test_the_card_shows_samples_and_a_caption_for_each_picture(tmp_path):
     assert "![lengths](metrics-lengths.png)\n\nThe line of each sampler" in text and text.count("![") == 1
 
 
+UNMEASURED = "fluency: not measured; `latdiff evaluate ... --fluency MODEL` does that"
+
+
+@pytest.mark.parametrize("scorers", [{}, {"mauve": "gpt2"}])
+def test_an_evaluation_without_a_judge_of_fluency_says_so(scorers, tmp_path):
+    document = {"seeds": [0], "machine": "an abacus", "scorers": scorers}
+    document |= {"unseen": {"n": 2, "distinct": 1.0, "memorised": 0.0}}
+    (tmp_path / "metrics.json").write_text(json.dumps(document), encoding="utf-8")
+    for text in (summary(document), card_of(tmp_path, "storyworld").text):
+        assert text.count(UNMEASURED) == 1
+        assert "MODEL a causal language model from a folder or the hub" in text
+
+
+def test_a_judge_of_fluency_is_named_and_its_perplexity_shown(tmp_path):
+    unseen = {"n": 2, "distinct": 1.0, "memorised": 0.0, "perplexity": 3.25}
+    said = summary({"scorers": {"fluency": "gpt2"}, "unseen": unseen})
+    assert "perplexity by gpt2" in said and "perplexity 3.2" in said and "not measured" not in said
+
+
+def test_what_training_alone_measured_does_not_speak_of_fluency(tmp_path):
+    assert "fluency" not in summary({"reconstruction": {"n": 2, "exact_match": 0.5, "under_noise": {}}})
+    assert "fluency" not in card_of(tmp_path, "storyworld").text
+
+
 def test_a_row_on_one_line():
     assert row_line({"mode": "x0", "scale": 2.5, "n": 8, "samples": ["a"]}) == "mode x0 scale 2.500 n 8"
 
