@@ -25,6 +25,15 @@ def test_the_table_names_every_figure():
         assert part in table
 
 
+def test_the_table_has_what_the_backbone_can_do_by_itself():
+    table = reconstruction_table(
+        {"n": 12, "exact_match": 0.5, "copied_by_backbone": 0.75, "unknown_pieces": 0.002, "under_noise": {}}
+    )
+    assert [line.split() for line in table.splitlines()[2:]] == [
+        ["copied", "by", "backbone", "0.750"], ["unknown", "pieces", "0.002"],
+    ]
+
+
 def test_the_card_shows_a_sweep_as_a_table_and_a_picture():
     row = {"attribute": "tone", "mode": "x0", "scale": 3.5, "n": 8, "success": 0.5, "worst": 0.25, "distinct": 1.0}
     tables = sweep_tables([row, row | {"scale": 7.0}, row | {"attribute": "topic"}])

@@ -21,7 +21,8 @@ NO_FLUENCY = ("fluency: not measured; `latdiff evaluate ... --fluency MODEL` doe
 
 def reconstruction_table(measured: dict) -> str:
     """The figures of `reconstruction`, one a line."""
-    rows = [(key.replace("_", " "), measured[key]) for key in ("token_accuracy", "exact_match") if key in measured]
+    names = "token_accuracy", "exact_match", "copied_by_backbone", "unknown_pieces"
+    rows = [(name.replace("_", " "), measured[name]) for name in names if name in measured]
     rows += [(f"exact match, latent noise of {sd} sd", share) for sd, share in measured["under_noise"].items()]
     lines = [f"{name:36} {value:.3f}" for name, value in rows]
     return "\n".join([f"reconstruction of {measured['n']:,} unseen texts", *lines])
