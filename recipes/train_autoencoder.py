@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import warnings
 from pathlib import Path
 
 import torch
@@ -31,12 +32,20 @@ from latdiff.data.tokens import (
     short_enough,
     span_marks,
     tokenize,
+    unknown_characters,
+    unknown_share,
 )
 from latdiff.errors import UserError, plain_errors
 from latdiff.evaluation.report import reconstruction_table, update_metrics
 from latdiff.evaluation.rows import reconstruction
 from latdiff.models.autoencoder import LatentAutoencoder
-from latdiff.models.backbone import decoder_logits, encode_features, load_backbone, refuse_unreadable
+from latdiff.models.backbone import (
+    copied_share,
+    decoder_logits,
+    encode_features,
+    load_backbone,
+    refuse_unreadable,
+)
 from latdiff.precision import autocast, default_device
 from latdiff.training import (
     BatchOrder,
@@ -47,6 +56,8 @@ from latdiff.training import (
 )
 
 SETTINGS = ("seed", "data", "backbone", "autoencoder", "train_autoencoder")  # that its result depends on
+COPIED_TEXTS = 64  # unseen ones, that the backbone is tried on
+LEAST_COPIED, MOST_UNKNOWN = 0.3, 0.01  # shares of texts and of pieces, beyond which there is a warning
 
 
 class ReconstructionLoss(nn.Module):
@@ -96,11 +107,11 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     recipe.save(folder / "recipe.yaml")
 
     run = Run(recipe, "autoencoder", folder / "train" / "autoencoder.safetensors", settings, quiet)
+    alone = tried(recipe, tokenizer, text_model.to(run.device), corpus, ids)
     torch.manual_seed(recipe.seed)
     autoencoder = build(recipe, text_model)
     print(f"autoencoder with {sum(p.numel() for p in autoencoder.parameters()):,} weights -> {folder}")
-    objective = ReconstructionLoss(text_model.to(run.device), autoencoder, settings.latent_noise,
-                                   settings.latent_dropout)
+    objective = ReconstructionLoss(text_model, autoencoder, settings.latent_noise, settings.latent_dropout)
     objective = run.prepare(objective, trained=autoencoder)
     codec = TextCodec(tokenizer, text_model, autoencoder)
     for step, rows in run.steps(BatchOrder(len(ids), settings.batch_size, recipe.seed, list(map(len, ids)))):
@@ -115,7 +126,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     with run.autocast():
         latents = codec.compress(ids)
     autoencoder.set_whitening(latents.mean(0), latents.var(0))
-    made = {"training_minutes": round(run.minutes, 2), "dtype": run.dtype}
+    made = alone | {"training_minutes": round(run.minutes, 2), "dtype": run.dtype}
     finish(recipe, codec, autoencoder.normalise(latents[: len(own)]), corpus.valid, made)
     run.state.unlink(missing_ok=True)
     print(f"trained in {run.minutes:.1f} minutes -> {folder}")
@@ -187,6 +198,32 @@ def refuse_long_sources(recipe: Recipe, tokenizer, corpus: Corpus, limit: int) -
                 f"{recipe.data.source}: the shortest {name} source has {shortest} tokens; raise autoencoder.max_tokens "
                 f"({limit}) or take shorter ones"
             )
+
+
+def tried(recipe: Recipe, tokenizer, text_model, corpus: Corpus, ids: list[list[int]]) -> dict[str, float]:
+    """What the backbone can do by itself, printed on one line, with a warning where that is little.
+
+    Returns:
+        `copied_by_backbone`, the share of a few unseen texts that it writes again from all its features, and
+        `unknown_pieces`, the share of the pieces of `ids`, the training texts, that its tokenizer does not know.
+    """
+    short = (text for text in corpus.valid if len(tokenize(tokenizer, [text])[0]) <= recipe.autoencoder.max_tokens)
+    texts = list(itertools.islice(short, COPIED_TEXTS))
+    copied, unknown = copied_share(text_model, tokenizer, texts), unknown_share(tokenizer, ids)
+    found = f"the backbone {recipe.backbone.path} by itself copies {100 * copied:.1f} % of {len(texts)} unseen texts"
+    pieces = f"{100 * unknown:.2f} % of the training texts' pieces are unknown to its tokenizer"
+    print(f"{found} exactly; {pieces}")
+    other = ("set backbone.path=checkpoints/NAME-t5 for one of your own, which the first run that needs it pretrains "
+             "on these texts (better with more pretrain_backbone.steps), or take one of the hub that reads them")
+    if unknown > MOST_UNKNOWN:
+        some = " ".join(unknown_characters(tokenizer, corpus.train + corpus.extra))
+        warnings.warn(f"{pieces}, such as {some}, and no text that is decoded will have them; {other}, e.g. "
+                      "google/mt5-small", stacklevel=2)
+    if copied < LEAST_COPIED:
+        warnings.warn(f"{found} exactly, a sign that few will come back from latents; {other}. One that follows "
+                      "instructions, such as google/flan-t5-base, or was pretrained under much noise may serve all the "
+                      "same: trust the reconstruction that is measured after training", stacklevel=2)
+    return {"copied_by_backbone": copied, "unknown_pieces": unknown}
 
 
 def corrupted_batch(rows: list[list[int]], tokenizer, recipe: Recipe, step: int):

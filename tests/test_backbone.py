@@ -13,6 +13,7 @@ from latdiff.config import DECODING
 from latdiff.data.tokens import labels_of, pad, tokenize, train_vocabulary
 from latdiff.models.backbone import (
     BackboneError,
+    copied_share,
     decoder_logits,
     encode_features,
     generate_ids,
@@ -109,6 +110,31 @@ def test_what_a_model_forces_stays_forced(tmp_path):
     (written,) = generate_ids(model, encode_features(model, ids, mask), 6)
     start, first, *_, last = written.tolist()
     assert tokenizer.convert_ids_to_tokens([start, first, last]) == ["</s>", "<s>", "</s>"]
+
+
+@torch.no_grad()
+def test_texts_of_several_lengths_are_written_as_the_whole_model_writes_them(ours, untouched, rows):
+    ids, mask = padded(rows, ours)
+    assert not mask.all()
+    found = generate_ids(ours, encode_features(ours, ids, mask), 12, mask)
+    plain = {"num_beams": 1, "no_repeat_ngram_size": 0, "early_stopping": False}
+    expected = untouched.generate(ids, attention_mask=mask.long(), max_new_tokens=12, **plain)
+    assert found.tolist() == expected.tolist()
+
+
+def test_the_share_of_texts_that_a_model_copies(saved, ours, rows, monkeypatch):
+    """Random weights copy nothing; then the decoder writes two of the four texts and breaks another."""
+    tokenizer = load_backbone(str(saved))[0]
+    texts = tokenizer.batch_decode(rows, skip_special_tokens=True)  # as the tokenizer spells them
+    assert copied_share(ours, tokenizer, texts) == 0
+    start = ours.config.decoder_start_token_id
+
+    def writes(encoder_outputs, attention_mask, max_new_tokens, **_):
+        assert attention_mask.sum(1).tolist() == list(map(len, rows)) and max_new_tokens == max(map(len, rows))
+        return pad([[start, *row] for row in (*rows[:2], rows[2][:-2], rows[2])], ours.config.pad_token_id)[0]
+
+    monkeypatch.setattr(ours, "generate", writes)
+    assert copied_share(ours, tokenizer, texts) == 0.5
 
 
 @torch.no_grad()

@@ -25,6 +25,15 @@ def test_the_table_names_every_figure():
         assert part in table
 
 
+def test_the_table_has_what_the_backbone_can_do_by_itself():
+    table = reconstruction_table(
+        {"n": 12, "exact_match": 0.5, "copied_by_backbone": 0.75, "unknown_pieces": 0.002, "under_noise": {}}
+    )
+    assert [line.split() for line in table.splitlines()[2:]] == [
+        ["copied", "by", "backbone", "0.750"], ["unknown", "pieces", "0.002"],
+    ]
+
+
 def test_the_card_shows_a_sweep_as_a_table_and_a_picture():
     row = {"attribute": "tone", "mode": "x0", "scale": 3.5, "n": 8, "success": 0.5, "worst": 0.25, "distinct": 1.0}
     tables = sweep_tables([row, row | {"scale": 7.0}, row | {"attribute": "topic"}])
@@ -81,6 +90,30 @@ def test_the_card_shows_samples_and_a_caption_for_each_picture(tmp_path):
     assert "seeds 0, 1, an abacus" in text
     assert "\n- A {{ b }}\n  # c\n" in text
     assert "![lengths](metrics-lengths.png)\n\nThe line of each sampler" in text and text.count("![") == 1
+
+
+UNMEASURED = "fluency: not measured; `latdiff evaluate ... --fluency MODEL` does that"
+
+
+@pytest.mark.parametrize("scorers", [{}, {"mauve": "gpt2"}])
+def test_an_evaluation_without_a_judge_of_fluency_says_so(scorers, tmp_path):
+    document = {"seeds": [0], "machine": "an abacus", "scorers": scorers}
+    document |= {"unseen": {"n": 2, "distinct": 1.0, "memorised": 0.0}}
+    (tmp_path / "metrics.json").write_text(json.dumps(document), encoding="utf-8")
+    for text in (summary(document), card_of(tmp_path, "storyworld").text):
+        assert text.count(UNMEASURED) == 1
+        assert "MODEL a causal language model from a folder or the hub" in text
+
+
+def test_a_judge_of_fluency_is_named_and_its_perplexity_shown(tmp_path):
+    unseen = {"n": 2, "distinct": 1.0, "memorised": 0.0, "perplexity": 3.25}
+    said = summary({"scorers": {"fluency": "gpt2"}, "unseen": unseen})
+    assert "perplexity by gpt2" in said and "perplexity 3.2" in said and "not measured" not in said
+
+
+def test_what_training_alone_measured_does_not_speak_of_fluency(tmp_path):
+    assert "fluency" not in summary({"reconstruction": {"n": 2, "exact_match": 0.5, "under_noise": {}}})
+    assert "fluency" not in card_of(tmp_path, "storyworld").text
 
 
 def test_a_row_on_one_line():

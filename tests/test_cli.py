@@ -191,7 +191,8 @@ def test_fit_head_writes_a_head_and_says_how_good_it_is(latdiff, checkpoint, rev
     try:
         head = load_head(checkpoint / "heads" / "mood")
         assert head.classes_.tolist() == sorted(labels)
-        accuracy = f"{head.report['accuracy']:.3f} (the most frequent label: 0.333)"
+        right = f"right on {100 * head.report['accuracy']:.1f} % of 18 held-out texts"
+        accuracy = f"{right}, where the commonest label alone would be right on 33.3 %,"
         for part in ("mood", "18 texts", "calm, dull, wild", accuracy, str(checkpoint)):
             assert part in printed
         assert len(latdiff("sample", "--num-samples", 1, "--guide", "mood=wild").splitlines()) == 1
@@ -214,7 +215,7 @@ def test_a_head_is_fitted_before_there_is_a_denoiser(latdiff, tiny, reviews, row
         shutil.copytree(tiny.checkpoint / part, folder / part)
     data = reviews([*rows_of(["calm", "wild"]), *rows_of(["calm"])])
     printed = latdiff("fit-head", "--data", data, "--name", "mood", folder=folder)
-    assert "(the most frequent label: 0.667)" in printed and "by noise" not in printed
+    assert "the commonest label alone would be right on 66.7 %" in printed and "by noise" not in printed
     assert load_head(folder / "heads" / "mood").report["majority"] == 12 / 18
     printed = latdiff("fit-head", "--data", data, "--name", "aware", "--noise-aware", folder=folder)
     assert "accuracy by noise level sigma, at z_t" in printed

@@ -85,6 +85,43 @@ def test_a_report_without_a_denoiser_has_what_a_codec_can_tell():
     assert "accuracy_by_noise" in fit_head(CODEC, texts, labels, noise_aware=True).report
 
 
+def chance(each=50):
+    """Texts with labels that they do not show."""
+    texts, _ = labelled("ad", each)
+    return texts, ["heads" if i // 2 % 2 else "tails" for i in range(len(texts))]
+
+
+WEAK = "right on .* % of 100 held-out texts, where the commonest label alone would be right on 50.0 %, .* more texts"
+
+
+def test_a_head_that_guesses_warns_when_it_is_fitted_and_when_it_steers(tmp_path):
+    with pytest.warns(UserWarning, match=f"head 'coin' is {WEAK}"):
+        coin = fit_head(CODEC, *chance(), name="coin")
+    coin.save(tmp_path)
+    for head in (coin, load_head(tmp_path)):
+        assert head.report["majority"] == 0.5
+        for steer, label in ((head.toward, "heads"), (head.away, "tails")):
+            with pytest.warns(UserWarning, match=f"head 'coin' is {WEAK}") as warned:
+                steer(label)
+            assert len(warned) == 1
+
+
+def test_a_head_that_knows_its_labels_does_not_warn(recwarn):
+    head = fit_head(CODEC, *labelled("ad", each=50))
+    head.toward("class a")
+    AttributeHead.from_weights(["a", "b"], head.weight, head.bias, report={"accuracy": 0.5}).toward("a")  # an older one
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(("accuracy", "texts", "warns"), [
+    (0.59, 100, True), (0.61, 100, False), (0.51, 400, True), (0.56, 400, False), (0.3, 400, True),
+])
+def test_two_standard_errors_above_the_commonest_label_are_enough(accuracy, texts, warns, recwarn):
+    report = {"accuracy": accuracy, "majority": 0.5, "texts": texts}
+    AttributeHead.from_weights(["a", "b"], torch.ones(2, 1, 3), torch.zeros(2), report=report).toward("a")
+    assert len(recwarn.list) == warns
+
+
 def test_labels_of_one_class():
     said = refusal(fit_head, CODEC, ["a1"] * 10, ["good"] * 10, name="tone")
     assert said == "head 'tone': all labels are of one class ('good'); a head needs two or more"

@@ -19,6 +19,8 @@ from latdiff.data.tokens import (
     span_marks,
     tokenize,
     train_vocabulary,
+    unknown_characters,
+    unknown_share,
 )
 from latdiff.errors import UserError
 
@@ -41,6 +43,23 @@ def test_texts_come_back_from_their_ids(vocabulary):
     ids = tokenize(tokenizer, TEXTS)
     assert tokenizer.batch_decode(ids, skip_special_tokens=True) == TEXTS
     assert all(row[-1] == tokenizer.eos_token_id and row.count(tokenizer.eos_token_id) == 1 for row in ids)
+
+
+def test_pieces_and_characters_that_the_tokenizer_does_not_know(vocabulary):
+    _, tokenizer = vocabulary
+    strange = ["Ann 天", "天 Ben 地"]
+    ids = tokenize(tokenizer, strange)
+    assert unknown_share(tokenizer, tokenize(tokenizer, TEXTS)) == 0
+    assert unknown_share(tokenizer, ids) == 3 / sum(map(len, ids))
+    assert unknown_characters(tokenizer, TEXTS + strange) == ["天", "地"]  # the commonest first
+    assert unknown_characters(tokenizer, strange, most=1) == ["天"]
+    assert unknown_characters(tokenizer, TEXTS) == []
+
+
+def test_a_tokenizer_of_bytes_knows_every_piece(tmp_path):
+    hub_layouts.bart(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    assert unknown_share(tokenizer, tokenize(tokenizer, ["Ann", "天地"])) == 0
 
 
 def test_nothing_is_cut(vocabulary):

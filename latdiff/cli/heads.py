@@ -44,7 +44,7 @@ def run_fit_head(options: argparse.Namespace) -> None:
     strength = _regularisation(options)
     texts, labels = load_labelled(options.data, options.text_column, options.label_column, options.limit,
                                   classes=not options.number)
-    from latdiff.heads.attribute import AttributeHead
+    from latdiff.heads.attribute import AttributeHead, held_out
     from latdiff.heads.fitting import fit_head
     from latdiff.heads.number import NumberHead
 
@@ -58,8 +58,7 @@ def run_fit_head(options: argparse.Namespace) -> None:
     else:
         kind = AttributeHead(options.name, C=strength, features=options.features, noise_aware=options.noise_aware)
         head = fit_head(codec, texts, labels, kind, estimate=estimate)
-        quality = (f"labels {', '.join(map(str, head.classes_))}, cross-validated accuracy "
-                   f"{head.report['accuracy']:.3f} (the most frequent label: {head.report['majority']:.3f}), "
+        quality = (f"labels {', '.join(map(str, head.classes_))}, {held_out(head.report)}, "
                    f"calibration error {head.report['calibration_error']:.3f}, C {head.report['C']:g}")
     folder = options.output or Path(options.checkpoint) / "heads" / options.name
     head.save(folder)

@@ -83,6 +83,19 @@ def length_report(ids: list[list[int]]) -> str:
     return f"data.max_tokens={most} would keep 99 % of the training texts, {whole} all of them"
 
 
+def unknown_share(tokenizer, ids: list[list[int]]) -> float:
+    """Share of the pieces of all texts that the tokenizer does not know; 0 for one that knows every byte."""
+    return sum(row.count(tokenizer.unk_token_id) for row in ids) / sum(map(len, ids))
+
+
+def unknown_characters(tokenizer, texts: list[str], most: int = 5) -> list[str]:
+    """The commonest characters of the texts that the tokenizer does not know, at most so many."""
+    counts = collections.Counter(itertools.chain.from_iterable(texts))
+    commonest = (character for character, _ in counts.most_common())
+    unknown = (one for one in commonest if tokenizer.unk_token_id in tokenizer(one, add_special_tokens=False).input_ids)
+    return list(itertools.islice(unknown, most))
+
+
 def pad(ids: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
     """Right-padded ids [B, T] and their mask [B, T], True on tokens of the text."""
     longest = max(map(len, ids))

@@ -15,11 +15,14 @@ from latdiff.evaluation.metrics import mean_of
 from latdiff.precision import compute_dtype
 
 BY_WORDS = "the label's words stand in the text"  # a row's judge, where there is no other
+NO_FLUENCY = ("fluency: not measured; `latdiff evaluate ... --fluency MODEL` does that, MODEL a causal language model "
+              "from a folder or the hub")
 
 
 def reconstruction_table(measured: dict) -> str:
     """The figures of `reconstruction`, one a line."""
-    rows = [(key.replace("_", " "), measured[key]) for key in ("token_accuracy", "exact_match") if key in measured]
+    names = "token_accuracy", "exact_match", "copied_by_backbone", "unknown_pieces"
+    rows = [(name.replace("_", " "), measured[name]) for name in names if name in measured]
     rows += [(f"exact match, latent noise of {sd} sd", share) for sd, share in measured["under_noise"].items()]
     lines = [f"{name:36} {value:.3f}" for name, value in rows]
     return "\n".join([f"reconstruction of {measured['n']:,} unseen texts", *lines])
@@ -34,6 +37,8 @@ def denoising_line(measured: dict) -> str:
 
 def summary(document: dict) -> str:
     """The main figures of an evaluation, one a line, each beside the figure that it has to be compared with.
+
+    Without a judge of fluency, a line says that fluency was not measured, and how it is.
 
     Args:
         document: What `latdiff evaluate` writes, or a part of it.
@@ -50,6 +55,7 @@ def summary(document: dict) -> str:
     lines += [f"{name} is judged by {judge}" for name, judge in scorers.get("judges", {}).items()]
     lines += [f"{figure} by {scorers[key]}" for key, figure in (
         ("fluency", "perplexity"), ("mauve", "MAUVE"), ("bert_score", "BERTScore")) if key in scorers]
+    lines += [NO_FLUENCY] if "unseen" in document and "fluency" not in scorers else []
     spread = document.get("sd", {})
     if "unseen" in document:
         lines.append(f"{document['unseen']['n']:,} unseen texts: {_quality(document['unseen'], {})}")

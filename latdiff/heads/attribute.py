@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from collections.abc import Mapping
 from numbers import Real
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,8 @@ from latdiff.heads.regression import (
 
 if TYPE_CHECKING:
     from latdiff.codecs.protocol import Codec
+
+GUESSING = 2.0  # standard errors above the share of the commonest label, below which accuracy may be chance
 
 
 class AttributeHead(ClassifierMixin, LinearHead):
@@ -225,6 +228,9 @@ class AttributeHead(ClassifierMixin, LinearHead):
             scale: how far; None is `usual_scale(mode)`.
             mode: where gradients are taken, see guidance.Guide, as further settings are.
 
+        Warns:
+            UserWarning: where the head's report says that it can hardly tell the labels apart.
+
         Raises:
             HeadError: for a label that the head does not know, or a mode that it cannot be read in.
 
@@ -239,6 +245,7 @@ class AttributeHead(ClassifierMixin, LinearHead):
             raise HeadError(f"head {self.name!r}: weights of labels are {dict(given)}, must be positive numbers")
         # The largest weight is 1, so that the target of one label is its probability.
         weights = [wanted.get(index, 0) / max(wanted.values()) for index in range(len(self.classes_))]
+        warn_of_guessing(self)
         return self.guide(tuple(map(float, weights)), scale, mode, **settings)
 
     def away(self, label: Any, scale: float | None = None, mode: str = "x0", **settings) -> Guide:
@@ -287,6 +294,29 @@ class AttributeHead(ClassifierMixin, LinearHead):
                 f"head {self.name!r} knows no label {label!r}, only {', '.join(known)}{nearest(str(label), known)}"
             )
         return index
+
+
+def held_out(report: dict) -> str:
+    """The accuracy that a report of `fit_head` has, beside the share of the commonest label."""
+    return (f"right on {report['accuracy']:.1%} of {report['texts']:,} held-out texts, where the commonest label alone "
+            f"would be right on {report['majority']:.1%}").replace("%", " %")
+
+
+def warn_of_guessing(head: AttributeHead) -> None:
+    """Warn of a head no more accurate than its commonest label, or by less than two standard errors of that share.
+
+    A head without a report, or with an older one, says nothing of it.
+    """
+    report = head.report
+    if not {"accuracy", "majority", "texts"} <= report.keys():
+        return
+    share = report["majority"]
+    if report["accuracy"] < share + GUESSING * math.sqrt(share * (1 - share) / report["texts"]):
+        warnings.warn(
+            f"head {head.name!r} is {held_out(report)}, so that it can hardly steer; fit it on more texts, as many of "
+            "each label, or on labels that the texts themselves show",
+            stacklevel=3,
+        )
 
 
 @functools.lru_cache(maxsize=256)

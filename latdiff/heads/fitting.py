@@ -13,7 +13,7 @@ from sklearn.model_selection import cross_val_predict
 from torch import Tensor
 
 from latdiff.config import MIN_PER_CLASS
-from latdiff.heads.attribute import AttributeHead
+from latdiff.heads.attribute import AttributeHead, warn_of_guessing
 from latdiff.heads.inputs import HeadError, fingerprints, values_of
 from latdiff.heads.number import NumberHead
 from latdiff.heads.regression import NOISE_TIMES, folds
@@ -59,6 +59,9 @@ def fit_head(codec, texts, labels, head=None, *, name=None, estimate=None, **set
         noise-aware, else at `estimate`, if there is one. With C="cv" they are a little too good: the same folds chose
         C. Of numbers: r2, the share of the variance explained.
 
+    Warns:
+        UserWarning: where the accuracy is less than two standard errors above the share of the most frequent label.
+
     Raises:
         HeadError: for unequal lengths, missing labels, fewer than two classes, a class of fewer than five texts,
             or settings out of range.
@@ -87,6 +90,8 @@ def fit_head(codec, texts, labels, head=None, *, name=None, estimate=None, **set
     head.fit(encoded, labels)
     head.codec_digest, head.fitted_on = codec.digest, fingerprints(texts)
     head.report = {"texts": len(texts)} | _quality(head, encoded, labels, estimate)
+    if isinstance(head, AttributeHead):
+        warn_of_guessing(head)
     return head
 
 

@@ -5,6 +5,7 @@ Any transformers encoder-decoder serves (T5, mT5, BART): the model is asked, nev
 
 from __future__ import annotations
 
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from latdiff.config import DECODING
+from latdiff.data.tokens import pad, tokenize
 from latdiff.errors import UserError
 from latdiff.lm import load_pretrained
 
@@ -85,18 +87,33 @@ def decoder_logits(model: PreTrainedModel, features: Tensor, labels: Tensor, mas
     return model(encoder_outputs=outputs, attention_mask=mask, decoder_input_ids=inputs, use_cache=False).logits
 
 
-def generate_ids(model: PreTrainedModel, features: Tensor, max_new_tokens: int, **options) -> Tensor:
-    """Ids [B, T'] that the decoder writes from features [B, L, H], its start token first.
+def generate_ids(
+    model: PreTrainedModel, features: Tensor, max_new_tokens: int, mask: Tensor | None = None, **options
+) -> Tensor:
+    """Ids [B, T'] that the decoder writes from features [B, L, H] where mask [B, L], its start token first.
 
     Greedily, whatever the model's configuration says of beams and penalties; options of transformers' `generate` change
     that. Token ids that it forces stay forced.
     """
     _onto_its_device(model)
     features = features.to(model.device, model.dtype)
-    mask = features.new_ones(features.shape[:2], dtype=torch.long)
+    mask = torch.ones(features.shape[:2]) if mask is None else mask
+    mask = mask.to(features.device, torch.long)
     outputs = BaseModelOutput(last_hidden_state=features)
     options = DECODING["greedy"] | options
     return model.generate(encoder_outputs=outputs, attention_mask=mask, max_new_tokens=max_new_tokens, **options)
+
+
+@torch.no_grad()
+def copied_share(model: PreTrainedModel, tokenizer, texts: list[str]) -> float:
+    """Share of texts that the model by itself writes again, character by character, from all features of its encoder.
+
+    Greedily, and all texts at once: give a few dozen.
+    """
+    ids, mask = pad(tokenize(tokenizer, texts), tokenizer.pad_token_id)
+    written = generate_ids(model, encode_features(model, ids, mask), ids.shape[1], mask)
+    copies = tokenizer.batch_decode(written, skip_special_tokens=True)
+    return sum(map(operator.eq, copies, texts)) / len(texts)
 
 
 def _onto_its_device(model: PreTrainedModel) -> None:

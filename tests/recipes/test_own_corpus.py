@@ -65,6 +65,33 @@ def test_extra_texts_train_backbone_and_autoencoder_and_not_the_denoiser(recipe,
     assert codec.tokenizer("Zyx")["input_ids"].count(codec.tokenizer.unk_token_id) == 0
 
 
+def test_a_backbone_that_cannot_read_the_corpus_is_warned_of_before_training(recipe):
+    signs = "天地玄黄宇宙洪荒日月盈昃"
+    texts = [f"{one}{two}{one}" for one in signs for two in signs if one != two]
+    Path("signs.txt").write_text("\n".join(texts), encoding="utf-8")
+    other = recipe("name=signs", "data.source=signs.txt", "data.train_size=0", "train_autoencoder.steps=1")
+    with pytest.warns(UserWarning) as warned:
+        train_autoencoder.main(other, quiet=True)
+    unknown, copied = (str(one.message) for one in warned if "backbone.path=" in str(one.message))
+    assert "pieces are unknown to its tokenizer, such as" in unknown and "google/mt5-small" in unknown
+    assert set(re.search("such as (.*?), and", unknown)[1].split()) <= set(signs)
+    assert "copies 0.0 % of " in copied and "google/flan-t5-base" in copied
+    for said in (unknown, copied):
+        assert "set backbone.path=checkpoints/NAME-t5" in said
+    figures = json.loads((other.folder / "metrics.json").read_text(encoding="utf-8"))["reconstruction"]
+    assert figures["copied_by_backbone"] == 0 and figures["unknown_pieces"] > 0.2
+
+
+def test_a_backbone_that_reads_and_copies_the_corpus_is_not_warned_of(recipe, capsys, recwarn, monkeypatch):
+    shares = iter([0.3, 0.29])
+    monkeypatch.setattr(train_autoencoder, "copied_share", lambda model, tokenizer, texts: next(shares))
+    for name, warnings in (("good", 0), ("worse", 1)):
+        train_autoencoder.main(recipe(f"name={name}", "train_autoencoder.steps=1"), quiet=True)
+        assert len([one for one in recwarn if "backbone.path=" in str(one.message)]) == warnings
+    said = capsys.readouterr().out
+    assert "the backbone checkpoints/tiny-t5 by itself copies 30.0 % of 12 unseen texts exactly; 0.00 % of the" in said
+
+
 def test_another_checkpoints_autoencoder_is_taken_as_it_is(tiny, recipe, capsys):
     """So that one autoencoder, learnt from much text, serves the denoisers of several corpora."""
     rows = [{"words": f"A {kind}, {i}.", "kind": kind} for kind in ("boat", "tree") for i in range(20)]
