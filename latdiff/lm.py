@@ -25,6 +25,7 @@ from transformers import (
 from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from latdiff.errors import UserError, first_line
+from latdiff.fetch import MODELS, located
 from latdiff.precision import default_device
 
 LOGITS = 8192 * 50257  # computed at a time when texts are scored, which take 1.6 GB: 8192 tokens of GPT-2's
@@ -104,12 +105,12 @@ def load_language_model(auto, path: str | Path) -> tuple:
 
     Args:
         auto: a transformers auto class, such as AutoModelForCausalLM.
-        path: a folder or a hub id.
+        path: a folder, a hub id, or a name that `latdiff fetch` knows.
 
     Raises:
-        LanguageModelError: Where there is no such model.
+        UserError: Where there is no such model.
     """
-    path = str(path)
+    path = located(str(path)) if path in MODELS else str(path)
     if not Path(path).is_dir() and path.count("/") != 1:
         raise LanguageModelError(f"no language model {path!r}: a folder or a hub id, e.g. openai-community/gpt2")
     tokenizer, model = load_pretrained(

@@ -27,8 +27,9 @@ def add_evaluate(commands) -> None:
                          help="labelled texts other than the head's, for a classifier of another kind that "
                          "judges whether a text has HEAD's label; or HEAD is the column of the classes that the model "
                          "is conditioned on; may be repeated (default column: label)")
-    command.add_argument("--fluency", metavar="MODEL", help="a causal language model, folder or hub id, whose "
-                         "perplexity of the texts is measured; recipes/train_ar.py trains one, where there are classes "
+    command.add_argument("--fluency", metavar="MODEL", help="a causal language model, a folder, a hub id or "
+                         "smollm2-135m-instruct, which `latdiff fetch` brings, whose perplexity of "
+                         "the texts is measured; recipes/train_ar.py trains one, where there are classes "
                          "with train_ar.condition_dropout=1")
     command.add_argument("--mauve", metavar="MODEL", help="a language model or text encoder, folder or hub id, whose "
                          "hidden states MAUVE compares between samples and unseen texts")

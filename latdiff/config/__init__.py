@@ -6,7 +6,7 @@ A recipe is read before anything heavy is imported, so a typo fails within a sec
     recipe.train_autoencoder.steps   # 500
 """
 
-from latdiff.config.reading import BUNDLED, CONFIG_FOLDER, RecipeError
+from latdiff.config.reading import CONFIG_FOLDER, RecipeError
 from latdiff.config.recipe import (
     Recipe,
     add_recipe_arguments,
@@ -29,7 +29,6 @@ from latdiff.config.sections import (
 )
 
 __all__ = [
-    "BUNDLED",
     "CONFIG_FOLDER",
     "DECODING",
     "MIN_PER_CLASS",

@@ -16,7 +16,7 @@ from latdiff.precision import compute_dtype
 
 BY_WORDS = "the label's words stand in the text"  # a row's judge, where there is no other
 NO_FLUENCY = ("fluency: not measured; `latdiff evaluate ... --fluency MODEL` does that, MODEL a causal language model "
-              "from a folder or the hub")
+              "from a folder or the hub, or smollm2-135m-instruct")
 
 
 def reconstruction_table(measured: dict) -> str:

@@ -1,0 +1,105 @@
+"""Put together the texts of the recipe english: short ones of five kinds, from public data sets in one folder.
+
+    python -m latdiff.recipes.english_texts path/to/sets data/english
+
+Reads yelp_shen/test, paradetox/train, ag_news/{train,test}, caption_styles/train, multi30k_captions/train and
+tatoeba/train below the first folder, as .jsonl or .jsonl.gz with a column `text`, and writes to the second one
+train.jsonl and valid.jsonl with the columns text and kind (review, comment, headline, caption, remark), and for each
+attribute ATTRIBUTE-head.jsonl and ATTRIBUTE-judge.jsonl with text and label: the first of training texts, for heads,
+the second of texts that the training does not see, for judges and for comparison with real texts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import random
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from latdiff.errors import UserError, plain_errors
+
+# kind: files, longest text in words, training texts, and the attribute that its labels are of
+KINDS = {
+    "review": (("yelp_shen/test",), 20, 45_000, "sentiment"),
+    "comment": (("paradetox/train",), 24, 24_000, "toxicity"),
+    "headline": (("ag_news/train", "ag_news/test"), 20, 16_000, "topic"),
+    "caption": (("caption_styles/train", "multi30k_captions/train"), 20, 26_000, "style"),
+    "remark": (("tatoeba/train",), 20, 25_000, ""),
+}
+LEAST, HELD_OUT, OF_HEADS, UNSEEN = 3, 3000, 2000, 200  # words; labelled texts of each kind; of each kind in valid
+AGENCY = re.compile(r"\s*\((AP|AFP|Reuters|SPACE\.com|washingtonpost\.com|TechWeb)\)\s*$")
+
+
+def read(folder: Path, name: str) -> list[dict]:
+    """Rows of NAME.jsonl or NAME.jsonl.gz; raises UserError where there is neither."""
+    plain, packed = folder / f"{name}.jsonl", folder / f"{name}.jsonl.gz"
+    if not plain.exists() and not packed.exists():
+        raise UserError(f"{folder} holds neither {name}.jsonl nor {name}.jsonl.gz; see docs/english.md for the sets")
+    with open(plain, encoding="utf-8") if plain.exists() else gzip.open(packed, "rt", encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def rows_of(folder: Path, kind: str, seed: int) -> list[dict]:
+    """Distinct texts of a kind with their labels, '' where there is none, in an order of the seed's.
+
+    Texts that are rewritten from one another stay together, so that hardly any is held out of its fellows.
+    """
+    files, longest, count, _ = KINDS[kind]
+    found: dict[str, dict] = {}
+    for name in files:
+        rows = read(folder, name)
+        if name.startswith("multi30k"):  # many captions of few pictures
+            rows = rows[:count]
+        for row in rows:
+            text = AGENCY.sub("", row.get("title") or "") if kind == "headline" else row["text"]
+            if LEAST <= len(text.split()) <= longest and "_num_" not in text:
+                found.setdefault(text.lower(), {"text": text, "kind": kind, "label": row.get("label", ""),
+                                                "group": row.get("pair", text)})
+    groups = sorted({row["group"] for row in found.values()})
+    random.Random(f"{seed}/{kind}").shuffle(groups)
+    place = {group: index for index, group in enumerate(groups)}
+    return sorted(found.values(), key=lambda row: place[row["group"]])
+
+
+def write(path: Path, rows: Iterable[dict], *columns: str) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps({column: row[column] for column in columns}, ensure_ascii=False) + "\n")
+
+
+def put_together(folder: Path, output: Path, seed: int = 0) -> dict[str, int]:
+    """Write the files; returns the number of training texts of each kind."""
+    train: list[dict] = []
+    valid: list[dict] = []
+    output.mkdir(parents=True, exist_ok=True)
+    for kind, (_, _, count, attribute) in KINDS.items():
+        rows = rows_of(folder, kind, seed)
+        held = min(HELD_OUT, len(rows) // 5)
+        unseen, seen = rows[:held], rows[held : held + count]
+        train, valid = train + seen, valid + unseen[:UNSEEN]
+        if attribute:
+            labelled = [row for row in seen if row["label"]]
+            write(output / f"{attribute}-head.jsonl", labelled[:OF_HEADS], "text", "label")
+            write(output / f"{attribute}-judge.jsonl", (row for row in unseen if row["label"]), "text", "label")
+    for name, rows in (("train", train), ("valid", valid)):
+        random.Random(seed).shuffle(rows)
+        write(output / f"{name}.jsonl", rows, "text", "kind")
+    return {kind: sum(row["kind"] == kind for row in train) for kind in KINDS}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="with the data sets")
+    parser.add_argument("output", type=Path, help="folder of the recipe's texts")
+    parser.add_argument("--seed", type=int, default=0, help="of the order, and of what is held out (default 0)")
+    options = parser.parse_args()
+    for kind, count in put_together(options.folder, options.output, options.seed).items():
+        print(f"{count:,} texts of the kind {kind} -> {options.output}")
+
+
+if __name__ == "__main__":
+    with plain_errors():
+        main()
