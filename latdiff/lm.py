@@ -215,7 +215,7 @@ def write(
         top_p: 1 is ancestral sampling; less, nucleus sampling (Holtzman et al. 2020).
         greedy: take the likeliest token.
         interrupts: heeded where a row chose the token itself, as end-of-text is.
-        prompts: embeddings [N, K, H] that the rows are read after.
+        prompts: embeddings [N, K, H] that are read behind the prefixes.
 
     Returns:
         The ids of each row behind its prefix.
@@ -229,17 +229,17 @@ def write(
     if not greedy and len(streams) != len(prefix_ids):
         raise ValueError(f"{len(streams)} streams for {len(prefix_ids)} prefixes; give one for each")
     ends, compute = _ends(model), {one.token: one.compute for one in interrupts}
-    before = 0 if prompts is None else prompts.shape[1]
-    room = [min(max_new_tokens, context(model) - before - len(prefix)) for prefix in prefix_ids]
+    behind = 0 if prompts is None else prompts.shape[1]
+    room = [min(max_new_tokens, context(model) - behind - len(prefix)) for prefix in prefix_ids]
     written: list[list[int]] = [[] for _ in prefix_ids]
     waiting: list[list[int]] = [[] for _ in prefix_ids]  # what an interrupt put there and the row has yet to take
     rows = [row for row, most in enumerate(room) if most > 0]
-    ids, mask = _left_padded([prefix_ids[row] for row in rows], model.device)
+    ids, mask = left_padded([prefix_ids[row] for row in rows], model.device)
     inputs = {"input_ids": ids}
     if prompts is not None:
         words = model.get_input_embeddings()(ids)
-        inputs = {"inputs_embeds": torch.cat([prompts[rows].to(words), words], 1)}
-        mask = F.pad(mask, (before, 0), value=1)
+        inputs = {"inputs_embeds": torch.cat([words, prompts[rows].to(words)], 1)}
+        mask = F.pad(mask, (0, behind), value=1)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     cache, takes = _cache(model), inspect.signature(model.forward).parameters  # BLOOM's has positions from the mask
     while rows:
@@ -285,7 +285,7 @@ def _ends(model) -> set[int]:
     return {ends} if isinstance(ends, int) else set(ends or [])
 
 
-def _left_padded(ids: Sequence[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+def left_padded(ids: Sequence[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
     """Ids [B, T] with their ends aligned, and their mask [B, T], 1 on real tokens."""
     rows = [torch.tensor(row, dtype=torch.long, device=device) for row in ids]
     if not rows:

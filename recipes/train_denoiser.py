@@ -127,14 +127,15 @@ def conditioned(
         return latents, labels.__getitem__
     kept = [i for i, fits in enumerate(codec.fits(conditions)) if fits]
     print(f"{len(kept):,} texts with a source that the codec reads; left out: {len(conditions) - len(kept):,}")
-    return latents[kept], lambda rows: codec.encode_condition([conditions[kept[i]] for i in rows])
+    return latents[kept], codec.conditions([conditions[i] for i in kept])
 
 
 def examples(corpus: Corpus, codec: Codec, n: int) -> list[str] | None:
     """Conditions to show n samples of: the classes in turn, or unseen sources; none without either."""
     known = corpus.classes
     if not known and corpus.valid_conditions:
-        known = list(itertools.compress(corpus.valid_conditions, codec.fits(corpus.valid_conditions)))
+        fitting = itertools.compress(corpus.valid_conditions, codec.fits(corpus.valid_conditions))
+        known = [source for source in fitting if source]
     return list(itertools.islice(itertools.cycle(known), n)) or None
 
 

@@ -23,7 +23,7 @@ from latdiff.codecs.files import load_codec, save_codec
 from latdiff.codecs.sentence import SentenceCodec
 from latdiff.config import Recipe, recipe_from_command_line
 from latdiff.data.corpus import Corpus, DataError, load_corpus
-from latdiff.data.tokens import length_report, pad
+from latdiff.data.tokens import length_report
 from latdiff.errors import UserError, plain_errors
 from latdiff.evaluation.report import update_metrics
 from latdiff.fetch import located
@@ -47,8 +47,9 @@ VECTORS = Path("train/vectors.safetensors")
 class WritingLoss(nn.Module):
     """Cross-entropy of a text written from noisy latents, nats a token.
 
-    forward(latents [B, L, D], ids [B, T], mask [B, T], generator). Half of the latents are clean, the others have noise
-    of sd ~ U(0, latent_noise), which the soft prompts get as an input. Logits are of the training texts' pieces alone.
+    forward(latents [B, L, D], B rows of ids, those of the first words that each goes on from, generator). Half of the
+    latents are clean, the others have noise of sd ~ U(0, latent_noise), which the soft prompts get as an input. Logits
+    are of the training texts' pieces alone.
     """
 
     def __init__(self, codec: SentenceCodec, latent_noise: float, pieces: Tensor):
@@ -60,14 +61,15 @@ class WritingLoss(nn.Module):
         place[pieces] = torch.arange(len(pieces))
         self.register_buffer("place", place)
 
-    def forward(self, latents, ids, mask, generator):
+    def forward(self, latents, ids, starts, generator):
         count = len(latents)
         noisy = torch.rand(count, generator=generator) < 0.5
         sd = (noisy * self.latent_noise * torch.rand(count, generator=generator)).to(latents)
         eps = torch.randn(latents.shape, generator=generator).to(latents)
         prompts = self.soft_prompts(latents + sd[:, None, None] * eps, sd)
-        features = writer_features(self.language_model[0], prompts, ids)[mask]
-        return F.cross_entropy(F.linear(features, self.head.to(features)).float(), self.place[ids[mask]])
+        features = writer_features(self.language_model[0], prompts, ids, starts)
+        wanted = torch.tensor([one for row in ids for one in row], device=features.device)
+        return F.cross_entropy(F.linear(features, self.head.to(features)).float(), self.place[wanted])
 
 
 def main(recipe: Recipe, quiet: bool = False) -> None:
@@ -81,13 +83,13 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
         return adopt(recipe, corpus, quiet)
     codec = build(recipe)
     codec.to(default_device())
-    texts, own = readable(recipe, codec, corpus)
+    texts, starts, own = readable(recipe, codec, corpus)
     recipe.save(folder / "recipe.yaml")
     vectors = encoded(folder, codec, texts, quiet)
     latents = codec.whiten(vectors[:own]).whitened(vectors)
 
     run = Run(recipe, "sentence", folder / "train" / "sentence.safetensors", settings, quiet)
-    ids = codec.tokenize(texts)
+    ids, begun = codec.tokenize(texts, starts), codec.ids(starts)
     pieces = torch.tensor(sorted({piece for row in ids for piece in row}))
     objective = WritingLoss(codec, settings.latent_noise, pieces)
     low_rank = add_updates(codec.language_model, recipe.sentence.rank) if recipe.sentence.rank else nn.ModuleList()
@@ -96,9 +98,9 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     print(f"{count:,} weights to train, {len(pieces):,} pieces, {len(texts):,} texts -> {folder}")
     objective = run.prepare(objective, trained=trained, muon=False)  # low-rank factors are trained badly by it
     for step, rows in run.steps(BatchOrder(len(ids), settings.batch_size, recipe.seed, list(map(len, ids)))):
-        padded, mask = (x.to(run.device) for x in pad([ids[i] for i in rows], codec.tokenizer.eos_token_id))
+        batch = latents[rows].to(run.device), [ids[i] for i in rows], [begun[i] for i in rows]
         with run.autocast():
-            loss = objective(latents[rows].to(run.device), padded, mask, step_generator(recipe.seed, step))
+            loss = objective(*batch, step_generator(recipe.seed, step))
         run.update(loss)
         if run.due(settings.sample_every) and not quiet:
             show(run.bar, codec, corpus.valid[:SHOWN])
@@ -134,7 +136,8 @@ def build(recipe: Recipe) -> SentenceCodec:
     codec = SentenceCodec(
         language_model=settings.language_model, encoder=settings.encoder, num_latents=settings.num_latents,
         latent_dim=width // settings.num_latents, prompt_dim=model.config.hidden_size, num_prompts=settings.num_prompts,
-        width=settings.width, rank=settings.rank, max_tokens=settings.max_tokens, assumed_noise=settings.assumed_noise,
+        width=settings.width, rank=settings.rank, continues=recipe.data.condition == "start",
+        max_tokens=settings.max_tokens, assumed_noise=settings.assumed_noise,
     )
     codec.attach(tokenizer=tokenizer, language_model=model, encoder_tokenizer=encoder_tokenizer, encoder=encoder)
     codec.soft_prompts.begin_at(model.get_input_embeddings().weight.std().item())
@@ -147,7 +150,10 @@ def adopt(recipe: Recipe, corpus: Corpus, quiet: bool) -> None:
     if not isinstance(codec, SentenceCodec):
         raise UserError(f"sentence.path is {recipe.sentence.path!r}, a checkpoint with a {type(codec).__name__}, must "
                         "be one with a SentenceCodec; set another, or leave it out to train one")
-    texts, own = readable(recipe, codec, corpus)
+    if recipe.data.condition in ("start", "text") and codec.continues != (recipe.data.condition == "start"):
+        raise UserError(f"data.condition is {recipe.data.condition!r}, but the codec of {recipe.sentence.path} was "
+                        f"{'' if codec.continues else 'not '}trained to go on from its source; leave sentence.path out")
+    texts, _, own = readable(recipe, codec, corpus)
     recipe.save(recipe.folder / "recipe.yaml")
     codec.to(default_device())
     vectors = encoded(recipe.folder, codec, texts[:own], quiet)
@@ -155,13 +161,19 @@ def adopt(recipe: Recipe, corpus: Corpus, quiet: bool) -> None:
     print(f"the codec of {recipe.sentence.path} -> {recipe.folder}")
 
 
-def readable(recipe: Recipe, codec: SentenceCodec, corpus: Corpus) -> tuple[list[str], int]:
-    """The texts that are short enough, the corpus' own and then the extra ones, and how many are its own."""
+def readable(recipe: Recipe, codec: SentenceCodec, corpus: Corpus) -> tuple[list[str], list[str], int]:
+    """The texts that are short enough, the first words that each goes on from, and how many are the corpus' own.
+
+    Those are the first ones; the extra texts come behind them.
+    """
     limit = recipe.data.max_tokens
     if limit > codec.config.max_tokens:
         raise DataError(f"data.max_tokens is {limit}, but the codec of {recipe.sentence.path or recipe.name} writes "
                         f"{codec.config.max_tokens} tokens; set data.max_tokens={codec.config.max_tokens} or less")
-    own = list(itertools.compress(corpus.train, codec.fits(corpus.train, limit)))
+    short = codec.fits(corpus.train, limit)
+    own = list(itertools.compress(corpus.train, short))
+    begun = recipe.data.condition == "start"
+    starts = list(itertools.compress(corpus.train_conditions, short)) if begun else [""] * len(own)
     more = list(itertools.compress(corpus.extra, codec.fits(corpus.extra, limit)))
     left_out = {"too long": len(corpus.train) - len(own)} | corpus.dropped
     counts = ", ".join(f"{count:,} {why}" for why, count in left_out.items())
@@ -172,7 +184,7 @@ def readable(recipe: Recipe, codec: SentenceCodec, corpus: Corpus) -> tuple[list
     if len(own) < 2 or not any(codec.fits(corpus.valid)):
         raise DataError(f"{recipe.data.source}: {len(own)} training texts are short enough, two are the least, and an "
                         f"unseen one; raise data.max_tokens ({limit}) and sentence.max_tokens, or give more texts")
-    return own + more, len(own)
+    return own + more, starts + [""] * len(more), len(own)
 
 
 def encoded(folder: Path, codec: SentenceCodec, texts: list[str], quiet: bool) -> Tensor:

@@ -23,6 +23,8 @@ def add_sample(commands) -> None:
     command.add_argument("--cond", action="append", default=[], metavar="TEXT",
                          help="the condition of a conditional model, a class or a source text; may be repeated, for a "
                          "text each")
+    command.add_argument("--prompt", action="append", default=[], metavar="WORDS",
+                         help="first words that texts go on from, by a model that was trained to; may be repeated")
     command.add_argument("--guidance-scale", type=float, default=1.0,
                          help="classifier-free guidance towards --cond (default 1: none)")
     command.add_argument("--candidates", type=int, default=1,
@@ -55,6 +57,8 @@ def add_edit(commands) -> None:
 
 def run_sample(options: argparse.Namespace) -> None:
     wanted = _guide_words_of(options)
+    if options.prompt and options.cond:
+        raise UserError("--prompt is a condition, as --cond is; give one of them")
     import torch
 
     from latdiff.diffusion.sampling import make_scheduler
@@ -63,8 +67,12 @@ def run_sample(options: argparse.Namespace) -> None:
     pipe = load_for_commands(options.checkpoint, options.quiet)
 
     guides = _guides(options, wanted)
-    several = len(options.cond) > 1
-    cond = options.cond if several else next(iter(options.cond), None)
+    if options.prompt and not pipe.codec.continues:
+        raise UserError(f"--prompt is {options.prompt[0]!r}, but the texts of {options.given} do not go on from first "
+                        "words; leave it out, or train with data.condition=start")
+    given = options.prompt or options.cond
+    several = len(given) > 1
+    cond = given if several else next(iter(given), None)
     count = options.num_samples if options.num_samples is not None else 1 if several else 8
     keep = 1.0 if options.keep is None else options.keep
     if options.compare and (keep < 1 or options.candidates > 1):
@@ -81,6 +89,9 @@ def run_sample(options: argparse.Namespace) -> None:
     out = draw(guides)
     plain = draw([]).texts if options.compare else [None] * len(out.texts)
     for index, (text, unsteered) in enumerate(zip(out.texts, plain, strict=True)):
+        if options.prompt:
+            begun = options.prompt[index // count]
+            text, unsteered = f"{begun} {text}", f"{begun} {unsteered}"
         steering = _steering(guides, out.scores, index)
         if options.json:
             row = {"text": text, "cut": out.cut[index], "seed": options.seed, "index": index, "guides": steering}

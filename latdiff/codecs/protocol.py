@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -42,6 +42,7 @@ class Codec(Protocol):
         digest: what tells its latents from those of any other codec; a denoiser and a head remember it.
         device: where its models are.
         condition_dim: H of `encode_condition`; 0 where it cannot.
+        continues: whether its texts go on from their source text, where there is one.
         presets: names of ways to decode, which `generate` takes as `preset`, the default first; none where there is but
             one way.
     """
@@ -50,6 +51,7 @@ class Codec(Protocol):
     digest: Any
     device: Any
     condition_dim: Any = 0
+    continues: Any = False
     presets: tuple[str, ...] = ()
 
     @abstractmethod
@@ -66,12 +68,17 @@ class Codec(Protocol):
 
     @abstractmethod
     def generate(
-        self, latents: Tensor, cond: Source | None = None, batch_size: int = 256,
+        self, latents: Tensor, cond: Sequence[str] | None = None, batch_size: int = 256,
         generators: Sequence[torch.Generator] | None = None, **options,
     ) -> Decoded:
-        """Texts of latents [B, L, D], and which of them were cut; `options` are the codec's own.
+        """Texts of latents, and which of them were cut.
 
-        Text i draws its random numbers, where a codec needs any, from generator i alone.
+        Args:
+            latents: [B, L, D].
+            cond: the source text of each, for a codec that writes on from it.
+            batch_size: how many at once.
+            generators: one for each text, from which alone it draws the random numbers that it may need.
+            options: the codec's own.
         """
 
     @abstractmethod
@@ -91,7 +98,14 @@ class Codec(Protocol):
         """
         raise UserError(f"{type(self).__name__} reads no source texts; condition the denoiser on a class")
 
-    def decode(self, latents: Tensor, cond: Source | None = None, batch_size: int = 256, **options) -> list[str]:
+    def conditions(self, sources: Sequence[str]) -> Callable[[list[int]], Source]:
+        """A function from rows of source texts to `encode_condition` of them, as a training asks for batch after batch.
+
+        A codec whose features are small encodes them once.
+        """
+        return lambda rows: self.encode_condition([sources[row] for row in rows])
+
+    def decode(self, latents: Tensor, cond: Sequence[str] | None = None, batch_size: int = 256, **options) -> list[str]:
         """Texts of latents [B, L, D]: those of `generate`, which also says which of them were cut."""
         return self.generate(latents, cond, batch_size, **options).texts
 

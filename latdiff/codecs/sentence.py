@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
@@ -20,7 +21,7 @@ from latdiff.config.stages.sentence import PRESETS
 from latdiff.data.tokens import pad
 from latdiff.errors import UserError, check_whole, nearest
 from latdiff.fetch import located
-from latdiff.lm import write
+from latdiff.lm import context, left_padded, write
 from latdiff.models.conditions import Source
 from latdiff.models.soft_prompts import SoftPrompts
 from latdiff.models.writer import (
@@ -51,6 +52,7 @@ class SentenceCodec(ModelMixin, ConfigMixin, Codec):
         num_prompts: K, soft prompts that it reads.
         width: of the hidden layer that makes them.
         rank: of the language model's low-rank updates; 0: none.
+        continues: whether it was trained to go on from the first words of a text.
         max_tokens: of a text, end-of-text included.
         assumed_noise: sd of the noise that is assumed on latents to be decoded.
         codec_digest: of the encoder and the whitening, set by `whiten`.
@@ -64,8 +66,8 @@ class SentenceCodec(ModelMixin, ConfigMixin, Codec):
     @register_to_config
     def __init__(
         self, language_model: str, encoder: str, num_latents: int = 8, latent_dim: int = 48, prompt_dim: int = 576,
-        num_prompts: int = 8, width: int = 1024, rank: int = 16, max_tokens: int = 40, assumed_noise: float = 0.2,
-        codec_digest: str = "", writer_digest: str = "",
+        num_prompts: int = 8, width: int = 1024, rank: int = 16, continues: bool = False, max_tokens: int = 40,
+        assumed_noise: float = 0.2, codec_digest: str = "", writer_digest: str = "",
     ):
         super().__init__()
         size = num_latents * latent_dim
@@ -171,11 +173,21 @@ class SentenceCodec(ModelMixin, ConfigMixin, Codec):
         most = self.config.max_tokens if max_tokens is None else max_tokens
         return [len(row) <= most for row in self.tokenize(texts)] if texts else []
 
-    def tokenize(self, texts: Iterable[str]) -> list[list[int]]:
-        """The language model's ids of every text, end-of-text included, nothing cut."""
-        end = self.tokenizer.eos_token_id
-        rows = self.tokenizer(list(texts), truncation=False, add_special_tokens=False).input_ids
-        return [[*row, end] for row in rows]
+    def tokenize(self, texts: Iterable[str], starts: Iterable[str] = ()) -> list[list[int]]:
+        """The language model's ids of every text, end-of-text included, nothing cut.
+
+        Args:
+            texts: B of them.
+            starts: the first words of each, which the text itself is without; '' or none where it is whole.
+        """
+        texts, begun = list(texts), list(starts)
+        if begun:
+            texts = [f" {text}" if start else text for text, start in zip(texts, begun, strict=True)]
+        return [[*row, self.tokenizer.eos_token_id] for row in self.ids(texts)]
+
+    def ids(self, texts: Iterable[str]) -> list[list[int]]:
+        """The language model's ids of every text, and nothing else."""
+        return self.tokenizer(list(texts), truncation=False, add_special_tokens=False).input_ids
 
     def encode(self, texts: Iterable[str], batch_size: int = 256) -> Tensor:
         texts = as_texts(texts)
@@ -202,6 +214,35 @@ class SentenceCodec(ModelMixin, ConfigMixin, Codec):
         return found
 
     @property
+    def continues(self) -> bool:
+        """Whether its texts go on from the first words that they are conditioned on."""
+        return self.config.continues
+
+    @property
+    def condition_dim(self) -> int:
+        """E: a source text is one vector."""
+        return math.prod(self.latent_shape)
+
+    def encode_condition(self, sources: Iterable[str], batch_size: int = 256) -> Source:
+        """Vectors [B, 1, E] of source texts, whitened; raises TextError for what is empty or too long."""
+        sources = as_texts(sources, "source")
+        most = context(self.language_model) - self.config.num_prompts - self.config.max_tokens
+        most = min(most, self._encoder_limit)
+        long = [i for i, row in enumerate(self.ids(sources)) if len(row) > most]
+        if long:
+            raise TextError(f"source {long[0]} of {len(sources)} is longer than the {most} tokens that leave room for "
+                            "a text behind it; give its end alone")
+        return self._source(sources, batch_size)
+
+    def conditions(self, sources: Sequence[str]) -> Callable[[list[int]], Source]:
+        """As the protocol says; '' is no condition. All are encoded once, [N, 1, E] in float32."""
+        return self._source(sources).__getitem__
+
+    def _source(self, sources: Sequence[str], batch_size: int = 256) -> Source:
+        features = self.whitened(self.vectors(sources, batch_size)).flatten(1)[:, None]
+        return Source(features, torch.tensor([[bool(one)] for one in sources], device=self.device))
+
+    @property
     def _encoder_limit(self) -> int:
         return self.encoder.config.max_position_embeddings
 
@@ -225,14 +266,14 @@ class SentenceCodec(ModelMixin, ConfigMixin, Codec):
 
     @torch.no_grad()
     def generate(
-        self, latents: Tensor, cond: Source | None = None, batch_size: int = 256,
+        self, latents: Tensor, cond: Sequence[str] | None = None, batch_size: int = 256,
         generators: Sequence[torch.Generator] | None = None, preset: str = "sampled", **options,
     ) -> Decoded:
         """Texts of latents, and which of them were cut: those that reach `max_tokens` before their end, with a warning.
 
         Args:
             latents: [B, L, D].
-            cond: not used: the latents hold all that the language model reads.
+            cond: the first words of each text, where it `continues`; what is written goes on from them.
             batch_size: how many at once, times the beams.
             generators: one for each text, which it is sampled with (default: text i of seed i).
             preset: sampled, token by token from the likeliest ones that together hold top_p; greedy; or beam.
@@ -244,14 +285,16 @@ class SentenceCodec(ModelMixin, ConfigMixin, Codec):
         check_whole("batch_size", batch_size)
         settings = decoding(preset, **options)
         given = generators or [torch.Generator().manual_seed(row) for row in range(len(latents))]
+        starts = self.ids(cond) if cond and self.continues else [[]] * len(latents)
         rows: list[list[int]] = []
-        for start in range(0, len(latents), batch_size):
-            prompts = self.prompts(latents[start : start + batch_size])
+        for first in range(0, len(latents), batch_size):
+            part = slice(first, first + batch_size)
+            prompts = self.prompts(latents[part])
             if preset == "beam":
-                rows += self._beam(prompts, **settings)
+                rows += self._beam(prompts, starts[part], **settings)
             else:
-                rows += write(self.language_model, [[] for _ in prompts], given[start : start + batch_size],
-                              self.config.max_tokens, prompts=prompts, **settings)
+                rows += write(self.language_model, starts[part], given[part], self.config.max_tokens, prompts=prompts,
+                              **settings)
         end = self.tokenizer.eos_token_id
         cut = [end not in row for row in rows]
         if any(cut):
@@ -262,10 +305,13 @@ class SentenceCodec(ModelMixin, ConfigMixin, Codec):
             )
         return Decoded([text.strip() for text in self.tokenizer.batch_decode(rows, skip_special_tokens=True)], cut)
 
-    def _beam(self, prompts: Tensor, num_beams: int) -> list[list[int]]:
-        mask = torch.ones(prompts.shape[:2], dtype=torch.long, device=prompts.device)
+    def _beam(self, prompts: Tensor, starts: list[list[int]], num_beams: int) -> list[list[int]]:
+        """Ids of the likeliest texts that a beam search finds behind the starts and their prompts [B, K, H]."""
+        words, mask = left_padded(starts, prompts.device)
+        inputs = torch.cat([self.language_model.get_input_embeddings()(words).to(prompts), prompts], 1)
         ids = self.language_model.generate(
-            inputs_embeds=prompts, attention_mask=mask, num_beams=num_beams, do_sample=False,
+            inputs_embeds=inputs, attention_mask=F.pad(mask, (0, prompts.shape[1]), value=1),
+            num_beams=num_beams, do_sample=False,
             max_new_tokens=self.config.max_tokens, pad_token_id=self.tokenizer.eos_token_id,
             eos_token_id=self.tokenizer.eos_token_id,
         )
@@ -278,11 +324,12 @@ class SentenceCodec(ModelMixin, ConfigMixin, Codec):
     def token_accuracy(self, latents: Tensor, texts: list[str], batch_size: int = 256) -> float:
         right = total = 0
         for start in range(0, len(texts), batch_size):
-            ids, mask = pad(self.tokenize(texts[start : start + batch_size]), self.tokenizer.eos_token_id)
+            ids = self.tokenize(texts[start : start + batch_size])
             features = writer_features(self.language_model, self.prompts(latents[start : start + batch_size]), ids)
-            guessed = self.language_model.get_output_embeddings()(features).argmax(-1).cpu()
-            right += int(((guessed == ids) & mask).sum())
-            total += int(mask.sum())
+            guessed = self.language_model.get_output_embeddings()(features).argmax(-1).tolist()
+            wanted = [one for row in ids for one in row]
+            right += sum(a == b for a, b in zip(guessed, wanted, strict=True))
+            total += len(wanted)
         return right / total
 
 

@@ -142,7 +142,7 @@ class TextCodec(Codec):
 
     @torch.no_grad()
     def generate(
-        self, latents: Tensor, cond: Source | None = None, batch_size: int = 256,
+        self, latents: Tensor, cond: Sequence[str] | None = None, batch_size: int = 256,
         generators: Sequence[torch.Generator] | None = None, preset: str = "greedy", **options,
     ) -> Decoded:
         """Texts of latents, and which of them were cut.

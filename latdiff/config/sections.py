@@ -123,9 +123,10 @@ class DataConfig(Section):
                               "60,000)")
     valid_size: Whole = Field(1000, ge=1, description="largest number of unseen texts for evaluation")
     max_tokens: Whole = Field(96, ge=4, description="longer texts are counted, reported and left out of training")
-    condition: Literal["none", "label", "text", "prefix"] = Field(
-        "none", description="what the denoiser is conditioned on: a class, a source text, or the text's own first "
-        "sentence, which is then no longer part of the text")
+    condition: Literal["none", "label", "text", "prefix", "start"] = Field(
+        "none", description="what the denoiser is conditioned on: a class, a source text, the text's own first "
+        "sentence, which is then no longer part of the text, or, in half of the texts, its first words up to a random "
+        "place")
     condition_column: str = Field("label", description="column of the class or the source text")
     classes: tuple[str, ...] = Field((), description="the allowed classes; none listed: those of the training "
                                      "texts")
@@ -133,7 +134,7 @@ class DataConfig(Section):
     @property
     def reads_source(self) -> bool:
         """Whether the denoiser is conditioned on a source text."""
-        return self.condition in ("text", "prefix")
+        return self.condition in ("text", "prefix", "start")
 
     def problems(self, recipe: Recipe) -> Iterator[str]:
         if self.classes and self.condition != "label":

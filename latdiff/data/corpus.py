@@ -18,7 +18,8 @@ from latdiff.worlds import Oracle, world
 
 WORLD_TRAINING, WORLD_TEXTS = 60_000, 400  # how many of a world to train on, and for all else
 LACKING = {"none": "blank", "label": "without a text or a label", "text": "without a text or a source",
-           "prefix": "of less than two sentences"}
+           "prefix": "of less than two sentences", "start": "blank"}
+LEFT = 2  # words of a text, at least, that are left behind its start
 
 
 @dataclass(frozen=True)
@@ -203,9 +204,20 @@ def _rows(table: Table, data: DataConfig) -> list[tuple[str, str]]:
     if data.condition == "prefix":  # the first sentence is the condition, the rest the text
         parts = [sentences(text) for text in texts]
         return [("".join(part[1:]), part[0].strip()) if len(part) > 1 else ("", "") for part in parts]
+    if data.condition == "start":
+        return [_started(text) for text in texts]
     conditions = {number: condition for number, _, condition in _labelled(table, texts, data.condition_column)}
     return [(text, conditions[number]) if number in conditions else ("", "")
             for (number, _), text in zip(table.rows, texts, strict=True)]
+
+
+def _started(text: str) -> tuple[str, str]:
+    """The rest of a text and its first words, of any number; every other text stays whole, with '' for its start."""
+    rng, words = random.Random(f"start/{text}"), text.split()
+    if len(words) <= LEFT or rng.random() < 0.5:
+        return text, ""
+    words_of_start = rng.randint(1, len(words) - LEFT)
+    return " ".join(words[words_of_start:]), " ".join(words[:words_of_start])
 
 
 def _classes(data: DataConfig, counts: Counter, unseen: set[str]) -> list[str]:

@@ -64,7 +64,7 @@ The first five, unchosen and unsteered:
 
 """
 CONDITIONS = {"none": "", "label": ' --cond "A CLASS"', "text": ' --cond "A source text."',
-              "prefix": ' --cond "A first sentence."'}
+              "prefix": ' --cond "A first sentence."', "start": ' --prompt "The first words"'}
 CAPTIONS = {
     "lengths": "The line of each sampler should follow the area of the unseen texts.",
     "reconstruction": "The later the lines fall, the more error of the denoiser the decoder forgives.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -63,11 +64,28 @@ def sentence_vectors(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Tenso
     return F.normalize((features * weights).sum(1) / weights.sum(1), dim=-1)
 
 
-def writer_features(model: PreTrainedModel, prompts: Tensor, ids: Tensor) -> Tensor:
-    """Features [B, T, H] that predict right-padded ids [B, T], each from prompts [B, K, H] and the ids before it."""
-    words = model.get_input_embeddings()(ids[:, :-1].to(model.device))
-    inputs = torch.cat([prompts.to(words), words], 1)
-    return model.base_model(inputs_embeds=inputs, use_cache=False).last_hidden_state[:, prompts.shape[1] - 1 :]
+def writer_features(
+    model: PreTrainedModel, prompts: Tensor, ids: Sequence[list[int]], starts: Sequence[list[int]] = ()
+) -> Tensor:
+    """Features [N, H] that predict N ids, those of all rows one after another.
+
+    Args:
+        model: a causal language model.
+        prompts: [B, K, H].
+        ids: B rows; each id is predicted from the row's start, its prompts and the ids before it, in this order.
+        starts: ids of the B rows' starts, which may be empty.
+    """
+    count, pad_id = prompts.shape[1], 0  # behind a text, where nothing looks
+    begun = [len(start) for start in starts] or [0] * len(ids)
+    rows = [[*start, *([pad_id] * count), *row[:-1]] for start, row in zip(starts or [[]] * len(ids), ids, strict=True)]
+    longest = max(map(len, rows))
+    padded = torch.tensor([row + [pad_id] * (longest - len(row)) for row in rows], device=model.device)
+    embedded = model.get_input_embeddings()(padded)
+    at = torch.tensor(begun, device=model.device)[:, None] + torch.arange(count, device=model.device)
+    inputs = embedded.scatter(1, at[..., None].expand(-1, -1, embedded.shape[-1]), prompts.to(embedded))
+    features = model.base_model(inputs_embeds=inputs, use_cache=False).last_hidden_state
+    kept = [features[row, begin + count - 1 : begin + count - 1 + len(ids[row])] for row, begin in enumerate(begun)]
+    return torch.cat(kept)
 
 
 def add_updates(model: PreTrainedModel, rank: int) -> nn.ModuleList:

@@ -22,6 +22,7 @@ class Call:
     decode_options: dict
     cond: Condition | None  # every condition once
     rows: list[int]  # and which of them each sample has
+    sources: list[str] | None  # the source text of each sample, where those are conditions
     streams: list[torch.Generator]
     batch_size: int
     dtype: torch.dtype

@@ -327,8 +327,7 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
         warn_of_strain(latents, own)
         decoded = Decoded([], [])
         if run.output_type == "text":
-            decoded = self.codec.generate(latents, batch_size=run.batch_size, generators=run.streams,
-                                          **run.decode_options)
+            decoded = self.codec.generate(latents, run.sources, run.batch_size, run.streams, **run.decode_options)
         found = scores(latents, own, run.batch_size)
         self.maybe_free_model_hooks()
         return TextPipelineOutput(texts=decoded.texts, latents=latents, scores=found, cut=decoded.cut)
@@ -362,16 +361,18 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
                 raise UserError(f"guidance_scale is {guidance_scale:g}, but there is no cond to guide towards; give "
                                 "one")
             guides = [ClassifierFree(guidance_scale), *guides]
-        condition, rows = self._conditions(cond, samples)
+        condition, rows, sources = self._conditions(cond, samples)
         count = len(rows) or samples
         dtype = compute_dtype(self.config.dtype if dtype is None else dtype, self._execution_device.type)
-        return Call(steps, guides, options, condition, rows, streams(generator, count), batch_size, dtype, callback,
-                    tensors, output_type)
+        return Call(steps, guides, options, condition, rows, sources, streams(generator, count), batch_size, dtype,
+                    callback, tensors, output_type)
 
-    def _conditions(self, cond: str | Sequence[str] | None, samples: int) -> tuple[Condition | None, list[int]]:
-        """Every condition once, and which of them each sample has, those of one condition in a row."""
+    def _conditions(
+        self, cond: str | Sequence[str] | None, samples: int
+    ) -> tuple[Condition | None, list[int], list[str] | None]:
+        """Every condition once, which of them each sample has, those of one in a row, and each sample's source text."""
         if cond is None:
-            return None, []
+            return None, [], None
         config = self.denoiser.config
         if not config.classes and not config.source_dim:
             raise CheckpointError("this denoiser was trained without conditions; leave cond out and steer with guides")
@@ -384,8 +385,8 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
         rows = [once[one] for one in given for _ in range(samples)]
         with torch.inference_mode(False):
             if config.source_dim:
-                return self.codec.encode_condition(list(once)), rows
-            return Labels.of(list(once), config.classes).to(self._execution_device), rows
+                return self.codec.encode_condition(list(once)), rows, [one for one in given for _ in range(samples)]
+            return Labels.of(list(once), config.classes).to(self._execution_device), rows, None
 
     def _decode_options(self, given: str | dict | None) -> dict:
         """Arguments of `codec.generate`; a name is a preset. Unknown ones are refused before the first step."""

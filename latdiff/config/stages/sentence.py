@@ -38,9 +38,6 @@ class SentenceConfig(Section):
         if not self.path and recipe.data.max_tokens > self.max_tokens:
             yield (f"data.max_tokens: {recipe.data.max_tokens} is more than sentence.max_tokens={self.max_tokens}; "
                    "raise the latter")
-        if recipe.data.reads_source:
-            yield (f"data.condition: is {recipe.data.condition!r}, but a sentence codec reads no source texts; set it "
-                   "to none or label")
 
 
 class TrainSentenceConfig(Section):
