@@ -18,6 +18,7 @@ from latdiff.diffusion.guidance import (
 )
 from latdiff.diffusion.modes import MODES
 from latdiff.diffusion.noise import streams
+from latdiff.errors import UserError
 from latdiff.heads.attribute import AttributeHead
 from latdiff.heads.callable import CallableHead
 from latdiff.heads.number import NumberHead
@@ -274,6 +275,48 @@ def test_mode_monte_carlo_is_exact_with_enough_draws(x0):
         moved = steer(exact_denoiser, [guide])(x0, ALPHA2[t]) - alpha * x0
         errors[mode, draws] = ((moved - exact).norm() / exact.norm()).item()
     assert errors["monte-carlo", 20000] < 0.05 < errors["monte-carlo", 16] < 0.7 * errors["denoiser", 1]
+
+
+def dglm_world():
+    """A guide whose margin has the variance v at the signal variance alpha2: |w|² (1 - alpha2) / alpha2."""
+    weight = 0.6 * noise(L, D, seed=9)
+    head = AttributeHead.from_weights(["no", "yes"], torch.stack([-weight / 2, weight / 2]), torch.tensor([0.1, -0.2]))
+    return head.toward("yes", 1.0, "monte-carlo", aggregate="dglm"), weight
+
+
+@pytest.mark.parametrize("variance", [0.5, 2.0, 4.0])
+def test_dglms_aggregate_is_that_of_many_draws(variance, x0):
+    guide, weight = dglm_world()
+    ratio = variance / weight.square().sum().item()  # sigma² / alpha²
+    alpha2 = torch.full((len(x0),), 1 / (1 + ratio))
+    found = guide._log_prob_from_z(x0, x0, alpha2, (1 - alpha2).sqrt().view(-1, 1, 1), None)
+    margin = (x0 * weight).sum((1, 2)).double() - 0.3 + variance**0.5 * noise(400_000, 1, seed=5).double()
+    loss = torch.nn.functional.softplus(-margin)
+    error = math.sqrt((math.exp(variance) - 1) / len(margin))  # of the mean of a log-normal variable
+    torch.testing.assert_close(found.double(), -loss.exp().mean(0).log(), rtol=0, atol=4 * error)
+
+
+def test_dglms_aggregate_is_a_logistic_loss_with_half_the_variance_off_its_margin(x0):
+    guide, weight = dglm_world()
+    alpha2 = ALPHA2[torch.tensor([0, 30, 50, 70, 90])]
+    moved = steer(identity, [guide])(x0, alpha2) - x0
+    variance = weight.square().sum() * (1 - alpha2) / alpha2
+    margin = (x0 * weight).sum((1, 2)) - 0.3
+    push = (1 - alpha2) / alpha2.sqrt() * torch.sigmoid(-margin + variance / 2)
+    torch.testing.assert_close(moved, push.view(-1, 1, 1) * weight, rtol=1e-4, atol=1e-5)
+    clean = guide.head.log_prob_of(guide.target, x0)
+    torch.testing.assert_close(guide._log_prob_from_z(x0, x0, torch.ones(5), torch.zeros(5, 1, 1), None), clean)
+
+
+def test_dglms_aggregate_is_of_two_labels_and_its_own_mode():
+    with pytest.raises(UserError, match="has the labels label0, label1, label2"):
+        random_head().toward("label1", 1.0, "monte-carlo", aggregate="dglm")
+    with pytest.raises(GuidanceError, match="needs a head of two labels"):
+        number_world()[0].toward(2.0, 1.0, "monte-carlo", aggregate="dglm")
+    with pytest.raises(GuidanceError, match="is of mode monte-carlo, but mode is 'x0'"):
+        dglm_world()[0].head.toward("yes", 1.0, aggregate="dglm")
+    with pytest.raises(GuidanceError, match="aggregate is 'median', must be one of mean, dglm"):
+        random_head(2).toward("label1", 1.0, "monte-carlo", aggregate="median")
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ push (sigma/alpha is the noise-to-signal ratio of z_t):
     denoiser     sigma^2/alpha * grad of log p(y | x0(z_t)) by z_t, through the denoiser, as in diffusion
                  posterior sampling (Chung et al. 2023).
     monte-carlo  the same of log mean_i p(y | x0(z_t) + sigma eps_i), after loss-guided diffusion (Song et al.
-                 2023). DGLM (Lovelace et al. 2024) draws with the wider spread sigma/alpha, and its code averages
-                 exp of the loss, not p. sigma is the spread of x0 given z_t for standard Gaussian latents.
+                 2023). sigma is the spread of x0 given z_t for standard Gaussian latents. With aggregate="dglm"
+                 it is DGLM's own (Lovelace et al. 2024, by its code): -log mean_i 1 / p(y | x0(z_t) + sigma/alpha
+                 eps_i) for infinitely many draws, which a linear head of two labels has in closed form.
     noisy        sigma^2/alpha * grad of log p_t(y | z_t) by z_t, for a head fitted on noised latents, as
                  STAR-LDM does. No gradient through the denoiser; with an exact head, exact at scale 1.
 """
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
@@ -34,6 +36,7 @@ from latdiff.errors import UserError
 from latdiff.schedule import log_snr
 
 THROUGH = ("denoiser", "monte-carlo")  # the modes that differentiate through the denoiser
+AGGREGATES = ("mean", "dglm")  # of mode monte-carlo
 MAX_RAMP = 3.0  # of sigma/alpha in mode x0
 USUAL_RADIUS = 1.3  # root mean square that whitened latents of real texts hardly reach
 MAX_RATIO = 30.0  # of sigma/alpha elsewhere: where there is no signal, the gradient is numerical noise
@@ -74,6 +77,7 @@ class Guide:
             pushes as hard as one that is not; a push is then scale * ramp standard deviations long.
         clamp: the largest root mean square of one push, in latent standard deviations.
         draws: of mode monte-carlo.
+        aggregate: of mode monte-carlo, "mean" or "dglm", see above.
 
     Raises:
         GuidanceError: For settings out of their range.
@@ -87,9 +91,16 @@ class Guide:
     normalise: bool = False
     clamp: float | None = None
     draws: int = 16
+    aggregate: str = "mean"
 
     def __post_init__(self):
         wrong = []
+        if self.aggregate not in AGGREGATES:
+            wrong.append(f"aggregate is {self.aggregate!r}, must be one of {', '.join(AGGREGATES)}")
+        elif self.aggregate != "mean" and self.mode != "monte-carlo":
+            wrong.append(f"aggregate is {self.aggregate!r}, which is of mode monte-carlo, but mode is {self.mode!r}")
+        elif self.aggregate == "dglm":
+            self._odds()
         if self.mode not in MODES:
             wrong.append(f"mode is {self.mode!r}, must be one of {', '.join(MODES)}")
         if not math.isfinite(self.scale):
@@ -155,10 +166,30 @@ class Guide:
             return self.log_prob(z, log_snr(signal))
         if self.mode == "denoiser":
             return self.log_prob(x0)
+        if self.aggregate == "dglm":
+            return self._dglm(x0, signal)
         shape = (len(z), self.draws, *z.shape[1:])
         eps = randn_tensor(shape, generator=None if generators is None else list(generators), device=z.device)
         drawn = x0.unsqueeze(1) + sigma.unsqueeze(1) * eps.to(x0)
         return self.log_prob(drawn.flatten(0, 1)).view(-1, self.draws).logsumexp(1) - math.log(self.draws)
+
+
+    def _dglm(self, x0: Tensor, signal: Tensor) -> Tensor:
+        """-log E 1 / sigmoid(m + s), s of the variance v that the margin m of x0 + sigma/alpha eps has: [B].
+
+        E exp(loss) = 1 + exp(-m + v / 2), so that it is a logistic loss of a margin that is v / 2 smaller.
+        """
+        weight, bias = self._odds()
+        margin = (x0 * weight.to(x0)).sum((1, 2)) + bias.to(x0)
+        spread = ((1 - signal) / signal.clamp(min=MAX_RATIO**-2)).to(x0)
+        return -F.softplus(-margin + weight.square().sum().to(x0) * spread / 2)
+
+    def _odds(self) -> tuple[Tensor, Tensor]:
+        odds = getattr(self.head, "odds", None)
+        if odds is None:
+            raise GuidanceError(f"guide of head {self.head.name!r}: aggregate 'dglm' needs a head of two labels; "
+                                "leave it out")
+        return odds(self.target)
 
 
 def steer(denoise: Denoise, guides: Sequence[Guide], generators: Sequence[torch.Generator] | None = None) -> Denoise:

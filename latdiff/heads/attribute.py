@@ -210,6 +210,20 @@ class AttributeHead(ClassifierMixin, LinearHead):
         log_prob = self.log_prob(x, log_snr)
         return (log_prob + _log_weights(target, log_prob.device, log_prob.dtype)).logsumexp(-1)
 
+    def odds(self, target: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+        """Weights [L, D] and bias of the log-odds of a target, one of two labels, on clean latents.
+
+        Raises:
+            HeadError: for a head of more labels, or a target that is not one of the two.
+        """
+        wanted = [index for index, weight in enumerate(target) if weight > 0]
+        if len(target) != 2 or len(wanted) != 1:
+            raise HeadError(f"head {self.name!r} has the labels {', '.join(map(str, self.classes_))}, and DGLM's "
+                            "closed form is of one of two; leave aggregate out")
+        (one,) = wanted
+        weight, bias = self.weight[-1], self.bias[-1]
+        return weight[one] - weight[1 - one], bias[one] - bias[1 - one]
+
     def predict_proba(self, X) -> np.ndarray:
         """Probabilities [N, C] for latents [N, L, D], columns in the order of `classes_`."""
         return self._logits_of(X).softmax(-1).numpy()
