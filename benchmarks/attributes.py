@@ -28,7 +28,7 @@ from latdiff.diffusion.noise import streams
 from latdiff.errors import UserError, plain_errors
 from latdiff.evaluation import metrics
 from latdiff.evaluation.generators import BestOf
-from latdiff.evaluation.judges import FluencyJudge, LabelJudge
+from latdiff.evaluation.judges import FluencyJudge, LabelJudge, WellFormedJudge
 from latdiff.evaluation.report import check_writable, machine, row_line, write_json
 from latdiff.heads.attribute import AttributeHead
 from latdiff.heads.files import load_head
@@ -43,8 +43,8 @@ LONGEST, TOP_P = 40, 0.9  # tokens that the instruct model writes at most, and t
 class Measured:
     """What is measured of a set of texts: one judge a head, and the fluency model if there is one."""
 
-    def __init__(self, judges: dict[str, LabelJudge], fluency: FluencyJudge | None):
-        self.judges, self.fluency = judges, fluency
+    def __init__(self, judges: dict[str, LabelJudge], fluency: FluencyJudge | None, wellformed: WellFormedJudge | None):
+        self.judges, self.fluency, self.wellformed = judges, fluency, wellformed
 
     def row(self, who: dict, target: dict[str, str], make: Callable[[], list[str]]) -> dict:
         """Figures of the texts that `make` writes, with the seconds that each took.
@@ -66,6 +66,8 @@ class Measured:
         }
         if len(target) > 1:
             figures["right_of_each"] = {name: sum(row) / len(row) for name, row in hits.items()}
+        if self.wellformed:
+            figures["well_formed"] = self.wellformed.share(texts)
         if self.fluency:
             figures["perplexity"] = self.fluency.perplexity(said)["tokens"]
         return who | {"target": target} | figures | {"seconds_a_text": seconds / len(texts), "texts": texts[:SHOWN]}
@@ -124,10 +126,12 @@ def main() -> None:
         raise UserError(f"{len(options.judge)} --judge for {len(heads)} --head; give one for each, in the same order")
     judged = {head.name: judge_and_real(head, source) for head, source in zip(heads, options.judge, strict=True)}
     fluency = FluencyJudge(options.fluency) if options.fluency else None
-    measured = Measured({name: judge for name, (judge, _) in judged.items()}, fluency)
+    wellformed = WellFormedJudge(options.wellformed) if options.wellformed else None
+    measured = Measured({name: judge for name, (judge, _) in judged.items()}, fluency, wellformed)
     document = {
         "checkpoint": Path(options.checkpoint).name, "seed": options.seed, "cond": options.cond,
         "machine": machine(pipe.config.dtype), "steps": pipe.config.num_inference_steps, "fluency": options.fluency,
+        "wellformed": options.wellformed,
         "decoding": options.decode or pipe.decoding, "heads": {head.name: head.report for head in heads},
         "judges": {name: judge.describe() for name, (judge, _) in judged.items()}, "rows": [],
     }
@@ -183,6 +187,7 @@ def _options() -> argparse.Namespace:
                         help="what an instruct model is asked for; LABEL+LABEL with several heads")
     parser.add_argument("--writer", default="smollm2-135m-instruct", help="the instruct model that is asked")
     parser.add_argument("--fluency", help="a language model for perplexity")
+    parser.add_argument("--wellformed", help="folder of a judge that recipes/train_wellformed.py wrote")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, required=True)
     return parser.parse_args()

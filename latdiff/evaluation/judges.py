@@ -12,7 +12,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
-from transformers import AutoModel
+from transformers import AutoModel, AutoModelForSequenceClassification
 
 from latdiff.config import MIN_PER_CLASS
 from latdiff.data.tokens import letters_of, pad, tokenize
@@ -127,6 +127,43 @@ class FluencyJudge:
             "tokens": math.exp(nats.sum() / counts.sum()) if len(counts) else math.nan,
             "texts": (nats / counts).exp().mean().item(),
         }
+
+
+class WellFormedJudge:
+    """A text encoder that was trained to tell well-formed texts from spoilt ones: recipes/train_wellformed.py.
+
+    Perplexity is low for dull texts, and for what the corpus repeats; this judge sees neither.
+    """
+
+    def __init__(self, path: str | Path):
+        """Raises JudgeError where there is no such judge."""
+        self.path = str(path)
+        def refusal(reason: str) -> JudgeError:
+            return JudgeError(f"the judge of well-formed texts {self.path!r} {reason}")
+
+        self.tokenizer, model = load_pretrained(AutoModelForSequenceClassification, self.path, refusal)
+        self.model = model.to(default_device())
+
+    @torch.no_grad()
+    def probabilities(self, texts: list[str], batch_size: int = 64) -> torch.Tensor:
+        """That each of the texts is well-formed [N]."""
+        found = []
+        for start in range(0, len(texts), batch_size):
+            most = getattr(self.model.config, "max_tokens", LONGEST)
+            batch = self.tokenizer(texts[start : start + batch_size], truncation=True, max_length=most, padding=True,
+                                   return_tensors="pt")
+            found.append(self.model(**batch.to(self.model.device)).logits.float().softmax(-1)[:, 1].cpu())
+        return torch.cat(found)
+
+    def share(self, texts: list[str]) -> float:
+        """Of texts that are rather well-formed than not; a blank one is not."""
+        said = [text for text in texts if text.strip()]
+        return (self.probabilities(said) > 0.5).sum().item() / len(texts) if said else 0.0
+
+    def accuracy(self, pairs: list[tuple[str, int]]) -> float:
+        """On pairs of a text and whether it is well-formed, 0 or 1."""
+        found = self.probabilities([text for text, _ in pairs]) > 0.5
+        return (found == torch.tensor([bool(good) for _, good in pairs])).float().mean().item()
 
 
 class MauveJudge:

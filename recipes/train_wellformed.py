@@ -1,0 +1,96 @@
+"""Train a judge of well-formed English: a text encoder that tells real texts from spoilt ones.
+
+    latdiff train-wellformed english train_wellformed.judged_source=cola.jsonl
+
+Half of the recipe's texts are spoilt in the ways in which decoders spoil them (data/spoiling.py), the other half are
+not; texts that people judged, such as CoLA's, come on top. Written to checkpoints/NAME-wellformed, with the judge's
+accuracy on unseen texts of each source in metrics.json.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from transformers import AutoModelForSequenceClassification
+
+from latdiff.config import Recipe, recipe_from_command_line
+from latdiff.data.corpus import load_corpus, load_labelled
+from latdiff.data.spoiling import spoilt
+from latdiff.errors import UserError, plain_errors
+from latdiff.evaluation.judges import WellFormedJudge
+from latdiff.evaluation.report import update_metrics
+from latdiff.fetch import located
+from latdiff.lm import load_tokenizer
+from latdiff.training import BatchOrder, Run, refuse_changes, step_generator
+
+HELD_OUT = 500  # texts that people judged, at most a fifth of them
+
+
+def main(recipe: Recipe, quiet: bool = False) -> None:
+    folder, settings = Path(f"{recipe.folder}-wellformed"), recipe.train_wellformed
+    if (folder / "model.safetensors").exists():
+        print(f"{folder} already holds a finished judge; delete it to train another, or set name=")
+        return
+    refuse_changes(recipe, ("seed", "data", "train_wellformed"), folder)
+    corpus = load_corpus(recipe.data, recipe.seed)
+    train, unseen = examples(recipe, corpus.train[: settings.texts], corpus.valid)
+    place = located(settings.encoder)
+    tokenizer = load_tokenizer(place, lambda why: UserError(f"train_wellformed.encoder is {place!r}, which {why}"))
+    recipe.save(folder / "recipe.yaml", "train_wellformed")
+
+    torch.manual_seed(recipe.seed)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        place, num_labels=2, dtype=torch.float32, use_safetensors=True, trust_remote_code=False,
+        local_files_only=Path(place).is_dir(),
+    )
+    print(f"{len(train):,} texts, every other one spoilt or judged broken -> {folder}")
+    run = Run(recipe, "wellformed", folder / "train" / "wellformed.safetensors", settings, quiet)
+    model = run.prepare(model, muon=False).train()
+    ids = tokenizer([text for text, _ in train], truncation=True, max_length=settings.max_tokens).input_ids
+    order = BatchOrder(len(ids), settings.batch_size, recipe.seed, list(map(len, ids)))
+    for step, rows in run.steps(order):
+        torch.manual_seed(step_generator(recipe.seed, step).initial_seed())  # of the dropout
+        batch = tokenizer.pad({"input_ids": [ids[i] for i in rows]}, return_tensors="pt").to(run.device)
+        wanted = torch.tensor([train[i][1] for i in rows], device=run.device)
+        with run.autocast():
+            loss = F.cross_entropy(model(**batch).logits.float(), wanted)
+        run.update(loss)
+    finished = run.finish()
+    finished.config.max_tokens = settings.max_tokens
+    finished.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    run.state.unlink(missing_ok=True)
+    judge = WellFormedJudge(folder)
+    figures = {name: judge.accuracy(texts) for name, texts in unseen.items()}
+    update_metrics(folder, {"wellformed": figures | {"training_minutes": round(run.minutes, 2), "dtype": run.dtype}})
+    print(", ".join(f"right on {value:.3f} of unseen texts of {name}" for name, value in figures.items()))
+
+
+def examples(recipe: Recipe, texts: list[str], valid: list[str]) -> tuple[list, dict[str, list]]:
+    """Pairs of a text and whether it is well-formed, 0 or 1: to train on, and unseen ones of each source."""
+    settings = recipe.train_wellformed
+    train = paired(texts, recipe.seed)
+    unseen = {"the corpus": paired(valid, recipe.seed + 1)}
+    if settings.judged_source:
+        judged, labels = load_labelled(settings.judged_source)
+        if settings.judged_as_good not in labels:
+            raise UserError(f"train_wellformed.judged_as_good is {settings.judged_as_good!r}, must be one of "
+                            f"{', '.join(sorted(set(labels)))}, the labels of {settings.judged_source}")
+        pairs = [(text, int(label == settings.judged_as_good)) for text, label in zip(judged, labels, strict=True)]
+        random.Random(recipe.seed).shuffle(pairs)
+        held = min(HELD_OUT, len(pairs) // 5)
+        train, unseen["people's judgements"] = train + pairs[held:], pairs[:held]
+    return train, unseen
+
+
+def paired(texts: list[str], seed: int) -> list[tuple[str, int]]:
+    """Every text, and every one spoilt."""
+    return [(text, 1) for text in texts] + [(text, 0) for text in spoilt(texts, seed)]
+
+
+if __name__ == "__main__":
+    with plain_errors():
+        main(*recipe_from_command_line(__doc__))
