@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import shutil
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 from latdiff.errors import UserError, first_line
 
 SHIPPED = Path(str(resources.files("latdiff.pretrained")))  # pipelines that come with latdiff, such as english
+
+SMALL = 4096  # numbers of a tensor that is not worth halving
 
 
 class CheckpointError(UserError):
@@ -66,3 +69,32 @@ def class_of(file: Path) -> type[Any]:
     if not isinstance(found, type) or not hasattr(found, "from_pretrained"):
         raise CheckpointError(f"{file} names the class {name}, which this latdiff cannot open; a newer one may")
     return found
+
+
+def publish(folder: Path, output: Path) -> None:
+    """Copy what sampling needs of a finished pipeline, with large weights in half precision.
+
+    Vectors, such as biases and the statistics of the whitening, stay in float32, and so do weights that float16 cannot
+    hold. What is opened from the copy computes in float32 as before.
+
+    Args:
+        folder: of a pipeline.
+        output: a folder that does not exist.
+
+    Raises:
+        CheckpointError: Where there is no finished pipeline, or the output exists.
+    """
+    if not (folder / "model_index.json").is_file():
+        raise CheckpointError(f"{folder} holds no finished pipeline (no model_index.json); train it to the end")
+    if output.exists():
+        raise CheckpointError(f"{output} exists; name a folder that does not, or delete it")
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, output, ignore=shutil.ignore_patterns("train", "samples.txt", "*.png"))
+    for file in output.rglob("*.safetensors"):
+        tensors, most = load_file(file), torch.finfo(torch.float16).max
+        large = {name for name, one in tensors.items()
+                 if one.dtype == torch.float32 and one.dim() > 1 and one.numel() > SMALL and one.abs().max() < most}
+        save_file({name: one.half() if name in large else one for name, one in tensors.items()}, file,
+                  metadata={"format": "pt"})

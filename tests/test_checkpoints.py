@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from latdiff import LatentTextDiffusionPipeline
-from latdiff.checkpoints import CheckpointError
+from latdiff.checkpoints import CheckpointError, publish
 from latdiff.codecs.files import load_codec
 from latdiff.pipelines.files import open_checkpoint
 
@@ -141,3 +141,30 @@ def test_a_codec_cut_short(copy):
     (weights,) = (copy / "autoencoder").glob("*.safetensors")
     weights.write_bytes(weights.read_bytes()[:-50])
     assert "cut short or damaged" in refusal(load_codec, copy)
+
+
+# A small copy
+
+
+def test_a_published_copy_is_half_as_large_and_opens_in_float32(tiny, pipe, tmp_path):
+    publish(tiny.checkpoint, tmp_path / "small")
+    copied = open_checkpoint(tmp_path / "small")
+    for name in ("denoiser", "autoencoder", "text_model"):
+        given, found = getattr(pipe, name).state_dict(), getattr(copied, name).state_dict()
+        assert all(found[key].dtype == value.dtype for key, value in given.items())
+        for key, value in given.items():
+            torch.testing.assert_close(found[key], value, rtol=1e-3, atol=1e-3)
+    assert copied.codec.digest == pipe.codec.digest
+    assert not (tmp_path / "small" / "train").exists()
+
+    def size(folder):
+        return sum(file.stat().st_size for file in folder.rglob("*.safetensors") if "train" not in file.parts)
+
+    assert size(tmp_path / "small") < 0.8 * size(tiny.checkpoint)  # of networks this small vectors are a good part
+
+
+def test_what_cannot_be_published(tiny, tmp_path):
+    with pytest.raises(CheckpointError, match="holds no finished pipeline"):
+        publish(tmp_path / "nothing", tmp_path / "small")
+    with pytest.raises(CheckpointError, match="exists; name a folder that does not"):
+        publish(tiny.checkpoint, tmp_path)

@@ -8,7 +8,7 @@ import latdiff
 from latdiff.checkpoints import folder_of
 from latdiff.cli.evaluation import add_evaluate
 from latdiff.cli.heads import add_fit_head
-from latdiff.cli.models import add_fetch
+from latdiff.cli.models import add_fetch, add_publish
 from latdiff.cli.recipes import add_check_config, add_training
 from latdiff.cli.sampling import add_edit, add_sample
 from latdiff.errors import plain_errors
@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="latdiff", description=description)
     top.add_argument("--version", action="version", version=f"latdiff {latdiff.__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    for add in (add_training, add_sample, add_edit, add_fit_head, add_evaluate, add_fetch, add_check_config):
+    for add in (add_training, add_sample, add_edit, add_fit_head, add_evaluate, add_check_config, add_fetch,
+                add_publish):
         add(commands)
     return top

@@ -1,9 +1,11 @@
-"""`latdiff fetch`: pretrained models of the package index."""
+"""`latdiff fetch` brings pretrained models, `latdiff publish` makes a small copy of a checkpoint."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
+from latdiff.checkpoints import publish
 from latdiff.fetch import MODELS, fetch
 
 
@@ -13,6 +15,20 @@ def add_fetch(commands) -> None:
     command.add_argument("names", nargs="*", metavar="NAME", help="which; without a name, all")
     command.add_argument("--quiet", action="store_true", help="no progress bar")
     command.set_defaults(run=run_fetch)
+
+
+def add_publish(commands) -> None:
+    command = commands.add_parser("publish", help="copy what sampling needs of a checkpoint, weights in half precision",
+                                  description="Copy what sampling needs, with large weights in half precision.")
+    command.add_argument("checkpoint", help="a finished pipeline")
+    command.add_argument("output", type=Path, help="a folder that does not exist yet")
+    command.set_defaults(run=run_publish)
+
+
+def run_publish(options: argparse.Namespace) -> None:
+    publish(Path(options.checkpoint), options.output)
+    size = sum(file.stat().st_size for file in options.output.rglob("*") if file.is_file())
+    print(f"{options.checkpoint} -> {options.output}, {size / 1e6:.1f} MB")
 
 
 def run_fetch(options: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from latdiff.config import DECODING
+from latdiff.config.stages.sentence import PRESETS
 from latdiff.errors import UserError
 
 
@@ -25,8 +26,8 @@ def keep_option(command) -> None:
 
 
 def decode_option(command) -> None:
-    command.add_argument("--decode", help=f"decoding preset, one of {', '.join(DECODING)}: the last is beam search "
-                         "with 4 beams and no repeated trigram (default: the checkpoint's)")
+    command.add_argument("--decode", help=f"decoding preset: {' or '.join(DECODING)} (beam search without repeated "
+                         f"trigrams) of T5, {', '.join(PRESETS)} of a language model (default: the checkpoint's)")
 
 
 def seed_option(command) -> None:
