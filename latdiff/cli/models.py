@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from latdiff.fetch import MODELS, fetch
+from latdiff.fetch import MODELS, fetch, published
 
 
 def add_fetch(commands) -> None:
@@ -16,5 +16,8 @@ def add_fetch(commands) -> None:
 
 
 def run_fetch(options: argparse.Namespace) -> None:
-    for name in options.names or MODELS:
+    names = options.names or list(MODELS)
+    for name in names:
+        published(name)  # before the first takes its minutes
+    for name in names:
         print(f"{name} -> {fetch(name, quiet=options.quiet)}")
