@@ -124,7 +124,7 @@ def located(name: str) -> str:
         raise FetchError(f"{name} is not here yet; `latdiff fetch {name}` brings it, or name a folder or a hub id in "
                          f"its place, such as {MODELS[name].hub}")
     path = Path(name).expanduser()
-    if path.is_dir():
+    if name and path.is_dir():
         return str(path)
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) and not name.startswith("checkpoints/"):
         return name
