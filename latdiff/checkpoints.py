@@ -14,7 +14,6 @@ from latdiff.errors import UserError, first_line
 
 SHIPPED = Path(str(resources.files("latdiff.pretrained")))  # pipelines that come with latdiff, such as english
 
-SMALL = 4096  # numbers of a tensor that is not worth halving
 
 
 class CheckpointError(UserError):
@@ -72,7 +71,7 @@ def class_of(file: Path) -> type[Any]:
 
 
 def publish(folder: Path, output: Path) -> None:
-    """Copy what sampling needs of a finished pipeline, with large weights in half precision.
+    """Copy what sampling needs of a finished pipeline, with matrices in half precision.
 
     Vectors, such as biases and the statistics of the whitening, stay in float32, and so do weights that float16 cannot
     hold. What is opened from the copy computes in float32 as before.
@@ -95,6 +94,6 @@ def publish(folder: Path, output: Path) -> None:
     for file in output.rglob("*.safetensors"):
         tensors, most = load_file(file), torch.finfo(torch.float16).max
         large = {name for name, one in tensors.items()
-                 if one.dtype == torch.float32 and one.dim() > 1 and one.numel() > SMALL and one.abs().max() < most}
+                 if one.dtype == torch.float32 and one.dim() > 1 and one.abs().max() < most}
         save_file({name: one.half() if name in large else one for name, one in tensors.items()}, file,
                   metadata={"format": "pt"})

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from latdiff.checkpoints import publish
-from latdiff.fetch import MODELS, fetch
+from latdiff.fetch import MODELS, fetch, published
 
 
 def add_fetch(commands) -> None:
@@ -32,5 +32,8 @@ def run_publish(options: argparse.Namespace) -> None:
 
 
 def run_fetch(options: argparse.Namespace) -> None:
-    for name in options.names or MODELS:
+    names = options.names or list(MODELS)
+    for name in names:
+        published(name)  # before the first takes its minutes
+    for name in names:
         print(f"{name} -> {fetch(name, quiet=options.quiet)}")
