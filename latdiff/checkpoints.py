@@ -15,7 +15,6 @@ from latdiff.errors import UserError, first_line
 SHIPPED = Path(str(resources.files("latdiff.pretrained")))  # pipelines that come with latdiff, such as english
 
 
-
 class CheckpointError(UserError):
     """A checkpoint that cannot be used, in one sentence."""
 
