@@ -260,7 +260,7 @@ class SentenceCodec(ModelMixin, ConfigMixin, Codec):
                 f"{self.config.max_tokens}, before an end of text",
                 stacklevel=4,
             )
-        return Decoded([text.strip() for text in self.tokenizer.batch_decode(rows, skip_special_tokens=True)], cut)
+        return Decoded([self.tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows], cut)
 
     def _beam(self, prompts: Tensor, num_beams: int) -> list[list[int]]:
         mask = torch.ones(prompts.shape[:2], dtype=torch.long, device=prompts.device)
