@@ -6,6 +6,7 @@ import hashlib
 import math
 import warnings
 from collections.abc import Iterable, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -297,7 +298,7 @@ def decoding(preset: str = "sampled", **options) -> dict[str, Any]:
             raise UserError(f"decoding option {name} is set with {preset}, which has no such option; there is {known}")
         if name == "num_beams":
             check_whole(name, value)
-        elif not 0 < value <= 1:
+        elif not (isinstance(value, Real) and 0 < value <= 1):
             raise UserError(f"top_p is {value}, must be above 0 and at most 1")
     return settings | options
 
