@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -59,6 +59,7 @@ class SentenceCodec(ModelMixin, ConfigMixin, Codec):
     """
 
     __module__ = "latdiff"  # what a saved pipeline names: no file
+    _keep_in_fp32_modules: ClassVar = ["mean", "sd"]
     presets = PRESETS
     latent_shape: Any
 
@@ -88,6 +89,8 @@ class SentenceCodec(ModelMixin, ConfigMixin, Codec):
         if codec.config.rank:
             codec.language_model.load_adapter(str(Path(folder) / "adapter"))
             merge_updates(codec.language_model)
+        for part in (codec.language_model, codec.encoder):
+            part.to(codec.dtype)
         return codec.requires_grad_(False).eval()
 
     def save_pretrained(self, folder, *arguments, **settings) -> None:
@@ -161,11 +164,18 @@ class SentenceCodec(ModelMixin, ConfigMixin, Codec):
         return digest_of(self.encoder.state_dict())
 
     def _apply(self, fn, *arguments, **settings):
-        """Move or convert the frozen models too, which are no submodules and so are not saved."""
+        """Move or convert the frozen models too, which are no submodules and so are not saved.
+
+        The whitening is moved but not rounded, for its digest would be another.
+        """
+        whitening = {"mean": self.mean, "sd": self.sd}
         for part in (self._frozen.get("language_model"), self._frozen.get("encoder")):
             if part is not None:
                 part._apply(fn, *arguments, **settings)
-        return super()._apply(fn, *arguments, **settings)
+        super()._apply(fn, *arguments, **settings)
+        for name, exact in whitening.items():
+            setattr(self, name, exact.to(self.mean.device))
+        return self
 
     def fits(self, texts: Iterable[str], max_tokens: int | None = None) -> list[bool]:
         texts = [texts] if isinstance(texts, str) else list(texts)
