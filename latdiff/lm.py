@@ -239,8 +239,9 @@ def write(
     inputs = {"input_ids": ids}
     if prompts is not None:
         words = model.get_input_embeddings()(ids)
-        inputs = {"inputs_embeds": torch.cat([prompts[rows].to(words), words], 1)}
-        mask = F.pad(mask, (before, 0), value=1)
+        read = torch.cat([prompts[rows].to(words), words], 1)
+        mask, order = F.pad(mask, (before, 0), value=1).sort(dim=1, stable=True)  # padding goes before the prompts
+        inputs = {"inputs_embeds": read.take_along_dim(order[..., None], 1)}
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     cache, takes = _cache(model), inspect.signature(model.forward).parameters  # BLOOM's has positions from the mask
     while rows:
