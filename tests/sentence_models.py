@@ -13,12 +13,13 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from latdiff import SentenceCodec
+from latdiff import SentenceCodec, storyworld
 from latdiff.models.writer import add_updates, merge_updates
 
 KINDS = {"colour": ["red", "blue", "green", "black", "white"], "size": ["small", "large", "huge", "tiny", "tall"]}
 TEXTS = [f"The {animal} is {word}." for animal in ("cat", "dog", "owl", "fox") for words in KINDS.values()
          for word in words]
+STORIES = [story.text for story in storyworld.sample(60, 11)]
 CONTEXT, WIDTH = 48, 16
 END = "<|end|>"
 
@@ -29,9 +30,11 @@ def bert(folder, seed=0, width=WIDTH, pooler=True):
     pieces.train_from_iterator(TEXTS, vocab_size=120, show_progress=False)
     pieces.save_model(str(folder))  # vocab.txt
     BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
-    config = BertConfig(vocab_size=pieces.get_vocab_size(), hidden_size=width, num_hidden_layers=1, intermediate_size=32,
-                        num_attention_heads=2, max_position_embeddings=64)
-    _random(BertModel(config, add_pooling_layer=pooler), seed).save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=pieces.get_vocab_size(), hidden_size=width, num_hidden_layers=1, intermediate_size=32,
+        num_attention_heads=2, max_position_embeddings=64,
+    )
+    _random(BertModel, config, seed, add_pooling_layer=pooler).save_pretrained(folder)
 
 
 def llama(folder, seed=0, width=WIDTH, end=END):
@@ -42,7 +45,7 @@ def llama(folder, seed=0, width=WIDTH, end=END):
         num_key_value_heads=2, max_position_embeddings=CONTEXT, tie_word_embeddings=True, bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
     )
-    _random(LlamaForCausalLM(config), seed).save_pretrained(folder)
+    _random(LlamaForCausalLM, config, seed).save_pretrained(folder)
 
 
 def gpt2(folder, seed=0, width=WIDTH, end=END):
@@ -52,7 +55,7 @@ def gpt2(folder, seed=0, width=WIDTH, end=END):
         vocab_size=len(tokenizer), n_embd=width, n_layer=2, n_head=2, n_positions=CONTEXT,
         bos_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id,
     )
-    _random(GPT2LMHeadModel(config), seed).save_pretrained(folder)
+    _random(GPT2LMHeadModel, config, seed).save_pretrained(folder)
 
 
 WRITERS = {"llama": llama, "gpt2": gpt2}
@@ -74,16 +77,17 @@ def sentence_codec(language_model, encoder, rank=0, seed=0, **settings):
 
 def _byte_pairs(folder, end):
     pieces = ByteLevelBPETokenizer()
-    pieces.train_from_iterator(TEXTS, vocab_size=300, special_tokens=[END], show_progress=False)
+    pieces.train_from_iterator(TEXTS + STORIES, vocab_size=600, special_tokens=[END], show_progress=False)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=pieces._tokenizer, eos_token=end)
     tokenizer.save_pretrained(folder)
     return tokenizer
 
 
-def _random(model, seed):
+def _random(kind, config, seed, **settings):
     """Weights wide enough for one choice to differ from another."""
-    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    model = kind(config, **settings)
     with torch.no_grad():
         for weight in model.parameters():
-            weight.add_(torch.randn(weight.shape, generator=generator), alpha=0.3)
+            weight.add_(torch.randn_like(weight), alpha=0.3)
     return model
