@@ -69,9 +69,14 @@ class Codec(Protocol):
         self, latents: Tensor, cond: Source | None = None, batch_size: int = 256,
         generators: Sequence[torch.Generator] | None = None, **options,
     ) -> Decoded:
-        """Texts of latents [B, L, D], and which of them were cut; `options` are the codec's own.
+        """Texts of latents, and which of them were cut.
 
-        Text i draws its random numbers, where a codec needs any, from generator i alone.
+        Args:
+            latents: [B, L, D].
+            cond: features of source texts, for a codec that reads them.
+            batch_size: how many at once.
+            generators: one for each text: text i draws its random numbers, where a codec needs any, from it alone.
+            options: the codec's own.
         """
 
     @abstractmethod
