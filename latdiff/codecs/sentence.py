@@ -6,7 +6,6 @@ import hashlib
 import math
 import warnings
 from collections.abc import Iterable, Sequence
-from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -101,6 +100,12 @@ class SentenceCodec(ModelMixin, ConfigMixin, Codec):
 
     def attach(self, language_model=None, tokenizer=None, encoder=None, encoder_tokenizer=None) -> SentenceCodec:
         """Take the two frozen models and their tokenizers, by default those that the configuration names.
+
+        Args:
+            language_model: a causal language model, frozen.
+            tokenizer: its.
+            encoder: a sentence encoder, frozen.
+            encoder_tokenizer: its.
 
         Raises:
             UserError: When one is not here, or does not fit.
@@ -308,7 +313,7 @@ def decoding(preset: str = "sampled", **options) -> dict[str, Any]:
             raise UserError(f"decoding option {name} is set with {preset}, which has no such option; there is {known}")
         if name == "num_beams":
             check_whole(name, value)
-        elif not (isinstance(value, Real) and 0 < value <= 1):
+        elif not (isinstance(value, (int, float)) and 0 < value <= 1):
             raise UserError(f"top_p is {value}, must be above 0 and at most 1")
     return settings | options
 
