@@ -61,6 +61,8 @@ def load_pretrained(
         lost = sorted(name for name in loading["missing_keys"] if "pooler" not in name)
         if lost:  # transformers only warns, and leaves them random
             raise refuse(f"lacks {len(lost)} weights, the first is {lost[0]}; copy or save it again")
+        for name in loading["missing_keys"]:  # a pooler's, which are the same at every loading
+            torch.nn.init.zeros_(model.get_parameter(name))
         rows = model.get_input_embeddings().num_embeddings
         if len(read) > rows:
             raise refuse(f"has embeddings of {rows:,} tokens, but a tokenizer of {len(read):,}; take its own")

@@ -110,12 +110,11 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     made = {"training_minutes": round(run.minutes, 2), "dtype": run.dtype}
     finish(recipe, codec.eval(), latents[:own], corpus.valid, made)
     run.state.unlink(missing_ok=True)
-    (folder / VECTORS).unlink(missing_ok=True)
     print(f"trained in {run.minutes:.1f} minutes -> {folder}")
 
 
 def finished(recipe: Recipe) -> bool:
-    """Whether the recipe's folder has its codec: the cache of its latents is written last."""
+    """Whether the recipe's folder has its codec."""
     return (recipe.folder / "codec" / "config.json").exists()
 
 
@@ -228,6 +227,7 @@ def finish(recipe: Recipe, codec: SentenceCodec, latents: Tensor, valid: list[st
     folder = recipe.folder
     save_latents(folder, latents, codec.digest)
     save_codec(codec, folder)
+    (folder / VECTORS).unlink(missing_ok=True)
     unseen = list(itertools.compress(valid, codec.fits(valid)))[:MEASURED]
     measured = meaning(codec, unseen, recipe.sampling.decoding)
     update_metrics(folder, {"meaning": measured | made})

@@ -70,6 +70,18 @@ def codec(tiny):
     return load_codec(tiny.checkpoint)
 
 
+@pytest.fixture(scope="session")
+def writers(tmp_path_factory):
+    """Folders of a tiny sentence encoder, `encoder`, and of two tiny language models, `llama` and `gpt2`."""
+    import sentence_models
+
+    folders = SimpleNamespace()
+    for name, make in {"encoder": sentence_models.bert, **sentence_models.WRITERS}.items():
+        setattr(folders, name, tmp_path_factory.mktemp(name))
+        make(getattr(folders, name))
+    return folders
+
+
 @pytest.fixture
 def head(pipe):
     """A random head of the checkpoint's latents."""

@@ -237,6 +237,66 @@ def test_writing_stops_at_the_models_context(model):
     assert write(model, [[0]], numbers(1), 0) == [[]]
 
 
+# Prompts
+
+
+PROMPTED = [[], [3, 4, 5], [9], []]
+
+
+@pytest.fixture(params=["gpt2", "llama"])
+def prompted(request):
+    """A model in which some rows end early, and prompts [4, 3, H] of it."""
+    return random_model(KINDS[request.param], 5), torch.randn(4, 3, 16, generator=torch.Generator().manual_seed(4))
+
+
+def read_after(model, prompts, prefix, most):
+    """The greedy continuation that transformers writes of a prefix and the prompts behind it."""
+    given = torch.cat([model.get_input_embeddings()(torch.tensor(prefix, dtype=torch.long)), prompts])[None]
+    mask = torch.ones(given.shape[:2], dtype=torch.long)
+    return model.generate(inputs_embeds=given, attention_mask=mask, do_sample=False, max_new_tokens=most,
+                          pad_token_id=0)[0].tolist()
+
+
+@pytest.mark.parametrize("prefixes", [[[]] * 4, PROMPTED])
+def test_what_is_written_after_prompts_is_transformers_own(prompted, prefixes):
+    model, prompts = prompted
+    rows = write(model, prefixes, [], 12, greedy=True, prompts=prompts)
+    assert rows == [read_after(model, one, prefix, 12) for one, prefix in zip(prompts, prefixes, strict=True)]
+    assert len({tuple(row) for row in rows}) > 2
+    assert rows != write(model, prefixes, [], 12, greedy=True, prompts=-prompts)
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.7])
+def test_a_row_after_prompts_is_the_same_whatever_is_written_beside_it(prompted, top_p):
+    model, prompts = prompted
+    together = write(model, PROMPTED, numbers(4), 12, top_p, prompts=prompts)
+    alone = [write(model, [prefix], numbers(1, place), 12, top_p, prompts=prompts[place : place + 1])[0]
+             for place, prefix in enumerate(PROMPTED)]
+    assert together == alone != write(model, PROMPTED, numbers(4, 50), 12, top_p, prompts=prompts)
+
+
+def test_embeddings_of_words_as_prompts_are_the_words(prompted):
+    model, _ = prompted
+    words = torch.tensor([[0, 5, 6], [0, 9, 2]])
+    found = write(model, [[], [7]], numbers(2), 12, prompts=model.get_input_embeddings()(words).detach())
+    assert found == write(model, [[0, 5, 6], [7, 0, 9, 2]], numbers(2), 12)
+
+
+def test_prompts_take_room_in_the_context(model):
+    prompts = torch.zeros(4, 40, 16)
+    rows = write(model, [[], [3] * 5, [3] * 8, [3]], numbers(4), 100, prompts=prompts)
+    assert [len(row) for row in rows] == [8, 3, 0, 7]
+    assert write(model, [], [], 4, prompts=prompts[:0]) == []
+
+
+def test_an_interrupted_row_knows_its_prefix_and_not_its_prompts(prompted):
+    model, prompts = prompted
+    first, calls = write(model, [[3]], [], 1, greedy=True, prompts=prompts[:1])[0][0], []
+    interrupt = Interrupt(first, lambda ids: calls.append(ids) or [4, 8])
+    row = write(model, [[3]], [], 3, greedy=True, prompts=prompts[:1], interrupts=[interrupt])[0]
+    assert row == [first, 4, 8] and calls == [[3, first]]
+
+
 # Interrupts
 
 

@@ -154,6 +154,18 @@ def test_gpt2s_matrices_have_muon_too():
     assert id(model.lm_head.weight) in trained(adam)
 
 
+def test_without_muon_adamw_trains_all_and_decays_the_matrices_alone():
+    model = nn.Sequential(nn.Embedding(5, 8), nn.Linear(8, 6), nn.LayerNorm(6))
+    model[2].bias.requires_grad_(False)
+    (adam,) = optimizers(model, 1e-3, 0.1, muon=False)
+    assert isinstance(adam, torch.optim.AdamW)
+    decayed, rest = adam.param_groups
+    assert decayed["weight_decay"] == 0.1 and [id(p) for p in decayed["params"]] == [id(model[1].weight)]
+    assert rest["weight_decay"] == 0 and {id(p) for p in rest["params"]} == {
+        id(p) for p in (model[0].weight, model[1].bias, model[2].weight)
+    }
+
+
 # Resume states
 
 

@@ -9,7 +9,7 @@ import torch
 from latdiff.checkpoints import CheckpointError, class_of, folder_of
 from latdiff.codecs.protocol import Codec
 from latdiff.codecs.t5 import TextCodec
-from latdiff.errors import first_line
+from latdiff.errors import UserError, first_line
 from latdiff.models.autoencoder import LatentAutoencoder
 from latdiff.models.backbone import BackboneError, load_backbone
 
@@ -28,6 +28,7 @@ def load_codec(folder: str | Path) -> Codec:
 
     Raises:
         CheckpointError: When parts are missing, cut short, or of an unknown kind.
+        UserError: When a model that the codec names is not here, or is another one.
 
     Examples:
         >>> from latdiff import load_codec
@@ -72,6 +73,8 @@ def _of_class(folder: Path) -> Codec:
     kind = class_of(folder / "config.json")
     try:
         codec = kind.from_pretrained(folder)
+    except UserError:
+        raise
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder} is no codec that latdiff knows, or is damaged: {first_line(error)}") from error
     if isinstance(codec, torch.nn.Module):

@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +60,7 @@ class SentenceCodec(ModelMixin, ConfigMixin, Codec):
     """
 
     __module__ = "latdiff"  # what a saved pipeline names: no file
+    _keep_in_fp32_modules: ClassVar = ["mean", "sd"]
     presets = PRESETS
     latent_shape: Any
 
@@ -89,6 +90,8 @@ class SentenceCodec(ModelMixin, ConfigMixin, Codec):
         if codec.config.rank:
             codec.language_model.load_adapter(str(Path(folder) / "adapter"))
             merge_updates(codec.language_model)
+        for part in (codec.language_model, codec.encoder):
+            part.to(codec.dtype)
         return codec.requires_grad_(False).eval()
 
     def save_pretrained(self, folder, *arguments, **settings) -> None:
@@ -99,6 +102,12 @@ class SentenceCodec(ModelMixin, ConfigMixin, Codec):
 
     def attach(self, language_model=None, tokenizer=None, encoder=None, encoder_tokenizer=None) -> SentenceCodec:
         """Take the two frozen models and their tokenizers, by default those that the configuration names.
+
+        Args:
+            language_model: a causal language model, frozen.
+            tokenizer: its.
+            encoder: a sentence encoder, frozen.
+            encoder_tokenizer: its.
 
         Raises:
             UserError: When one is not here, or does not fit.
@@ -162,11 +171,18 @@ class SentenceCodec(ModelMixin, ConfigMixin, Codec):
         return digest_of(self.encoder.state_dict())
 
     def _apply(self, fn, *arguments, **settings):
-        """Move or convert the frozen models too, which are no submodules and so are not saved."""
+        """Move or convert the frozen models too, which are no submodules and so are not saved.
+
+        The whitening is moved but not rounded, for its digest would be another.
+        """
+        whitening = {"mean": self.mean, "sd": self.sd}
         for part in (self._frozen.get("language_model"), self._frozen.get("encoder")):
             if part is not None:
                 part._apply(fn, *arguments, **settings)
-        return super()._apply(fn, *arguments, **settings)
+        super()._apply(fn, *arguments, **settings)
+        for name, exact in whitening.items():
+            setattr(self, name, exact.to(self.mean.device))
+        return self
 
     def fits(self, texts: Iterable[str], max_tokens: int | None = None) -> list[bool]:
         texts = [texts] if isinstance(texts, str) else list(texts)
@@ -303,7 +319,7 @@ class SentenceCodec(ModelMixin, ConfigMixin, Codec):
                 f"{self.config.max_tokens}, before an end of text",
                 stacklevel=4,
             )
-        return Decoded([text.strip() for text in self.tokenizer.batch_decode(rows, skip_special_tokens=True)], cut)
+        return Decoded([self.tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows], cut)
 
     def _beam(self, prompts: Tensor, starts: list[list[int]], num_beams: int) -> list[list[int]]:
         """Ids of the likeliest texts that a beam search finds behind the starts and their prompts [B, K, H]."""
@@ -344,7 +360,7 @@ def decoding(preset: str = "sampled", **options) -> dict[str, Any]:
             raise UserError(f"decoding option {name} is set with {preset}, which has no such option; there is {known}")
         if name == "num_beams":
             check_whole(name, value)
-        elif not 0 < value <= 1:
+        elif not (isinstance(value, (int, float)) and 0 < value <= 1):
             raise UserError(f"top_p is {value}, must be above 0 and at most 1")
     return settings | options
 

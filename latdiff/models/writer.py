@@ -29,7 +29,8 @@ def load_encoder(path: str) -> tuple[Any, PreTrainedModel]:
     """
 
     def must_encode(config) -> None:
-        if config.is_encoder_decoder or (config.architectures and "LM" in config.architectures[0]):
+        kind = (config.architectures or [""])[0]
+        if config.is_encoder_decoder or ("LM" in kind and "MaskedLM" not in kind):
             raise SentenceModelError(f"the sentence encoder is {path!r}, a {config.model_type} that writes; take one "
                                      "that only reads, e.g. sentence-transformers/all-MiniLM-L6-v2")
 

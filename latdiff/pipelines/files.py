@@ -11,7 +11,7 @@ from diffusers.utils import logging
 
 from latdiff.checkpoints import CheckpointError, class_of, folder_of
 from latdiff.codecs.files import refuse_gaps
-from latdiff.errors import first_line
+from latdiff.errors import UserError, first_line
 from latdiff.pipelines.latent import LatentTextDiffusionPipeline
 from latdiff.precision import default_device
 
@@ -51,7 +51,7 @@ def open_checkpoint(folder: str | Path) -> DiffusionPipeline:
         kind = class_of(index)
         pipe = kind.from_pretrained(folder, local_files_only=True, use_safetensors=True,
                                     **getattr(kind, "parts_of", lambda _: {})(folder))
-    except CheckpointError:
+    except UserError:
         raise
     except Exception as error:  # diffusers, transformers, safetensors and json each raise kinds of their own
         raise CheckpointError(f"{folder} is cut short or damaged: {first_line(error)}") from error

@@ -7,6 +7,7 @@ import pytest
 import torch
 from latdiff.recipes import train_autoencoder, train_denoiser
 from safetensors.torch import save_file
+from sentence_models import TEXTS, sentence_codec
 from toy_codec import ANIMALS, COLOURS, ToyCodec
 
 import latdiff
@@ -26,12 +27,20 @@ from latdiff.schedule import betas
 PAIRS = [f"{colour} {animal}" for colour in COLOURS for animal in ANIMALS]
 
 
-@pytest.fixture(params=["t5", "toy"])
+@pytest.fixture(params=["t5", "sentence", "toy"])
 def one(request, stories):
     """A codec, and ten texts that it reads."""
     if request.param == "t5":
         return request.getfixturevalue("codec"), [text for text, _ in stories[:10]]
+    if request.param == "sentence":
+        writers = request.getfixturevalue("writers")
+        return sentence_codec(writers.llama, writers.encoder, rank=4), TEXTS[:10]
     return ToyCodec(), PAIRS[:10]
+
+
+def numbers(n, base=0):
+    """A generator for each of n texts."""
+    return [torch.Generator().manual_seed(base + row) for row in range(n)]
 
 
 def test_it_is_a_codec(one):
@@ -64,6 +73,18 @@ def test_latents_become_as_many_texts(one):
     assert len(decoded.texts) == len(decoded.cut) == 10
     assert codec.decode(latents) == decoded.texts
     assert codec.generate(latents[:0]) == ([], [])
+
+
+@pytest.mark.filterwarnings("ignore:.* texts are cut")
+def test_a_text_depends_on_its_own_latent_and_generator_alone(one):
+    codec, texts = one
+    latents = codec.encode(texts)
+    whole = codec.generate(latents, generators=numbers(10)).texts
+    for batch_size in (1, 3):
+        assert codec.generate(latents, batch_size=batch_size, generators=numbers(10)).texts == whole
+    assert codec.generate(latents.flip(0), generators=numbers(10)[::-1]).texts == whole[::-1]
+    beside = torch.cat([latents[:4].flip(0), latents[4:5]])
+    assert codec.generate(beside, generators=[*numbers(4, base=50), *numbers(1, base=4)]).texts[4] == whole[4]
 
 
 @pytest.mark.parametrize("bad", [[""], [None], [], ["a", " "]])

@@ -21,10 +21,11 @@ SMALL = (
     "train_denoiser.steps=2", "train_denoiser.batch_size=8", "sampling.steps=2", "autoencoder.heads=2",
     "denoiser.heads=2",
 )
+SENTENCE = ("sentence.num_latents=4", "sentence.width=24", "sentence.rank=2", "train_sentence.steps=2")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_a_recipe_ends_in_texts(path, tiny, tmp_path, monkeypatch):
+def test_a_recipe_ends_in_texts(path, tiny, writers, tmp_path, monkeypatch):
     monkeypatch.chdir(shutil.copytree(tiny.root, tmp_path / "work"))
     asked = load_recipe(str(path)).data
     short = [" ".join(story.text.split()[:12]) + "." for story in storyworld.sample(60, 3)]
@@ -35,6 +36,8 @@ def test_a_recipe_ends_in_texts(path, tiny, tmp_path, monkeypatch):
     Path("more.txt").write_text("Something else altogether.\n", encoding="utf-8")
     extra = [] if asked.source == "storyworld" else ["data.source=texts.jsonl", "data.splits=[train]"]
     small = [one for one in SMALL if asked.text_column == "text" or "extra_sources" not in one]
+    if load_recipe(str(path)).codec == "sentence":
+        small += [*SENTENCE, f"sentence.language_model={writers.llama}", f"sentence.encoder={writers.encoder}"]
     recipe = load_recipe(str(path), [*small, *extra, *(["data.train_size=60"] if not extra else [])])
     if recipe.autoencoder.path:
         shutil.copytree("checkpoints/tiny", recipe.autoencoder.path)

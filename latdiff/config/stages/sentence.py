@@ -45,7 +45,7 @@ class TrainSentenceConfig(Section):
 
     steps: Whole = Field(2000, ge=1, description="optimiser steps")
     batch_size: Whole = Field(32, ge=2, description="texts per step")
-    learning_rate: Number = Field(2e-3, ge=0.0, description="Muon's peak rate for the matrices")
+    learning_rate: Number = Field(2e-3, ge=0.0, description="peak rate, of AdamW")
     warmup_steps: Whole = Field(100, ge=0, description="steps of linear warm-up")
     latent_noise: Number = Field(0.7, ge=0.0, description="half of the latents get Gaussian noise in training, of sd ~ "
                                  "U(0, this)")
