@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from latdiff.codecs.protocol import Codec, Decoded, TextError, as_texts
+from latdiff.config import DECODING
 from latdiff.config.stages.sentence import PRESETS
 from latdiff.data.tokens import pad
 from latdiff.errors import UserError, check_whole, nearest
@@ -221,7 +223,7 @@ class SentenceCodec(ModelMixin, ConfigMixin, Codec):
         """Vectors [B, E] of texts, of norm 1; `progress` wraps the batches, as tqdm does."""
         check_whole("batch_size", batch_size)
         ids = self._frozen["encoder_tokenizer"](list(texts), truncation=True, max_length=self._encoder_limit).input_ids
-        pad_id = self._frozen["encoder_tokenizer"].pad_token_id
+        pad_id = self._frozen["encoder_tokenizer"].pad_token_id or 0
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         found = torch.empty(len(ids), math.prod(self.latent_shape), device=self.device)
         for start in progress(range(0, len(order), batch_size)):
@@ -260,7 +262,9 @@ class SentenceCodec(ModelMixin, ConfigMixin, Codec):
 
     @property
     def _encoder_limit(self) -> int:
-        return self.encoder.config.max_position_embeddings
+        """Tokens of a text that the encoder reads; what is behind them is not in the vector."""
+        most = getattr(self.encoder.config, "max_position_embeddings", None) or sys.maxsize
+        return min(most, self._frozen["encoder_tokenizer"].model_max_length, sys.maxsize)
 
     def whiten(self, vectors: Tensor) -> SentenceCodec:
         """Take mean and standard deviation [E] of vectors [N, E] for the whitening; returns the codec."""
@@ -319,7 +323,8 @@ class SentenceCodec(ModelMixin, ConfigMixin, Codec):
                 f"{self.config.max_tokens}, before an end of text",
                 stacklevel=4,
             )
-        return Decoded([self.tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows], cut)
+        texts = (self.tokenizer.decode(row, skip_special_tokens=True) for row in rows)
+        return Decoded([" ".join(text.split()) for text in texts], cut)  # white space as in texts that are read
 
     def _beam(self, prompts: Tensor, starts: list[list[int]], num_beams: int) -> list[list[int]]:
         """Ids of the likeliest texts that a beam search finds behind the starts and their prompts [B, K, H]."""
@@ -327,7 +332,7 @@ class SentenceCodec(ModelMixin, ConfigMixin, Codec):
         inputs = torch.cat([self.language_model.get_input_embeddings()(words).to(prompts), prompts], 1)
         ids = self.language_model.generate(
             inputs_embeds=inputs, attention_mask=F.pad(mask, (0, prompts.shape[1]), value=1),
-            num_beams=num_beams, do_sample=False,
+            **DECODING["greedy"] | {"num_beams": num_beams},
             max_new_tokens=self.config.max_tokens, pad_token_id=self.tokenizer.eos_token_id,
             eos_token_id=self.tokenizer.eos_token_id,
         )

@@ -11,12 +11,12 @@ from runs import Interrupted, assert_equal, weights
 from safetensors.torch import load_file
 from sentence_models import KINDS, TEXTS
 
-from latdiff import fit_head
+from latdiff import cli, fit_head
 from latdiff.checkpoints import CheckpointError
 from latdiff.codecs.files import load_codec, save_codec
+from latdiff.codecs.protocol import TextError
 from latdiff.config import RecipeError, load_recipe
 from latdiff.data.corpus import DataError
-from latdiff.data.tokens import pad
 from latdiff.errors import UserError
 from latdiff.models.writer import SentenceModelError, load_writer
 from latdiff.pipelines.files import open_checkpoint
@@ -125,10 +125,49 @@ def test_more_training_makes_texts_likelier(recipe):
         run = recipe(f"name={name}", f"train_sentence.steps={steps}", "train_sentence.learning_rate=0.01")
         train_sentence.main(run, quiet=True)
         codec = load_codec(run.folder)
-        ids, mask = pad(codec.tokenize(TEXTS), codec.tokenizer.eos_token_id)
-        objective = train_sentence.WritingLoss(codec, 0.0, ids.unique())
-        found.append(objective(codec.encode(TEXTS), ids, mask, torch.Generator().manual_seed(0)).item())
+        ids = codec.tokenize(TEXTS)
+        objective = train_sentence.WritingLoss(codec, 0.0, torch.tensor(sorted({one for row in ids for one in row})))
+        found.append(objective(codec.encode(TEXTS), ids, [[]] * len(ids), torch.Generator().manual_seed(0)).item())
     assert found[1] < found[0] - 1
+
+
+@pytest.mark.filterwarnings("ignore:.* texts are cut")
+def test_texts_go_on_from_first_words(recipe, capsys):
+    started = recipe("data.condition=start", "name=started")
+    train_denoiser.main(started, quiet=True)
+    pipe = open_checkpoint("checkpoints/started")
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe.codec.continues and pipe.denoiser.config.source_dim == 16
+
+    def draw(*given, **settings):
+        return pipe(*given, generator=torch.Generator().manual_seed(0), **settings)
+
+    one, two = draw("the big", num_samples=3), draw(["the big", "a"], num_samples=3)
+    assert one.texts == two.texts[:3] and torch.equal(one.latents, two.latents[:3])
+    assert not torch.equal(one.latents, draw(num_samples=3).latents)
+    assert draw("the big", num_samples=3, guidance_scale=2.0).latents.isfinite().all()
+    latents = one.latents[:1].expand(3, -1, -1)
+    told = [pipe.codec.generate(latents, [start] * 3, preset="greedy").texts for start in ("the big", "a small red")]
+    assert told[0] != told[1] and len(set(told[0])) == 1
+    capsys.readouterr()
+    cli.main(["sample", "checkpoints/started", "--quiet", "--prompt", "the big", "--num-samples", "2"])
+    assert all(line.startswith("the big ") for line in capsys.readouterr().out.strip().splitlines())
+    for bad, said in (("", "1 of 1 sources are empty"), ("a " * 60, "is longer than the"), ("\ud800", "surrogate")):
+        with pytest.raises(TextError, match=said):
+            pipe(bad)
+
+
+def test_a_prompt_is_refused_by_texts_that_go_on_from_none(pipe):
+    with pytest.raises(SystemExit, match="do not go on from first words"):
+        cli.main(["sample", "checkpoints/words", "--quiet", "--prompt", "the big"])
+    with pytest.raises(SystemExit, match="give one of them"):
+        cli.main(["sample", "checkpoints/words", "--quiet", "--prompt", "the big", "--cond", "size"])
+
+
+def test_a_codec_that_goes_on_from_nothing_is_not_adopted_for_first_words(finished):
+    with pytest.raises(UserError, match="was not trained to go on from its source"):
+        other = finished("data.condition=start", "name=other", "sentence.path=checkpoints/codec")
+        train_sentence.main(other, quiet=True)
 
 
 @pytest.mark.filterwarnings("ignore:head 'kind' is right on")
