@@ -59,7 +59,7 @@ train-english: install ## train that model on the data sets in the folder DATA (
 	$(PY) recipes/english_texts.py $(DATA) data/english
 	$(PY) recipes/train_sentence.py english $(ARGS)
 	$(PY) recipes/train_denoiser.py english $(ARGS)
-	@set -e; for attribute in sentiment toxicity topic style; do \
+	@set -e; for attribute in sentiment toxicity topic kind; do \
 		$(LATDIFF) fit-head checkpoints/english --data data/english/$$attribute-head.jsonl --limit 400 --name $$attribute; \
 	done
 

@@ -5,8 +5,9 @@
 Reads yelp_shen/test, paradetox/train, ag_news/{train,test}, caption_styles/train, multi30k_captions/train and
 tatoeba/train below the first folder, as .jsonl or .jsonl.gz with a column `text`, and writes to the second one
 train.jsonl and valid.jsonl with the columns text and kind (review, comment, headline, caption, remark), and for each
-attribute ATTRIBUTE-head.jsonl and ATTRIBUTE-judge.jsonl with text and label: the first of training texts, for heads,
-the second of texts that the training does not see, for judges and for comparison with real texts.
+attribute (sentiment, toxicity, topic, kind) ATTRIBUTE-head.jsonl and ATTRIBUTE-judge.jsonl with text and label: the
+first of training texts, for heads, the second of texts that the training does not see, for judges and for comparison
+with real texts.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ KINDS = {
     "review": (("yelp_shen/test",), 20, 45_000, "sentiment"),
     "comment": (("paradetox/train",), 24, 24_000, "toxicity"),
     "headline": (("ag_news/train", "ag_news/test"), 20, 16_000, "topic"),
-    "caption": (("caption_styles/train", "multi30k_captions/train"), 20, 26_000, "style"),
+    "caption": (("caption_styles/train", "multi30k_captions/train"), 20, 26_000, ""),
     "remark": (("tatoeba/train",), 20, 25_000, ""),
 }
 LEAST, HELD_OUT, OF_HEADS, UNSEEN = 3, 3000, 2000, 200  # words; labelled texts of each kind; of each kind in valid
@@ -87,6 +88,9 @@ def put_together(folder: Path, output: Path, seed: int = 0) -> dict[str, int]:
     for name, rows in (("train", train), ("valid", valid)):
         random.Random(seed).shuffle(rows)
         write(output / f"{name}.jsonl", rows, "text", "kind")
+    kinds = [row | {"label": row["kind"]} for row in train[:OF_HEADS]]
+    write(output / "kind-head.jsonl", kinds, "text", "label")
+    write(output / "kind-judge.jsonl", [row | {"label": row["kind"]} for row in valid], "text", "label")
     return {kind: sum(row["kind"] == kind for row in train) for kind in KINDS}
 
 
