@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from latdiff.checkpoints import folder_of
 from latdiff.codecs.protocol import Codec
 from latdiff.data.corpus import load_labelled
 from latdiff.diffusion.noise import streams
@@ -120,8 +121,9 @@ def main() -> None:
     options = _options()
     check_writable(options.json)
     prompts = dict(words.split("=", 1) for words in options.prompt if "=" in words)
-    pipe = load_for_commands(options.checkpoint, quiet=True)
-    heads = [attribute_head(Path(options.checkpoint) / "heads" / name) for name in options.head]
+    folder = folder_of(options.checkpoint)
+    pipe = load_for_commands(folder, quiet=True)
+    heads = [attribute_head(folder / "heads" / name) for name in options.head]
     if len(options.judge) != len(heads):
         raise UserError(f"{len(options.judge)} --judge for {len(heads)} --head; give one for each, in the same order")
     judged = {head.name: judge_and_real(head, source) for head, source in zip(heads, options.judge, strict=True)}
@@ -129,7 +131,7 @@ def main() -> None:
     wellformed = WellFormedJudge(options.wellformed) if options.wellformed else None
     measured = Measured({name: judge for name, (judge, _) in judged.items()}, fluency, wellformed)
     document = {
-        "checkpoint": Path(options.checkpoint).name, "seed": options.seed, "cond": options.cond,
+        "checkpoint": folder.name, "seed": options.seed, "cond": options.cond,
         "machine": machine(pipe.config.dtype), "steps": pipe.config.num_inference_steps, "fluency": options.fluency,
         "wellformed": options.wellformed,
         "decoding": options.decode or pipe.decoding, "heads": {head.name: head.report for head in heads},

@@ -90,6 +90,10 @@ def publish(folder: Path, output: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     shutil.copytree(folder, output, ignore=shutil.ignore_patterns("train", "samples.txt", "*.png"))
+    for file in output.rglob("config.json"):
+        config = json.loads(file.read_text(encoding="utf-8"))
+        if config.pop("_name_or_path", None):  # a path of this machine
+            file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     for file in output.rglob("*.safetensors"):
         tensors, most = load_file(file), torch.finfo(torch.float16).max
         large = {name for name, one in tensors.items()
