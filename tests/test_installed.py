@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from latdiff.fetch import MODELS
+
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = (
     "data.train_size=60", "data.valid_size=4", "data.max_tokens=80", "autoencoder.num_latents=2",
@@ -63,7 +65,7 @@ def latdiff(python, tmp_path):
     return run
 
 
-def test_the_wheel_holds_recipes_and_a_backbone_and_is_small(wheel):
+def test_the_wheel_holds_recipes_a_backbone_and_english_and_no_fetched_model(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     shipped = {f"latdiff/recipes/configs/{path.name}" for path in (ROOT / "recipes" / "configs").glob("*.yaml")}
     assert shipped <= set(names)
@@ -73,7 +75,11 @@ def test_the_wheel_holds_recipes_and_a_backbone_and_is_small(wheel):
     packages = {name.rpartition("/")[0] for name in names if name.endswith(".py")}
     assert packages == {str(path.parent.relative_to(ROOT)) for path in (ROOT / "latdiff").rglob("*.py")} | {
         "latdiff/recipes", "latdiff/pretrained"}
-    assert wheel.stat().st_size < 6_000_000
+    for file in ("model_index.json", "codec/adapter/adapter_model.safetensors", "heads/sentiment/model.safetensors"):
+        assert f"latdiff/pretrained/english/{file}" in names
+    assert not [name for name in names if any(model in name for model in MODELS)]
+    own = [one.compress_size for one in zipfile.ZipFile(wheel).infolist() if "pretrained/english" not in one.filename]
+    assert sum(own) < 6_000_000 and wheel.stat().st_size < 30_000_000
 
 
 def test_it_is_the_wheel_that_runs_and_tells_its_version(python, latdiff, tmp_path):
