@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging
+from transformers.utils import logging as transformers_logging
 
 from latdiff.checkpoints import CheckpointError, class_of, folder_of
 from latdiff.codecs.files import refuse_gaps
@@ -66,6 +67,7 @@ def load_for_commands(
 ):
     """`open_checkpoint` of one kind, on the GPU where there is one, with bars that go away, or none."""
     logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     pipe = open_checkpoint(folder)
     if not isinstance(pipe, kind):
         raise CheckpointError(f"{folder} is a {type(pipe).__name__}, which only `latdiff evaluate` takes")
