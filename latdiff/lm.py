@@ -236,12 +236,7 @@ def write(
     written: list[list[int]] = [[] for _ in prefix_ids]
     waiting: list[list[int]] = [[] for _ in prefix_ids]  # what an interrupt put there and the row has yet to take
     rows = [row for row, most in enumerate(room) if most > 0]
-    ids, mask = left_padded([prefix_ids[row] for row in rows], model.device)
-    inputs = {"input_ids": ids}
-    if prompts is not None:
-        words = model.get_input_embeddings()(ids)
-        inputs = {"inputs_embeds": torch.cat([words, prompts[rows].to(words)], 1)}
-        mask = F.pad(mask, (0, behind), value=1)
+    inputs, mask = _begun(model, [prefix_ids[row] for row in rows], None if prompts is None else prompts[rows])
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     cache, takes = _cache(model), inspect.signature(model.forward).parameters  # BLOOM's has positions from the mask
     while rows:
@@ -267,6 +262,15 @@ def write(
         inputs = {"input_ids": torch.tensor([written[row][-1:] for row in rows], device=model.device)}
         mask, positions = F.pad(mask, (0, 1), value=1), positions[:, -1:] + 1
     return written
+
+
+def _begun(model, prefix_ids: Sequence[list[int]], prompts: Tensor | None) -> tuple[dict[str, Tensor], Tensor]:
+    """What the model reads first, prefixes with their ends aligned and the prompts behind them, and its mask [B, T]."""
+    ids, mask = left_padded(prefix_ids, model.device)
+    if prompts is None:
+        return {"input_ids": ids}, mask
+    words = model.get_input_embeddings()(ids)
+    return {"inputs_embeds": torch.cat([words, prompts.to(words)], 1)}, F.pad(mask, (0, prompts.shape[1]), value=1)
 
 
 def _cache(model) -> DynamicCache:
