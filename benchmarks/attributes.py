@@ -144,8 +144,8 @@ def main() -> None:
         print(row_line({key: value for key, value in document["rows"][-1].items() if key != "texts"}), flush=True)
 
     def draw(n: int, guides=(), seed: int = options.seed) -> list[str]:
-        return pipe(options.cond, n, guides=list(guides), guidance_scale=options.guidance_scale,
-                    generator=torch.Generator().manual_seed(seed), decode_options=options.decode, batch_size=64).texts
+        return pipe(options.cond, n, guides=list(guides), generator=torch.Generator().manual_seed(seed),
+                    decode_options=options.decode, batch_size=64).texts
 
     began = time.monotonic()
     pool = draw(max(options.best_of, default=0) * options.best, seed=options.seed + 1) if options.best_of else []
@@ -179,7 +179,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--head", action="append", required=True, help="of the checkpoint; repeat to steer by several")
     parser.add_argument("--judge", action="append", required=True, metavar="FILE", help="labelled texts, for each head")
     parser.add_argument("--cond", help="class that the texts are conditioned on")
-    parser.add_argument("--guidance-scale", type=float, default=1.0, help="towards --cond (default 1: none)")
     parser.add_argument("--decode", help="how texts are written (default: the checkpoint's)")
     parser.add_argument("--num-samples", type=int, default=200, help="texts of each row (default 200)")
     parser.add_argument("--times", type=float, nargs="*", default=[1.0, 2.0, 4.0], help="of the usual scale")

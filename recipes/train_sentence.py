@@ -96,7 +96,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     trained = nn.ModuleList([codec.soft_prompts, *low_rank])
     count = sum(p.numel() for p in trained.parameters())
     print(f"{count:,} weights to train, {len(pieces):,} pieces, {len(texts):,} texts -> {folder}")
-    objective = run.prepare(objective, trained=trained, muon=False)  # low-rank factors are trained badly by it
+    objective = run.prepare(objective, trained=trained, muon=False)  # not tried at length on low-rank factors
     for step, rows in run.steps(BatchOrder(len(ids), settings.batch_size, recipe.seed, list(map(len, ids)))):
         batch = latents[rows].to(run.device), [ids[i] for i in rows], [begun[i] for i in rows]
         with run.autocast():

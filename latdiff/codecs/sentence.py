@@ -100,8 +100,8 @@ class SentenceCodec(ModelMixin, ConfigMixin, Codec):
         """As diffusers'; the low-rank updates go to the folder `adapter` in it, in peft's format."""
         super().save_pretrained(folder, *arguments, **settings)
         if self.config.rank:
-            for settings_of_one in self.language_model.peft_config.values():  # else a path of this machine
-                settings_of_one.base_model_name_or_path = self.config.language_model
+            for adapter in self.language_model.peft_config.values():
+                adapter.base_model_name_or_path = self.config.language_model  # else a path of this machine
             self.language_model.save_pretrained(Path(folder) / "adapter")
 
     def attach(self, language_model=None, tokenizer=None, encoder=None, encoder_tokenizer=None) -> SentenceCodec:

@@ -95,11 +95,8 @@ def add_updates(model: PreTrainedModel, rank: int) -> nn.ModuleList:
     return nn.ModuleList(part for name, part in model.named_modules() if name.endswith((".lora_A", ".lora_B")))
 
 
-def merge_updates(model: PreTrainedModel, merge: bool = True) -> None:
-    """Add the low-rank updates to the weights, which makes writing faster; or take them out again."""
+def merge_updates(model: PreTrainedModel) -> None:
+    """Add the low-rank updates to the weights, which makes writing faster."""
     for part in model.modules():
         if isinstance(part, BaseTunerLayer):
-            if merge:
-                part.merge()
-            else:
-                part.unmerge()
+            part.merge()

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -32,13 +33,17 @@ def run(monkeypatch, folder, file, *flags):
 
 def test_one_head_beside_its_rivals(checkpoint, labelled, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(measure_attributes, "prompted", lambda path, prompt, n, seed, top_p: ["I was glad."] * n)
-    flags = ["--head", "sentiment", "--judge", labelled("sentiment"), "--fluency", str(tiny.ar)]
+    monkeypatch.setattr(measure_attributes, "WellFormedJudge", lambda path: SimpleNamespace(share=lambda texts: 0.5))
+    flags = ["--head", "sentiment", "--judge", labelled("sentiment"), "--fluency", str(tiny.ar), "--decode", "ld4lg",
+             "--wellformed", "judge"]
     document = run(monkeypatch, checkpoint, tmp_path / "m.json", *flags, "--prompt", "positive=Be glad.")
     rows = document["rows"]
     each = ["real texts", "unsteered", "steered", "best of 2"]
     assert [row["who"] for row in rows] == [*each, *each, "prompted"]
     assert [row["target"]["sentiment"] for row in rows] == ["negative"] * 4 + ["positive"] * 5
     assert all(0 <= row["right"] <= 1 and row["perplexity"] > 1 and row["seconds_a_text"] >= 0 for row in rows)
+    assert document["decoding"] == "ld4lg" and document["wellformed"] == "judge"
+    assert {row["well_formed"] for row in rows} == {0.5}
     assert rows[0]["right"] > 0.5 and rows[0]["distinct"] == 1
     assert rows[-1]["distinct"] == 0.25 and rows[-1]["self_bleu"] == pytest.approx(100)
     assert [row["n"] for row in rows] == [4, 4, 4, 3] * 2 + [4]
