@@ -2,7 +2,7 @@
 
     python -m latdiff.recipes.english_texts path/to/sets data/english
 
-Reads yelp_shen/test, paradetox/train, ag_news/{train,test}, caption_styles/train, multi30k_captions/train and
+Reads yelp_shen/{test,valid}, paradetox/train, ag_news/{train,test}, caption_styles/train, multi30k_captions/train and
 tatoeba/train below the first folder, as .jsonl or .jsonl.gz with a column `text`, and writes to the second one
 train.jsonl and valid.jsonl with the columns text and kind (review, comment, headline, caption, remark), and for each
 attribute (sentiment, toxicity, topic, kind) ATTRIBUTE-head.jsonl and ATTRIBUTE-judge.jsonl with text and label: the
@@ -17,20 +17,33 @@ import gzip
 import json
 import random
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from latdiff.errors import UserError, plain_errors
 
-# kind: files, longest text in words, training texts, and the attribute that its labels are of
+
+class Kind(NamedTuple):
+    """Where the texts of a kind come from."""
+
+    files: tuple[str, ...]
+    longest: int  # words
+    count: int  # training texts
+    attribute: str = ""  # that its labels are of
+    unseen: str = ""  # file of texts that are held out; '': a fifth of the others, at most HELD_OUT
+
+
 KINDS = {
-    "review": (("yelp_shen/test",), 20, 45_000, "sentiment"),
-    "comment": (("paradetox/train",), 24, 24_000, "toxicity"),
-    "headline": (("ag_news/train", "ag_news/test"), 20, 16_000, "topic"),
-    "caption": (("caption_styles/train", "multi30k_captions/train"), 20, 26_000, ""),
-    "remark": (("tatoeba/train",), 20, 25_000, ""),
+    "review": Kind(("yelp_shen/test",), 20, 24_000, "sentiment", "yelp_shen/valid"),
+    "comment": Kind(("paradetox/train",), 24, 14_000, "toxicity"),
+    "headline": Kind(("ag_news/train", "ag_news/test"), 20, 16_000, "topic"),
+    "caption": Kind(("caption_styles/train", "multi30k_captions/train"), 20, 10_000),
+    "remark": Kind(("tatoeba/train",), 20, 12_000),
 }
-LEAST, HELD_OUT, OF_HEADS, UNSEEN = 3, 3000, 2000, 200  # words; labelled texts of each kind; of each kind in valid
+LEAST, HELD_OUT, OF_JUDGES = 3, 4000, 20_000  # words; texts of each kind; at most, where they have a file of their own
+OF_HEADS, UNSEEN = 2000, 200  # labelled texts of each kind; of each kind in valid
+LATIN = re.compile("[\u0020-\u024f\u2010-\u2044]+")  # and typographic punctuation
 AGENCY = re.compile(r"\s*\((AP|AFP|Reuters|SPACE\.com|washingtonpost\.com|TechWeb)\)\s*$")
 
 
@@ -43,26 +56,37 @@ def read(folder: Path, name: str) -> list[dict]:
         return [json.loads(line) for line in file]
 
 
-def rows_of(folder: Path, kind: str, seed: int) -> list[dict]:
+def rows_of(folder: Path, files: Sequence[str], kind: str, seed: int) -> list[dict]:
     """Distinct texts of a kind with their labels, '' where there is none, in an order of the seed's.
 
     Texts that are rewritten from one another stay together, so that hardly any is held out of its fellows.
     """
-    files, longest, count, _ = KINDS[kind]
     found: dict[str, dict] = {}
     for name in files:
         rows = read(folder, name)
         if name.startswith("multi30k"):  # many captions of few pictures
-            rows = rows[:count]
+            rows = rows[: KINDS[kind].count]
         for row in rows:
             text = AGENCY.sub("", row.get("title") or "") if kind == "headline" else row["text"]
-            if LEAST <= len(text.split()) <= longest and "_num_" not in text:
+            if LEAST <= len(text.split()) <= KINDS[kind].longest and "_num_" not in text and LATIN.fullmatch(text):
                 found.setdefault(text.lower(), {"text": text, "kind": kind, "label": row.get("label", ""),
                                                 "group": row.get("pair", text)})
     groups = sorted({row["group"] for row in found.values()})
     random.Random(f"{seed}/{kind}").shuffle(groups)
     place = {group: index for index, group in enumerate(groups)}
     return sorted(found.values(), key=lambda row: place[row["group"]])
+
+
+def parted(folder: Path, kind: str, seed: int) -> tuple[list[dict], list[dict]]:
+    """The texts of a kind to train on, and those that are held out."""
+    files, _, count, _, unseen = KINDS[kind]
+    rows = rows_of(folder, files, kind, seed)
+    if unseen:
+        seen = {row["text"].lower() for row in rows}
+        others = [row for row in rows_of(folder, [unseen], kind, seed) if row["text"].lower() not in seen]
+        return rows[:count], others[:OF_JUDGES]
+    held = min(HELD_OUT, len(rows) // 5)
+    return rows[held : held + count], rows[:held]
 
 
 def write(path: Path, rows: Iterable[dict], *columns: str) -> None:
@@ -76,10 +100,8 @@ def put_together(folder: Path, output: Path, seed: int = 0) -> dict[str, int]:
     train: list[dict] = []
     valid: list[dict] = []
     output.mkdir(parents=True, exist_ok=True)
-    for kind, (_, _, count, attribute) in KINDS.items():
-        rows = rows_of(folder, kind, seed)
-        held = min(HELD_OUT, len(rows) // 5)
-        unseen, seen = rows[:held], rows[held : held + count]
+    for kind, (_, _, _, attribute, _) in KINDS.items():
+        seen, unseen = parted(folder, kind, seed)
         train, valid = train + seen, valid + unseen[:UNSEEN]
         if attribute:
             labelled = [row for row in seen if row["label"]]

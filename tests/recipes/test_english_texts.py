@@ -23,7 +23,8 @@ def sets(tmp_path):
               "pair": i // 2} for i in range(60)]
     files = {
         "yelp_shen/test": [*rows("review", ["positive", "negative"]), {"text": "_num_ stars to this place"},
-                           {"text": "too short"}],
+                           {"text": "too short"}, {"text": "это не по английски"}],
+        "yelp_shen/valid": [*rows("new review", ["positive", "negative"], 10), *rows("review", ["positive"], 3)],
         "paradetox/train": toxic,
         "ag_news/train": headlines,
         "ag_news/test": headlines[:4],
@@ -46,13 +47,16 @@ def read(file):
 def test_every_kind_is_there_and_what_is_held_out_stays_out(sets, tmp_path):
     out = tmp_path / "english"
     counts = english_texts.put_together(sets, out)
-    assert counts == {"review": 48, "comment": 48, "headline": 24, "caption": 49, "remark": 48}
+    assert counts == {"review": 60, "comment": 48, "headline": 24, "caption": 49, "remark": 48}
     train, valid = read(out / "train.jsonl"), read(out / "valid.jsonl")
     known = {row["text"] for row in train}
     assert len(train) == len(known) == sum(counts.values())
     assert {row["kind"] for row in train} == {row["kind"] for row in valid} == set(english_texts.KINDS)
     assert not known & {row["text"] for row in valid}
     assert all("_num_" not in text and "(Reuters)" not in text and text != "too short" for text in known)
+    assert all(text.isascii() for text in known)
+    judged = {row["text"] for row in read(out / "sentiment-judge.jsonl")}
+    assert judged == {f"the new review number {i} has some words" for i in range(10)}  # a file of unseen texts
     for attribute in ("sentiment", "toxicity", "topic", "kind"):
         heads, judges = read(out / f"{attribute}-head.jsonl"), read(out / f"{attribute}-judge.jsonl")
         assert {row["text"] for row in heads} <= known
