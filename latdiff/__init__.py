@@ -15,6 +15,7 @@ _HOMES = {
     "LatentDenoiser": "models.denoiser",
     "LatentTextDiffusionPipeline": "pipelines.latent",
     "NumberHead": "heads.number",
+    "PerceiverCodec": "codecs.perceiver",
     "SentenceCodec": "codecs.sentence",
     "TextCodec": "codecs.t5",
     "fit_head": "heads.fitting",

@@ -13,7 +13,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from latdiff import SentenceCodec, storyworld
+from latdiff import PerceiverCodec, SentenceCodec, storyworld
 from latdiff.models.writer import add_updates, merge_updates
 
 KINDS = {"colour": ["red", "blue", "green", "black", "white"], "size": ["small", "large", "huge", "tiny", "tall"]}
@@ -73,6 +73,21 @@ def sentence_codec(language_model, encoder, rank=0, seed=0, **settings):
             torch.nn.init.normal_(part, std=0.4)
         merge_updates(codec.language_model)
     return codec.requires_grad_(False).eval()
+
+
+def perceiver_codec(language_model, encoder, rank=0, seed=0, **settings):
+    """A codec of two folders' models with random weights, whitened on TEXTS."""
+    torch.manual_seed(seed)
+    sizes = {"num_latents": 6, "latent_dim": 4, "width": 16, "depth": 1, "heads": 2, "max_tokens": 24}
+    codec = PerceiverCodec(str(language_model), str(encoder), rank=rank, prompt_dim=WIDTH, feature_dim=WIDTH,
+                           **sizes | settings).attach().eval()
+    raw = codec.compress(TEXTS)
+    codec.autoencoder.set_whitening(raw.mean(0), raw.var(0))
+    if rank:
+        for part in add_updates(codec.language_model, rank).parameters():
+            torch.nn.init.normal_(part, std=0.4)
+        merge_updates(codec.language_model)
+    return codec.requires_grad_(False).seal()
 
 
 def _byte_pairs(folder, end):

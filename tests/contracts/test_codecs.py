@@ -7,7 +7,7 @@ import pytest
 import torch
 from latdiff.recipes import train_autoencoder, train_denoiser
 from safetensors.torch import save_file
-from sentence_models import TEXTS, sentence_codec
+from sentence_models import TEXTS, perceiver_codec, sentence_codec
 from toy_codec import ANIMALS, COLOURS, ToyCodec
 
 import latdiff
@@ -27,7 +27,7 @@ from latdiff.schedule import betas
 PAIRS = [f"{colour} {animal}" for colour in COLOURS for animal in ANIMALS]
 
 
-@pytest.fixture(params=["t5", "sentence", "toy"])
+@pytest.fixture(params=["t5", "sentence", "perceiver", "toy"])
 def one(request, stories):
     """A codec, and ten texts that it reads."""
     if request.param == "t5":
@@ -35,6 +35,9 @@ def one(request, stories):
     if request.param == "sentence":
         writers = request.getfixturevalue("writers")
         return sentence_codec(writers.llama, writers.encoder, rank=4), TEXTS[:10]
+    if request.param == "perceiver":
+        writers = request.getfixturevalue("writers")
+        return perceiver_codec(writers.gpt2, writers.encoder, rank=4), TEXTS[:10]
     return ToyCodec(), PAIRS[:10]
 
 

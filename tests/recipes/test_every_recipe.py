@@ -21,7 +21,11 @@ SMALL = (
     "train_denoiser.steps=2", "train_denoiser.batch_size=8", "sampling.steps=2", "autoencoder.heads=2",
     "denoiser.heads=2",
 )
-SENTENCE = ("sentence.num_latents=4", "sentence.width=24", "sentence.rank=2", "train_sentence.steps=2")
+SENTENCE = ("sentence.num_latents=4", "sentence.width=24", "sentence.rank=2", "train_sentence.steps=2",
+            "sentence.max_tokens=22", "data.max_tokens=22")  # so that the tiny model's context has room for a source
+PERCEIVER = ("perceiver.num_latents=4", "perceiver.latent_dim=4", "perceiver.width=24", "perceiver.heads=2",
+             "perceiver.rank=2", "train_drafts.steps=2", "train_perceiver.steps=2")
+CODECS = {"sentence": SENTENCE, "perceiver": PERCEIVER}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -36,8 +40,9 @@ def test_a_recipe_ends_in_texts(path, tiny, writers, tmp_path, monkeypatch):
     Path("more.txt").write_text("Something else altogether.\n", encoding="utf-8")
     extra = [] if asked.source == "storyworld" else ["data.source=texts.jsonl", "data.splits=[train]"]
     small = [one for one in SMALL if asked.text_column == "text" or "extra_sources" not in one]
-    if load_recipe(str(path)).codec == "sentence":
-        small += [*SENTENCE, f"sentence.language_model={writers.llama}", f"sentence.encoder={writers.encoder}"]
+    codec = load_recipe(str(path)).codec
+    if codec in CODECS:
+        small += [*CODECS[codec], f"{codec}.language_model={writers.llama}", f"{codec}.encoder={writers.encoder}"]
     recipe = load_recipe(str(path), [*small, *extra, *(["data.train_size=60"] if not extra else [])])
     if recipe.autoencoder.path:
         shutil.copytree("checkpoints/tiny", recipe.autoencoder.path)

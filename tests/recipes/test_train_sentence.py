@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from latdiff.recipes import train_denoiser, train_sentence
+from latdiff.recipes.writing import WritingLoss
 from runs import Interrupted, assert_equal, weights
 from safetensors.torch import load_file
 from sentence_models import KINDS, TEXTS
@@ -126,7 +127,7 @@ def test_more_training_makes_texts_likelier(recipe):
         train_sentence.main(run, quiet=True)
         codec = load_codec(run.folder)
         ids = codec.tokenize(TEXTS)
-        objective = train_sentence.WritingLoss(codec, 0.0, torch.tensor(sorted({one for row in ids for one in row})))
+        objective = WritingLoss(codec, 0.0, torch.tensor(sorted({one for row in ids for one in row})))
         found.append(objective(codec.encode(TEXTS), ids, [[]] * len(ids), torch.Generator().manual_seed(0)).item())
     assert found[1] < found[0] - 1
 

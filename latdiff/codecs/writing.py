@@ -1,0 +1,334 @@
+"""What codecs share whose texts a frozen causal language model writes from soft prompts."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import warnings
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from latdiff.codecs.protocol import Codec, Decoded, TextError, as_texts
+from latdiff.config import DECODING
+from latdiff.config.stages.sentence import PRESETS
+from latdiff.errors import UserError, check_whole, nearest
+from latdiff.fetch import located
+from latdiff.lm import left_padded, write
+from latdiff.models.writer import (
+    SentenceModelError,
+    load_encoder,
+    load_writer,
+    merge_updates,
+    writer_features,
+)
+
+SETTINGS: dict[str, dict[str, Any]] = {"sampled": {"top_p": 0.9}, "greedy": {"greedy": True}, "beam": {"num_beams": 4}}
+
+
+class WritingCodec(ModelMixin, ConfigMixin, Codec):
+    """Latents [B, L, D] to soft prompts [B, K, H], from which a frozen causal language model writes.
+
+    Saved are a codec's own weights, the low-rank updates of the language model and the names of the two frozen models,
+    which stay where they are. A subclass says how texts become latents (`latents_of`) and latents prompts (`reader`).
+    Its configuration has
+
+        language_model: name, folder or hub id of a causal language model.
+        encoder: of the frozen model that reads, likewise.
+        prompt_dim: H, the width of the language model.
+        rank: of the language model's low-rank updates; 0: none.
+        max_tokens: of a text, end-of-text included.
+        assumed_noise: sd of the noise that is assumed on latents to be decoded.
+        codec_digest: of all that gives latents their meaning, set when that is finished.
+        writer_digest: of the language model as it came, set by `attach`.
+    """
+
+    presets = PRESETS
+    latent_shape: Any
+    _frozen: dict[str, Any]
+
+    @property
+    @abstractmethod
+    def reader(self) -> nn.Module:
+        """What makes soft prompts [B, K, H] of latents [B, L, D] and the sd [B] of the noise on them."""
+
+    @abstractmethod
+    def latents_of(self, texts: list[str], batch_size: int = 256, progress=lambda rows: rows) -> Tensor:
+        """Latents [B, L, D] of texts that are known to fit; `progress` wraps the batches, as tqdm does."""
+
+    @property
+    @abstractmethod
+    def encoder_width(self) -> int:
+        """E, which the encoder's features must have."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """What `digest` is once the codec is finished."""
+
+    @abstractmethod
+    def refuse_another_encoder(self) -> None:
+        """Raise SentenceModelError where the encoder is not the one that the codec was trained with."""
+
+    def exact(self) -> Iterator[tuple[nn.Module, str]]:
+        """Modules and names of buffers that stay in float32, for the digest or the latents would be others."""
+        yield from ()
+
+    @classmethod
+    def from_pretrained(cls, folder, *arguments, **settings) -> Self:
+        """As diffusers'; the two models that its configuration names are loaded beside it.
+
+        Raises:
+            UserError: When one is not here, or is not the one that it was trained with.
+        """
+        codec = super().from_pretrained(folder, *arguments, **settings)
+        codec.attach()
+        if codec.config.rank:
+            codec.language_model.load_adapter(str(Path(folder) / "adapter"))
+            merge_updates(codec.language_model)
+        for part in (codec.language_model, codec.encoder):
+            part.to(codec.dtype)
+        return codec.requires_grad_(False).eval()
+
+    def save_pretrained(self, folder, *arguments, **settings) -> None:
+        """As diffusers'; the low-rank updates go to the folder `adapter` in it, in peft's format."""
+        super().save_pretrained(folder, *arguments, **settings)
+        if self.config.rank:
+            for adapter in self.language_model.peft_config.values():
+                adapter.base_model_name_or_path = self.config.language_model  # else a path of this machine
+            self.language_model.save_pretrained(Path(folder) / "adapter")
+
+    def attach(self, language_model=None, tokenizer=None, encoder=None, encoder_tokenizer=None) -> Self:
+        """Take the two frozen models and their tokenizers, by default those that the configuration names.
+
+        Args:
+            language_model: a causal language model, frozen.
+            tokenizer: its.
+            encoder: the model that reads, frozen.
+            encoder_tokenizer: its.
+
+        Raises:
+            UserError: When one is not here, or does not fit.
+        """
+        config = self.config
+        if language_model is None:
+            tokenizer, language_model = load_writer(located(config.language_model))
+        if encoder is None:
+            encoder_tokenizer, encoder = load_encoder(located(config.encoder))
+        for name, part, wanted in (("language_model", language_model, config.prompt_dim),
+                                   ("encoder", encoder, self.encoder_width)):
+            if part.config.hidden_size != wanted:
+                raise SentenceModelError(
+                    f"{name} is {getattr(config, name)!r}, of width {part.config.hidden_size}, must be of width "
+                    f"{wanted}; name the one that the codec was trained with"
+                )
+        words = "\n".join(f"{piece} {row}" for piece, row in sorted(tokenizer.get_vocab().items()))
+        found = digest_of(language_model.get_input_embeddings().state_dict(), words)
+        if config.writer_digest not in ("", found):
+            raise SentenceModelError(
+                f"language_model is {config.language_model!r}, which is not the one that the codec was trained with "
+                f"(it is {found}, was {config.writer_digest}); name that one"
+            )
+        self.register_to_config(writer_digest=found)
+        self._frozen = {"tokenizer": tokenizer, "language_model": language_model,
+                        "encoder_tokenizer": encoder_tokenizer, "encoder": encoder}
+        self.refuse_another_encoder()
+        return self
+
+    @property
+    def language_model(self) -> PreTrainedModel:
+        """The causal language model that writes."""
+        return self._frozen["language_model"]
+
+    @property
+    def tokenizer(self):
+        """The language model's."""
+        return self._frozen["tokenizer"]
+
+    @property
+    def encoder(self) -> PreTrainedModel:
+        """The model that reads."""
+        return self._frozen["encoder"]
+
+    @property
+    def digest(self) -> str:
+        """Of all that gives latents their meaning."""
+        return self.config.codec_digest or self.fingerprint()
+
+    def seal(self) -> Self:
+        """Store the digest of the finished codec in its configuration; returns the codec."""
+        self.register_to_config(codec_digest=self.fingerprint())
+        return self
+
+    @property
+    def encoder_weights(self) -> str:
+        """Digest of the encoder's weights."""
+        return digest_of(self.encoder.state_dict())
+
+    def _apply(self, fn, *arguments, **settings):
+        """Move or convert the frozen models too, which are no submodules and so are not saved."""
+        kept = [(part, name, getattr(part, name)) for part, name in self.exact()]
+        for frozen in (self._frozen.get("language_model"), self._frozen.get("encoder")):
+            if frozen is not None:
+                frozen._apply(fn, *arguments, **settings)
+        super()._apply(fn, *arguments, **settings)
+        for part, name, value in kept:
+            setattr(part, name, value.to(getattr(part, name).device))
+        return self
+
+    def fits(self, texts: Iterable[str], max_tokens: int | None = None) -> list[bool]:
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        most = self.config.max_tokens if max_tokens is None else max_tokens
+        return [len(row) <= most for row in self.tokenize(texts)] if texts else []
+
+    def tokenize(self, texts: Iterable[str], starts: Iterable[str] = ()) -> list[list[int]]:
+        """The language model's ids of every text, end-of-text included, nothing cut.
+
+        Args:
+            texts: B of them.
+            starts: the first words of each, which the text itself is without; '' or none where it is whole.
+        """
+        texts, begun = list(texts), list(starts)
+        if begun:
+            texts = [f" {text}" if start else text for text, start in zip(texts, begun, strict=True)]
+        return [[*row, self.tokenizer.eos_token_id] for row in self.ids(texts)]
+
+    def ids(self, texts: Iterable[str]) -> list[list[int]]:
+        """The language model's ids of every text, and nothing else."""
+        return self.tokenizer(list(texts), truncation=False, add_special_tokens=False).input_ids
+
+    def encode(self, texts: Iterable[str], batch_size: int = 256) -> Tensor:
+        texts = as_texts(texts)
+        lengths = [len(row) for row in self.tokenize(texts)]
+        long = [i for i, length in enumerate(lengths) if length > self.config.max_tokens]
+        if long:
+            raise TextError(
+                f"{len(long)} of {len(texts)} texts are longer than the {self.config.max_tokens} tokens that this "
+                f"codec writes (the first at index {long[0]} has {lengths[long[0]]}); shorten or drop them"
+            )
+        return self.latents_of(texts, batch_size)
+
+    def encoder_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """The encoder's ids of every text, cut where it reads no further."""
+        return self._frozen["encoder_tokenizer"](list(texts), truncation=True, max_length=self.encoder_limit).input_ids
+
+    @property
+    def encoder_pad(self) -> int:
+        """Id behind a text that the encoder reads."""
+        return self._frozen["encoder_tokenizer"].pad_token_id or 0
+
+    @property
+    def encoder_limit(self) -> int:
+        """Tokens of a text that the encoder reads; what is behind them is not in the vector."""
+        most = getattr(self.encoder.config, "max_position_embeddings", None) or sys.maxsize
+        return min(most, self._frozen["encoder_tokenizer"].model_max_length, sys.maxsize)
+
+    @property
+    def continues(self) -> bool:
+        """Whether its texts go on from the first words that they are conditioned on."""
+        return self.config.get("continues", False)
+
+    def prompts(self, latents: Tensor) -> Tensor:
+        """Soft prompts [B, K, H] of latents [B, L, D] to be decoded."""
+        latents = latents.to(self.device, self.dtype)
+        return self.reader(latents, torch.full((len(latents),), float(self.config.assumed_noise)).to(latents))
+
+    @torch.no_grad()
+    def generate(
+        self, latents: Tensor, cond: Sequence[str] | None = None, batch_size: int = 256,
+        generators: Sequence[torch.Generator] | None = None, preset: str = "sampled", **options,
+    ) -> Decoded:
+        """Texts of latents, and which of them were cut: those that reach `max_tokens` before their end, with a warning.
+
+        Args:
+            latents: [B, L, D].
+            cond: the first words of each text, where it `continues`; what is written goes on from them.
+            batch_size: how many at once, times the beams.
+            generators: one for each text, which it is sampled with (default: text i of seed i).
+            preset: sampled, token by token from the likeliest ones that together hold top_p; greedy; or beam.
+            options: top_p of sampled, num_beams of beam.
+
+        Raises:
+            UserError: For an unknown preset or option.
+        """
+        check_whole("batch_size", batch_size)
+        settings = decoding(preset, **options)
+        given = generators or [torch.Generator().manual_seed(row) for row in range(len(latents))]
+        starts = self.ids(cond) if cond and self.continues else [[]] * len(latents)
+        rows: list[list[int]] = []
+        for first in range(0, len(latents), batch_size):
+            part = slice(first, first + batch_size)
+            prompts = self.prompts(latents[part])
+            if preset == "beam":
+                rows += self._beam(prompts, starts[part], **settings)
+            else:
+                rows += write(self.language_model, starts[part], given[part], self.config.max_tokens, prompts=prompts,
+                              **settings)
+        end = self.tokenizer.eos_token_id
+        cut = [end not in row for row in rows]
+        if any(cut):
+            warnings.warn(
+                f"{sum(cut)} of {len(cut)} texts are cut: the language model reached the codec's max_tokens, "
+                f"{self.config.max_tokens}, before an end of text",
+                stacklevel=4,
+            )
+        texts = (self.tokenizer.decode(row, skip_special_tokens=True) for row in rows)
+        return Decoded([" ".join(text.split()) for text in texts], cut)  # white space as in texts that are read
+
+    def _beam(self, prompts: Tensor, starts: list[list[int]], num_beams: int) -> list[list[int]]:
+        """Ids of the likeliest texts that a beam search finds behind the starts and their prompts [B, K, H]."""
+        words, mask = left_padded(starts, prompts.device)
+        inputs = torch.cat([self.language_model.get_input_embeddings()(words).to(prompts), prompts], 1)
+        ids = self.language_model.generate(
+            inputs_embeds=inputs, attention_mask=F.pad(mask, (0, prompts.shape[1]), value=1),
+            **DECODING["greedy"] | {"num_beams": num_beams},
+            max_new_tokens=self.config.max_tokens, pad_token_id=self.tokenizer.eos_token_id,
+            eos_token_id=self.tokenizer.eos_token_id,
+        )
+        return ids.tolist()
+
+    def check_options(self, **options) -> None:
+        decoding(**options)
+
+    @torch.no_grad()
+    def token_accuracy(self, latents: Tensor, texts: list[str], batch_size: int = 256) -> float:
+        right = total = 0
+        for start in range(0, len(texts), batch_size):
+            ids = self.tokenize(texts[start : start + batch_size])
+            features = writer_features(self.language_model, self.prompts(latents[start : start + batch_size]), ids)
+            guessed = self.language_model.get_output_embeddings()(features).argmax(-1).tolist()
+            wanted = [one for row in ids for one in row]
+            right += sum(a == b for a, b in zip(guessed, wanted, strict=True))
+            total += len(wanted)
+        return right / total
+
+
+def decoding(preset: str = "sampled", **options) -> dict[str, Any]:
+    """Settings of a preset with options on top; raises UserError for unknown ones and for values out of range."""
+    if preset not in SETTINGS:
+        raise UserError(f"no decoding {preset!r}, only {', '.join(SETTINGS)}{nearest(str(preset), SETTINGS)}")
+    settings = SETTINGS[preset]
+    for name, value in options.items():
+        if name not in settings or name == "greedy":
+            known = "num_beams with beam, top_p with sampled"
+            raise UserError(f"decoding option {name} is set with {preset}, which has no such option; there is {known}")
+        if name == "num_beams":
+            check_whole(name, value)
+        elif not (isinstance(value, (int, float)) and 0 < value <= 1):
+            raise UserError(f"top_p is {value}, must be above 0 and at most 1")
+    return settings | options
+
+
+def digest_of(tensors: dict[str, Tensor], words: str = "") -> str:
+    """16 hex digits of a SHA-256 of named tensors, in float32, and words."""
+    sha = hashlib.sha256(words.encode())
+    for name, tensor in sorted(tensors.items()):
+        sha.update(name.encode())
+        sha.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return sha.hexdigest()[:16]
