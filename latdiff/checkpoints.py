@@ -6,9 +6,12 @@ import importlib
 import json
 import re
 import shutil
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from latdiff.errors import UserError, first_line
 
@@ -73,7 +76,8 @@ def publish(folder: Path, output: Path) -> None:
     """Copy what sampling needs of a finished pipeline, with matrices in half precision.
 
     Vectors, such as biases and the statistics of the whitening, stay in float32, and so do weights that float16 cannot
-    hold. What is opened from the copy computes in float32 as before.
+    hold. What is opened from the copy computes in float32 as before. Of paths in the recipe and in the figures, which
+    would lead nowhere elsewhere, the last names stay.
 
     Args:
         folder: of a pipeline.
@@ -94,9 +98,22 @@ def publish(folder: Path, output: Path) -> None:
         config = json.loads(file.read_text(encoding="utf-8"))
         if config.pop("_name_or_path", None):  # a path of this machine
             file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    for file, read, put in ((output / "recipe.yaml", yaml.safe_load, partial(yaml.safe_dump, sort_keys=False)),
+                            (output / "metrics.json", json.loads, partial(json.dumps, indent=2))):
+        if file.exists():
+            file.write_text(put(_names(read(file.read_text(encoding="utf-8")))), encoding="utf-8")
     for file in output.rglob("*.safetensors"):
         tensors, most = load_file(file), torch.finfo(torch.float16).max
         large = {name for name, one in tensors.items()
                  if one.dtype == torch.float32 and one.dim() > 1 and one.abs().max() < most}
         save_file({name: one.half() if name in large else one for name, one in tensors.items()}, file,
                   metadata={"format": "pt"})
+
+
+def _names(value: Any) -> Any:
+    """The value with the last name of every path from the root or from a home folder in it."""
+    if isinstance(value, dict):
+        return {key: _names(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_names(one) for one in value]
+    return Path(value).name if isinstance(value, str) and value.startswith(("/", "~")) else value

@@ -7,9 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from latdiff import LatentTextDiffusionPipeline
+from latdiff import LatentTextDiffusionPipeline, cli
 from latdiff.checkpoints import CheckpointError, publish
 from latdiff.codecs.files import load_codec
+from latdiff.config import load_recipe
 from latdiff.pipelines.files import open_checkpoint
 
 
@@ -161,6 +162,23 @@ def test_a_published_copy_is_half_as_large_and_opens_in_float32(tiny, pipe, tmp_
         return sum(file.stat().st_size for file in folder.rglob("*.safetensors") if "train" not in file.parts)
 
     assert size(tmp_path / "small") < 0.8 * size(tiny.checkpoint)  # of networks this small vectors are a good part
+
+
+def test_a_published_copy_names_no_path_of_where_it_was_made(copy, tmp_path):
+    figures = json.loads((copy / "metrics.json").read_text(encoding="utf-8"))
+    (copy / "metrics.json").write_text(json.dumps(figures | {"adopted_from": "~/runs/first"}), encoding="utf-8")
+    recipe = (copy / "recipe.yaml").read_text(encoding="utf-8")
+    for here, there in (("source: storyworld", "source: /home/me/stories.csv"), ("output: ", "output: /home/me/")):
+        recipe = recipe.replace(here, there)
+    (copy / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    cli.main(["publish", str(copy), str(tmp_path / "small")])
+    assert load_recipe(str(tmp_path / "small" / "recipe.yaml")).data.source == "stories.csv"
+    assert json.loads((tmp_path / "small" / "metrics.json").read_text(encoding="utf-8")) == (
+        figures | {"adopted_from": "first"})
+    for file in (tmp_path / "small").rglob("*"):
+        if file.suffix in (".md", ".json", ".yaml"):
+            assert "/home/me" not in file.read_text(encoding="utf-8") and str(tmp_path) not in file.read_text("utf-8")
+    assert "latdiff sample small " in (tmp_path / "small" / "README.md").read_text(encoding="utf-8")
 
 
 def test_what_cannot_be_published(tiny, tmp_path):

@@ -37,7 +37,8 @@ def run_fit_head(options: argparse.Namespace) -> None:
     if not re.fullmatch(r"\w[\w.-]*", options.name):
         raise UserError(f"--name is {options.name!r}, must be a word of letters, digits, '_', '-' and '.'")
     if options.output is None and Path(options.checkpoint) != Path(options.given).expanduser():
-        raise UserError(f"{options.given} is a checkpoint on the hub; name a folder for the head with --output")
+        raise UserError(f"{options.given} lies where latdiff or the hub put it, not here; name a folder for the head "
+                        "with --output")
     check_limit(options)
     if options.number and (options.noise_aware or options.features != "flat"):
         raise UserError("--number fits flat clean latents; leave out --noise-aware and --features")

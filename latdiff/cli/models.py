@@ -26,7 +26,10 @@ def add_publish(commands) -> None:
 
 
 def run_publish(options: argparse.Namespace) -> None:
+    from latdiff.evaluation.card import write_card
+
     publish(Path(options.checkpoint), options.output)
+    write_card(options.output)
     size = sum(file.stat().st_size for file in options.output.rglob("*") if file.is_file())
     print(f"{options.checkpoint} -> {options.output}, {size / 1e6:.1f} MB")
 

@@ -83,8 +83,9 @@ def write_card(folder: Path) -> None:
     figures, recipe = older_figures(folder / "metrics.json"), load_recipe(str(folder / "recipe.yaml"))
     samples = [text for row in figures.get("unconditional", [])[:1] for text in row["samples"][:5]]
     files = {name: picture(folder / "metrics.json", name) for name in CAPTIONS}
+    place = folder.name if folder.is_absolute() else folder
     ModelCard.from_template(
-        card_data(recipe), template_str=TEMPLATE, recipe=recipe, folder=folder, figures=figures,
+        card_data(recipe), template_str=TEMPLATE, recipe=recipe, folder=place, figures=figures,
         condition=CONDITIONS[recipe.data.condition], summary=summary(figures), samples=samples,
         pictures=[(name, file.name, CAPTIONS[name]) for name, file in files.items() if file.exists()],
         sweep=sweep_tables(figures.get("sweep", [])),
