@@ -121,8 +121,9 @@ def main() -> None:
                         "first words; leave it out, or train with data.condition=start")
     classes = ClassModel(options.class_lm, list(map(title, targets))) if options.class_lm else None
     writer = Writer(options.writer) if starts or prompts or labelled else None
-    for prompt in [*prompts.values(), options.fudge_prompt] if writer else ():
-        writer.begun(prompt)  # which a language model that cannot be asked refuses
+    if writer:
+        for prompt in [*prompts.values(), options.fudge_prompt]:
+            writer.begun(prompt)  # which a language model that cannot be asked refuses
     fluency = FluencyJudge(options.fluency) if options.fluency else None
     wellformed = WellFormedJudge(options.wellformed) if options.wellformed else None
     fudge, how = fitted_fudge(options, writer, labelled, heads) if writer and labelled else (None, None)

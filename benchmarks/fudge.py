@@ -147,7 +147,8 @@ class Fudge:
     @torch.no_grad()
     def _write(self, begun, streams, target, max_new_tokens, times, top_p) -> list[list[int]]:
         room = [min(max_new_tokens, context(self.model) - len(row)) for row in begun]
-        rows, written = [row for row, most in enumerate(room) if most > 0], [[] for _ in begun]
+        written: list[list[int]] = [[] for _ in begun]
+        rows = [row for row, most in enumerate(room) if most > 0]
         ids, mask = left_padded([begun[row] for row in rows], self.model.device)
         positions, cache = (mask.cumsum(1) - 1).clamp(min=0), DynamicCache(config=self.model.config)
         total = torch.zeros(len(rows), self.model.config.hidden_size, device=self.model.device)

@@ -100,10 +100,11 @@ class Table:
             if writer and prompt:
                 self.note({"who": "prompted", "prompt": prompt}, target,
                           partial(writer.goes_on, prompt, begun, options.seed))
-            for times in options.fudge_times if writer and fudge else ():
-                self.note({"who": "fudge", "times": times}, target, partial(
-                    writer.steered, fudge, target, times, options.fudge_prompt, begun[: options.fudge_samples],
-                    options.seed))
+            if writer and fudge:
+                own = self.begun(options.fudge_samples)
+                for times in options.fudge_times:
+                    self.note({"who": "fudge", "times": times}, target, partial(
+                        writer.steered, fudge, target, times, options.fudge_prompt, own, options.seed))
             if classes:
                 self.note({"who": "class model"}, target,
                           partial(classes.goes_on, title(target), begun, options.seed))
