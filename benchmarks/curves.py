@@ -17,7 +17,6 @@ from latdiff.evaluation.report import older_figures
 
 PANELS = {"perplexity": "perplexity a token, by the judge of fluency", "well_formed": "share of well-formed texts"}
 FORMATS = (".svg", ".png", ".pdf")
-BEGINS = {"steered": "unsteered", "fudge": "language model"}  # where a curve has a scale of nought
 MARKERS = "os^Dv<>PX*"
 
 
@@ -31,14 +30,13 @@ def check_picture(path: Path) -> None:
 def points(rows: list[dict], panel: str) -> dict[str, list[dict]]:
     """The rows' means over targets, by method: `x`, `right`, its standard `error`, `times` of a curve's points.
 
-    A curve begins at what is written without its guide, if that was measured.
+    The curve of steered texts begins at the unsteered ones, that of FUDGE at --fudge-times 0, if that was measured.
     """
     found: dict[str, dict[float, list[dict]]] = {}
     for row in rows:
         found.setdefault(row["who"], {}).setdefault(row.get("times", 0.0), []).append(row)
-    for curve, begin in BEGINS.items():
-        if curve in found and begin in found:
-            found[curve] = {0.0: found[begin][0.0]} | found[curve]
+    if "steered" in found and "unsteered" in found:
+        found["steered"] = found["unsteered"] | found["steered"]
     return {who: [_mean(found[who][times], panel, times) for times in sorted(found[who])] for who in found}
 
 
@@ -57,7 +55,8 @@ def draw(document: dict, path: Path) -> None:
         for (who, own), marker in zip(points(rows, panel).items(), MARKERS * len(rows), strict=False):
             ends = f", {own[0]['times']:g} to {own[-1]['times']:g} times" if len(own) > 1 else ""
             drawn = axes.errorbar([one["x"] for one in own], [one["right"] for one in own],
-                                  [one["error"] for one in own], alpha=0.7, marker=marker, capsize=2, label=who + ends)
+                                  [one["error"] for one in own], alpha=0.7, marker=marker, capsize=2,
+                                  linestyle="-" if len(own) > 1 else "none", label=who + ends)
             axes.scatter([one["x"] for one in own], [one["right"] for one in own],
                          [25 + 25 * rank for rank in range(len(own))], marker=marker, alpha=0.7,
                          color=drawn.lines[0].get_color())
