@@ -1,100 +1,64 @@
 """Measure how well heads steer real text, beside what a user would do instead, and write every figure as JSON.
 
-    python benchmarks/attributes.py checkpoints/english --head sentiment --judge data/english/sentiment-judge.jsonl \\
-        --cond review --prompt positive="Write one short positive sentence from a restaurant review." \\
-        --writer smollm2-135m-instruct --fluency smollm2-135m-instruct --json docs/lab/results/english-sentiment.json
+    python benchmarks/attributes.py english --head sentiment --judge data/english/sentiment-judge.jsonl \\
+        --guide kind=review --prompt positive="Write one short positive sentence from a restaurant review." \\
+        --fudge-data data/english/sentiment-head.jsonl --fudge-prompt "Write one sentence from a restaurant review." \\
+        --fluency smollm2-135m-instruct --json docs/lab/results/english-sentiment.json --plot sentiment.svg
 
 One head is steered to each of its labels; several, to each combination of theirs. The rows are real texts, samples
-without a guide, samples steered at 1, 2 and 4 times the usual scale, the best of K samples by the same heads, and what
-an instruct model writes when it is asked. A judge of another kind, fitted on texts that no head has seen, says whether
-a text is right; half of its texts are the real ones in the table and are kept from it.
+without a guide, samples steered at 1, 2 and 4 times the usual scale, the best of K samples by the same heads, what an
+instruct model writes when it is asked, the same language model by FUDGE (benchmarks/fudge.py), and one that learnt the
+classes. A judge of another kind, fitted on texts that no head has seen, says whether a text is right; half of its texts
+are the real ones in the table and are kept from it.
+
+With --prefixes every row goes on from the first words of the same real texts, one text each. Right is then what goes on
+alone, and real is how the texts themselves went on; perplexity is that of both together.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import time
-from collections.abc import Callable
-from functools import partial
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
-
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for the parts in benchmarks/, where this is run as a file
+from benchmarks.curves import check_picture
+from benchmarks.curves import draw as draw_curves
+from benchmarks.fudge import Fudge
+from benchmarks.measured import SHOWN, Measured, judge_and_real
+from benchmarks.rivals import ClassModel, Writer, read_prompts
+from benchmarks.starts import Start, check_unseen, starts_of
+from benchmarks.table import Table, title
 from latdiff.checkpoints import folder_of
-from latdiff.codecs.protocol import Codec
+from latdiff.cli.sampling import guide_words, read_guides
 from latdiff.data.corpus import load_labelled
-from latdiff.diffusion.noise import streams
-from latdiff.errors import UserError, plain_errors
-from latdiff.evaluation import metrics
-from latdiff.evaluation.generators import BestOf
-from latdiff.evaluation.judges import FluencyJudge, LabelJudge, WellFormedJudge
-from latdiff.evaluation.report import check_writable, machine, row_line, write_json
+from latdiff.errors import UserError, nearest, plain_errors
+from latdiff.evaluation.judges import FluencyJudge, WellFormedJudge
+from latdiff.evaluation.report import check_writable, machine
 from latdiff.heads.attribute import AttributeHead
 from latdiff.heads.files import load_head
 from latdiff.heads.inputs import HeadError
-from latdiff.lm import causal_language_model, write
 from latdiff.pipelines.files import load_for_commands
 
-SHOWN = 50  # texts of each row that are kept, the first ones, to be read
-LONGEST, TOP_P = 40, 0.9  # tokens that the instruct model writes at most, and the share it samples from
+PREFIX_WORDS = 4
 
 
-class Measured:
-    """What is measured of a set of texts: one judge a head, and the fluency model if there is one."""
-
-    def __init__(self, judges: dict[str, LabelJudge], fluency: FluencyJudge | None, wellformed: WellFormedJudge | None):
-        self.judges, self.fluency, self.wellformed = judges, fluency, wellformed
-
-    def row(self, who: dict, target: dict[str, str], make: Callable[[], list[str]]) -> dict:
-        """Figures of the texts that `make` writes, with the seconds that each took.
-
-        A text without a word is wrong, and not counted in the other figures.
-        """
-        began = time.monotonic()
-        texts = make()
-        seconds = time.monotonic() - began
-        seconds += who.pop("seconds_before", 0.0) * len(texts)
-        said = [text for text in texts if text.strip()] or ["."]
-        hits = {name: [found == label and bool(text.strip()) for found, text in
-                       zip(self.judges[name].predict(texts), texts, strict=True)] for name, label in target.items()}
-        every = [all(row) for row in zip(*hits.values(), strict=True)]
-        figures: dict[str, Any] = {
-            "n": len(texts), "right": sum(every) / len(every), "distinct": metrics.distinct(texts),
-            "distinct_2": metrics.distinct_ngrams(said, 2), "self_bleu": metrics.self_bleu(said[:200]),
-            "words": metrics.mean_words(said), "empty": len(texts) - sum(bool(text.strip()) for text in texts),
-        }
-        if len(target) > 1:
-            figures["right_of_each"] = {name: sum(row) / len(row) for name, row in hits.items()}
-        if self.wellformed:
-            figures["well_formed"] = self.wellformed.share(texts)
-        if self.fluency:
-            figures["perplexity"] = self.fluency.perplexity(said)["tokens"]
-        return who | {"target": target} | figures | {"seconds_a_text": seconds / len(texts), "texts": texts[:SHOWN]}
-
-
-def prompted(path: str, prompt: str, n: int, seed: int, top_p: float) -> list[str]:
-    """What an instruct model writes when it is asked, up to the end of its first line."""
-    tokenizer, model, _ = causal_language_model(path)
-    if not tokenizer.chat_template:
-        raise UserError(f"--writer is {path!r}, which has no chat template to ask it by; take an instruct model")
-    asked = tokenizer.apply_chat_template([{"role": "user", "content": prompt}], add_generation_prompt=True)
-    ids = list(asked["input_ids"] if hasattr(asked, "keys") else asked)
-    written: list[list[int]] = []
-    own = streams(torch.Generator().manual_seed(seed), n)
-    for start in range(0, n, 64):
-        part = own[start : start + 64]
-        written += write(model, [ids] * len(part), part, LONGEST, top_p)
-    texts = tokenizer.batch_decode(written, skip_special_tokens=True)
-    return [next(iter(text.strip().splitlines()), "").strip(' "') for text in texts]
-
-
-def targets_of(heads: list[AttributeHead]) -> list[dict[str, str]]:
-    """Every combination of the heads' labels."""
+def targets_of(heads: list[AttributeHead], wanted: Sequence[str] = ()) -> list[dict[str, str]]:
+    """Every combination of the heads' labels, or those whose titles are wanted. Raises UserError for unknown ones."""
     names = [head.name for head in heads]
     every = itertools.product(*(map(str, head.classes_) for head in heads))
-    return [dict(zip(names, labels, strict=True)) for labels in every]
+    found = {title(one): one for one in (dict(zip(names, labels, strict=True)) for labels in every)}
+    check_titles("--target", wanted, list(found))
+    return [found[one] for one in wanted or found]
+
+
+def check_titles(flag: str, given: Sequence[str], known: Sequence[str]) -> None:
+    """Raise UserError for a title that is not among the known ones."""
+    for one in given:
+        if one not in known:
+            raise UserError(f"{flag} is of {one!r}, must be of one of {', '.join(known)}{nearest(one, known)}")
 
 
 def attribute_head(folder: Path) -> AttributeHead:
@@ -105,92 +69,154 @@ def attribute_head(folder: Path) -> AttributeHead:
     return head
 
 
-def judge_and_real(head: AttributeHead, source: str) -> tuple[LabelJudge, dict[str, list[str]]]:
-    """A judge of half of the labelled texts, and the other half by label. Raises UserError where the head saw one."""
-    texts, labels = load_labelled(source)
-    seen = sum(head.saw(texts))
-    if seen:
-        raise UserError(f"head {head.name!r} was fitted on {seen} of the texts of {source}; give others")
-    real: dict[str, list[str]] = {}
-    for text, label in zip(texts[1::2], labels[1::2], strict=True):
-        real.setdefault(label, []).append(text)
-    return LabelJudge.apart_from([head], texts[::2], labels[::2]), real
+def fitted_fudge(
+    options: argparse.Namespace, writer: Writer, labelled: list[tuple[list[str], list[str]]],
+    heads: list[AttributeHead],
+) -> tuple[Fudge, dict]:
+    """FUDGE with a classifier for each head, and what stands beside its figures."""
+    fudge = Fudge(writer.tokenizer, writer.model, writer.begun(options.fudge_prompt), options.fudge_top)
+    reports = {head.name: fudge.fit(head.name, texts, labels) | {"texts_of_the_head": sum(head.saw(texts))}
+               for head, (texts, labels) in zip(heads, labelled, strict=True)}
+    return fudge, {"reads": "the mean of the language model's last states of the tokens so far", "top": fudge.top,
+                   "prompt": options.fudge_prompt, "classifiers": reports}
+
+
+def read_starts(options: argparse.Namespace) -> list[Start]:
+    """First words for the longest row, none without --prefixes."""
+    if not options.prefixes:
+        return []
+    longest = max(options.num_samples, options.best * bool(options.best_of), options.fudge_samples * bool(
+        options.fudge_data))
+    return starts_of(options.prefixes, options.prefix_label, options.prefix_words or PREFIX_WORDS, longest)
+
+
+def fudge_data(options: argparse.Namespace, heads: list[AttributeHead]) -> list[tuple[list[str], list[str]]]:
+    """Texts and labels for each head. Raises UserError for labels that are not the head's."""
+    found = [load_labelled(source, limit=options.fudge_limit) for source in options.fudge_data]
+    for head, source, (_, labels) in zip(heads, options.fudge_data, found, strict=False):
+        if set(labels) != set(map(str, head.classes_)):
+            raise UserError(f"--fudge-data is {source}, whose labels are {', '.join(sorted(set(labels)))}, but those "
+                            f"of head {head.name!r} are {', '.join(map(str, head.classes_))}; give texts with these")
+    return found
 
 
 def main() -> None:
     options = _options()
-    check_writable(options.json)
-    prompts = dict(words.split("=", 1) for words in options.prompt if "=" in words)
+    prompts, guides = read_prompts(options.prompt), guide_words(options.guide)
+    check(options)
     folder = folder_of(options.checkpoint)
-    pipe = load_for_commands(folder, quiet=True)
     heads = [attribute_head(folder / "heads" / name) for name in options.head]
-    if len(options.judge) != len(heads):
-        raise UserError(f"{len(options.judge)} --judge for {len(heads)} --head; give one for each, in the same order")
-    judged = {head.name: judge_and_real(head, source) for head, source in zip(heads, options.judge, strict=True)}
+    targets = targets_of(heads, options.target)
+    check_titles("--prompt", list(prompts), list(map(title, targets)))
+    always = read_guides(folder, guides)
+    starts = read_starts(options)
+    check_unseen(heads, [start.text for start in starts], str(options.prefixes))
+    labelled = fudge_data(options, heads)
+    known = [text for texts, _ in labelled for text in texts]
+    judged = {head.name: judge_and_real(head, source, starts, known)
+              for head, source in zip(heads, options.judge, strict=True)}
+    pipe = load_for_commands(folder, quiet=True)
+    if starts and not pipe.codec.continues:
+        raise UserError(f"--prefixes is {options.prefixes}, but the texts of {options.checkpoint} do not go on from "
+                        "first words; leave it out, or train with data.condition=start")
+    classes = ClassModel(options.class_lm, list(map(title, targets))) if options.class_lm else None
+    writer = Writer(options.writer) if starts or prompts or labelled else None
+    if writer:
+        for prompt in [*prompts.values(), options.fudge_prompt]:
+            writer.begun(prompt)  # which a language model that cannot be asked refuses
     fluency = FluencyJudge(options.fluency) if options.fluency else None
     wellformed = WellFormedJudge(options.wellformed) if options.wellformed else None
-    measured = Measured({name: judge for name, (judge, _) in judged.items()}, fluency, wellformed)
-    document = {
-        "checkpoint": folder.name, "seed": options.seed, "cond": options.cond,
+    fudge, how = fitted_fudge(options, writer, labelled, heads) if writer and labelled else (None, None)
+    table = Table(options, pipe, always, starts, Measured(
+        {name: judge for name, (judge, _) in judged.items()}, fluency, wellformed), {
+        "checkpoint": folder.name, "seed": options.seed, "cond": options.cond, "guides": options.guide,
         "machine": machine(pipe.config.dtype), "steps": pipe.config.num_inference_steps, "fluency": options.fluency,
-        "wellformed": options.wellformed,
-        "decoding": options.decode or pipe.decoding, "heads": {head.name: head.report for head in heads},
-        "judges": {name: judge.describe() for name, (judge, _) in judged.items()}, "rows": [],
-    }
-
-    def note(who: dict, target: dict[str, str], make: Callable[[], list[str]]) -> None:
-        document["rows"].append(measured.row(who, target, make))
-        write_json(options.json, document)
-        print(row_line({key: value for key, value in document["rows"][-1].items() if key != "texts"}), flush=True)
-
-    def draw(n: int, guides=(), seed: int = options.seed) -> list[str]:
-        return pipe(options.cond, n, guides=list(guides), generator=torch.Generator().manual_seed(seed),
-                    decode_options=options.decode, batch_size=64).texts
-
-    began = time.monotonic()
-    pool = draw(max(options.best_of, default=0) * options.best, seed=options.seed + 1) if options.best_of else []
-    each = (time.monotonic() - began) / max(1, len(pool))
-    for target in targets_of(heads):
-        if len(heads) == 1:
-            ((name, label),) = target.items()
-            note({"who": "real texts"}, target, partial(list, judged[name][1][label][: options.num_samples]))
-        note({"who": "unsteered"}, target, partial(draw, options.num_samples))
-        for times in options.times:
-            guides = [head.toward(target[head.name], times * head.usual_scale("x0")) for head in heads]
-            note({"who": "steered", "times": times}, target, partial(draw, options.num_samples, guides))
-        for k in options.best_of:
-            guides = [head.toward(target[head.name]) for head in heads]
-            choose = partial(best_of, pipe.codec, pool[: k * options.best], k, guides)
-            note({"who": f"best of {k}", "seconds_before": k * each}, target, choose)
-        prompt = prompts.get("+".join(target.values()))
-        if prompt:
-            ask = partial(prompted, options.writer, prompt, options.num_samples, options.seed, TOP_P)
-            note({"who": "prompted", "prompt": prompt}, target, ask)
+        "wellformed": options.wellformed, "decoding": options.decode or pipe.decoding,
+        "heads": {head.name: head.report for head in heads},
+        "judges": {name: judge.describe() for name, (judge, _) in judged.items()},
+    } | (described(options, starts) if starts else {}) | ({"fudge": how} if how else {}))
+    table.samples(targets, heads, judged[heads[0].name][1] if len(heads) == 1 else {})
+    table.rivals(targets, prompts, writer, fudge, classes)
+    if options.plot:
+        draw_curves(table.document, options.plot)
 
 
-def best_of(codec: Codec, texts: list[str], k: int, guides: list) -> list[str]:
-    """Of every k texts in a row the likeliest by the guides."""
-    return BestOf(texts, codec, k).toward(guides)
+def described(options: argparse.Namespace, starts: list[Start]) -> dict:
+    """What a document says of first words."""
+    return {"prefixes": {
+        "file": Path(options.prefixes).name, "label": options.prefix_label,
+        "words": options.prefix_words or PREFIX_WORDS, "n": len(starts),
+        "judged": "what goes on alone; well_formed and perplexity are of the first words and what goes on together",
+        "first_words": [start.words for start in starts[:SHOWN]],
+    }}
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raise UserError, before anything loads, for options that do not go together."""
+    check_writable(options.json)
+    if options.plot:
+        check_picture(options.plot)
+        if not (options.fluency or options.wellformed):
+            raise UserError("--plot draws control against fluency, which is not measured; give --fluency or "
+                            "--wellformed, or leave it out")
+    for flag, given in (("--judge", options.judge), ("--fudge-data", options.fudge_data)):
+        if len(given) != len(options.head) and (given or flag == "--judge"):
+            raise UserError(f"{len(given)} {flag} for {len(options.head)} --head; give one for each, in the same order")
+    both = [name for _, name, _ in guide_words(options.guide) if Path(name).name in options.head]
+    if both:
+        raise UserError(f"--guide is of the head {both[0]!r}, which --head steers and judges; leave one of them out")
+    if options.prefixes and options.cond:
+        raise UserError("--prefixes is a condition, as --cond is; give one of them")
+    for flag, value in (("--prefix-label", options.prefix_label), ("--prefix-words", options.prefix_words)):
+        if value is not None and not options.prefixes:
+            raise UserError(f"{flag} is {value}, but there are no --prefixes; give a file of texts, or leave it out")
+    for flag, value in (("--prefix-words", options.prefix_words), ("--fudge-limit", options.fudge_limit),
+                        ("--fudge-top", options.fudge_top), ("--fudge-samples", options.fudge_samples)):
+        if value is not None and value < 1:
+            raise UserError(f"{flag} is {value}, must be 1 or more")
+    if options.fudge_prompt and not options.fudge_data:
+        raise UserError("--fudge-prompt is what FUDGE's language model is asked, but there is no --fudge-data; give "
+                        "it, or leave the prompt out")
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint")
-    parser.add_argument("--head", action="append", required=True, help="of the checkpoint; repeat to steer by several")
-    parser.add_argument("--judge", action="append", required=True, metavar="FILE", help="labelled texts, for each head")
-    parser.add_argument("--cond", help="class that the texts are conditioned on")
-    parser.add_argument("--decode", help="how texts are written (default: the checkpoint's)")
-    parser.add_argument("--num-samples", type=int, default=200, help="texts of each row (default 200)")
-    parser.add_argument("--times", type=float, nargs="*", default=[1.0, 2.0, 4.0], help="of the usual scale")
-    parser.add_argument("--best-of", type=int, nargs="*", default=[8, 25], metavar="K")
-    parser.add_argument("--best", type=int, default=40, help="texts of each row of best of K (default 40)")
-    parser.add_argument("--prompt", action="append", default=[], metavar="LABEL=TEXT",
-                        help="what an instruct model is asked for; LABEL+LABEL with several heads")
-    parser.add_argument("--writer", default="smollm2-135m-instruct", help="the instruct model that is asked")
-    parser.add_argument("--fluency", help="a language model for perplexity")
-    parser.add_argument("--wellformed", help="folder of a judge that recipes/train_wellformed.py wrote")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, required=True)
+    add = parser.add_argument
+    add("checkpoint")
+    add("--head", action="append", required=True, help="of the checkpoint; repeat to steer by several")
+    add("--judge", action="append", required=True, metavar="FILE", help="labelled texts, for each head")
+    add("--target", action="append", default=[], metavar="LABEL",
+        help="steer to this alone; LABEL+LABEL with several heads; may be repeated (default: to all)")
+    add("--guide", action="append", default=[], metavar="HEAD=LABEL[:SCALE]",
+        help="as of `latdiff sample`, on in all samples, unsteered ones too, and not judged; may be repeated")
+    add("--cond", help="class that the texts are conditioned on")
+    add("--decode", help="how texts are written (default: the checkpoint's)")
+    add("--num-samples", type=int, default=200, help="texts of each row (default 200)")
+    add("--times", type=float, nargs="*", default=[1.0, 2.0, 4.0], help="of the usual scale")
+    add("--best-of", type=int, nargs="*", default=[8, 25], metavar="K")
+    add("--best", type=int, default=40, help="texts of each row of best of K (default 40)")
+    add("--prefixes", metavar="FILE", help="real texts whose first words all rows go on from, one text each")
+    add("--prefix-label", metavar="LABEL", help="of those texts alone that have it")
+    add("--prefix-words", type=int, metavar="N", help=f"how many words those are (default {PREFIX_WORDS})")
+    add("--prompt", action="append", default=[], metavar="LABEL=TEXT",
+        help="what an instruct model is asked for; LABEL+LABEL with several heads. With --prefixes its answer begins "
+        "with the first words, which {prefix} stands for in the text")
+    add("--writer", default="smollm2-135m-instruct",
+        help="the language model that is asked, goes on from prefixes, and writes by FUDGE")
+    add("--fudge-data", action="append", default=[], metavar="FILE",
+        help="labelled texts for FUDGE's classifier of each head: those that the head was fitted on")
+    add("--fudge-limit", type=int, default=400, help="of them, at random as fit-head takes them (default 400)")
+    add("--fudge-prompt", metavar="TEXT", help="what the language model is asked whatever the label (default: nothing)")
+    add("--fudge-top", type=int, default=100, metavar="K", help="likeliest tokens that are reweighted (default 100)")
+    add("--fudge-times", type=float, nargs="*", default=[1.0], help="powers of the label's probability (default 1)")
+    add("--fudge-samples", type=int, default=40, help="texts of each row of FUDGE, the slowest (default 40)")
+    add("--class-lm", metavar="FOLDER",
+        help="a language model that read LABEL, or LABEL+LABEL, before every text: latdiff train-ar")
+    add("--fluency", help="a language model for perplexity")
+    add("--wellformed", help="folder of a judge that recipes/train_wellformed.py wrote")
+    add("--seed", type=int, default=0)
+    add("--json", type=Path, required=True)
+    add("--plot", type=Path, metavar="FILE", help="also draw right against fluency: .svg, .png or .pdf")
     return parser.parse_args()
 
 

@@ -245,7 +245,7 @@ def write(
         logits = out.logits[:, -1].float()
         free = [place for place, row in enumerate(rows) if not waiting[row]]
         own = None if greedy else [streams[rows[place]] for place in free]
-        chosen = dict(zip(free, _choose(logits[free], own, top_p), strict=True))
+        chosen = dict(zip(free, choose(logits[free], own, top_p), strict=True))
         for place, row in enumerate(rows):
             token = chosen[place] if place in chosen else waiting[row].pop(0)
             written[row].append(token)
@@ -300,7 +300,7 @@ def left_padded(ids: Sequence[list[int]], device: torch.device) -> tuple[Tensor,
     return padded, pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")
 
 
-def _choose(logits: Tensor, streams: Sequence[torch.Generator] | None, top_p: float) -> list[int]:
+def choose(logits: Tensor, streams: Sequence[torch.Generator] | None, top_p: float) -> list[int]:
     """A token for each row of logits [B, V]: the likeliest without streams, else one of the row's distribution."""
     if streams is None:
         return logits.argmax(-1).tolist()

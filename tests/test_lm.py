@@ -188,13 +188,13 @@ def test_the_greedy_rows_that_end_do_so_at_different_steps():
 
 
 def test_cached_logits_are_those_of_the_whole_text(model, monkeypatch):
-    seen, own = [], lm._choose
+    seen, own = [], lm.choose
 
     def choose(logits, *rest):
         seen.append(logits)
         return own(logits, *rest)
 
-    monkeypatch.setattr(lm, "_choose", choose)
+    monkeypatch.setattr(lm, "choose", choose)
     written = write(model, PREFIXES, numbers(5), 8)
     for row, prefix in enumerate(PREFIXES):
         whole = model(torch.tensor([[*prefix, *written[row]]])).logits[0, len(prefix) - 1 : -1]

@@ -107,13 +107,13 @@ def test_features_are_the_whole_models(codec):
 
 
 def test_training_sees_the_logits_that_writing_chooses_from(codec, monkeypatch):
-    seen, own = [], lm._choose
+    seen, own = [], lm.choose
 
     def choose(logits, *rest):
         seen.append(logits)
         return own(logits, *rest)
 
-    monkeypatch.setattr(lm, "_choose", choose)
+    monkeypatch.setattr(lm, "choose", choose)
     prompts = codec.prompts(codec.encode(TEXTS[:3]))
     starts = [[], [3, 4], [5]]
     rows = lm.write(codec.language_model, starts, streams(3), 10, prompts=prompts)

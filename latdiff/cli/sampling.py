@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 from latdiff.cli.options import check_limit, command_of, decode_option, keep_option, seed_option
@@ -56,7 +57,7 @@ def add_edit(commands) -> None:
 
 
 def run_sample(options: argparse.Namespace) -> None:
-    wanted = _guide_words_of(options)
+    wanted = guide_words(options.guide, options.avoid)
     if options.prompt and options.cond:
         raise UserError("--prompt is a condition, as --cond is; give one of them")
     import torch
@@ -66,7 +67,7 @@ def run_sample(options: argparse.Namespace) -> None:
 
     pipe = load_for_commands(options.checkpoint, options.quiet)
 
-    guides = _guides(options, wanted)
+    guides = read_guides(options.checkpoint, wanted, options.mode)
     if options.prompt and not pipe.codec.continues:
         raise UserError(f"--prompt is {options.prompt[0]!r}, but the texts of {options.given} do not go on from first "
                         "words; leave it out, or train with data.condition=start")
@@ -105,7 +106,7 @@ def run_sample(options: argparse.Namespace) -> None:
 
 
 def run_edit(options: argparse.Namespace) -> None:
-    wanted = _guide_words_of(options)
+    wanted = guide_words(options.guide, options.avoid)
     if bool(options.text) == bool(options.data):
         raise UserError("edit needs texts: give --text once or more, or --data FILE")
     if not wanted:
@@ -118,7 +119,7 @@ def run_edit(options: argparse.Namespace) -> None:
 
     texts = options.text or load_texts(options.data, options.text_column, options.limit)
     pipe = load_for_commands(options.checkpoint, options.quiet)
-    guides = _guides(options, wanted)
+    guides = read_guides(options.checkpoint, wanted, options.mode)
     out = pipe.edit(texts, guides, strength=options.strength, num_inference_steps=options.steps,
                     generator=torch.Generator().manual_seed(options.seed), decode_options=options.decode)
     for index, (before, after) in enumerate(zip(texts, out.texts, strict=True)):
@@ -144,24 +145,25 @@ def _guide_options(command) -> None:
     command.add_argument("--mode", choices=MODES, default="x0", help="where gradients are taken (default x0)")
 
 
-def _guide_words_of(options: argparse.Namespace) -> list[tuple[str, str, str]]:
+def guide_words(toward: list[str], away: Sequence[str] = ()) -> list[tuple[str, str, str]]:
     """('toward' or 'away', head, LABEL or LABEL:SCALE) of every --guide and --avoid; before anything loads."""
-    toward = [("toward", *_guide_words(text, "--guide")) for text in options.guide]
-    return toward + [("away", *_guide_words(text, "--avoid")) for text in options.avoid]
+    return [("toward", *_guide_words(text, "--guide")) for text in toward] + [
+        ("away", *_guide_words(text, "--avoid")) for text in away]
 
 
-def _guides(options: argparse.Namespace, wanted: list[tuple[str, str, str]]) -> list:
+def read_guides(checkpoint: str | Path, wanted: list[tuple[str, str, str]], mode: str = "x0") -> list:
+    """Guides of what `guide_words` read, by heads of the checkpoint or by path; HeadError where one is missing."""
     from latdiff.heads.attribute import AttributeHead
     from latdiff.heads.files import load_head
     from latdiff.heads.inputs import HeadError
 
     guides = []
     for way, name, words in wanted:
-        head = load_head(name if "/" in name else Path(options.checkpoint) / "heads" / name)
+        head = load_head(name if "/" in name else Path(checkpoint) / "heads" / name)
         if way == "away" and not isinstance(head, AttributeHead):
             raise HeadError(f"head {name!r} is of numbers and has no label to avoid; name a number with --guide")
         target, scale = _target_and_scale(head, f"{name}={words}", "--avoid" if way == "away" else "--guide")
-        guides.append(getattr(head, way)(target, scale, options.mode))
+        guides.append(getattr(head, way)(target, scale, mode))
     return guides
 
 

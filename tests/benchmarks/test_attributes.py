@@ -1,6 +1,7 @@
 """The table of heads against their rivals: every row is there, and figures of texts whose figures are known."""
 
 import json
+import re
 import sys
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import pytest
 from benchmarks import attributes as measure_attributes
 from latdiff import storyworld
 from latdiff.errors import UserError
+from latdiff.pipelines.latent import LatentTextDiffusionPipeline
 
 
 @pytest.fixture
@@ -32,7 +34,8 @@ def run(monkeypatch, folder, file, *flags):
 
 
 def test_one_head_beside_its_rivals(checkpoint, labelled, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(measure_attributes, "prompted", lambda path, prompt, n, seed, top_p: ["I was glad."] * n)
+    monkeypatch.setattr(measure_attributes, "Writer", lambda path: SimpleNamespace(
+        begun=lambda prompt: [], goes_on=lambda prompt, starts, seed: ["I was glad."] * len(starts)))
     monkeypatch.setattr(measure_attributes, "WellFormedJudge", lambda path: SimpleNamespace(share=lambda texts: 0.5))
     flags = ["--head", "sentiment", "--judge", labelled("sentiment"), "--fluency", str(tiny.ar), "--decode", "ld4lg",
              "--wellformed", "judge"]
@@ -50,6 +53,19 @@ def test_one_head_beside_its_rivals(checkpoint, labelled, tiny, tmp_path, monkey
     assert "held out" in document["judges"]["sentiment"]
 
 
+def test_a_guide_is_on_in_every_sample_and_is_not_judged(checkpoint, labelled, tmp_path, monkeypatch):
+    seen, call = [], LatentTextDiffusionPipeline.__call__
+    spy = lambda pipe, *given, **settings: seen.append(settings["guides"]) or call(pipe, *given, **settings)  # noqa: E731
+    monkeypatch.setattr(LatentTextDiffusionPipeline, "__call__", spy)
+    document = run(monkeypatch, checkpoint, tmp_path / "m.json", "--head", "sentiment", "--judge",
+                   labelled("sentiment"), "--guide", "tense=past:5", "--target", "positive")
+    titles = [[(guide.title, round(guide.scale, 1)) for guide in guides] for guides in seen]
+    assert [len(one) for one in titles] == [1, 1, 2]  # unsteered, the pool of best of 2, steered
+    assert all(one[0] == ("tense=past", 5.0) for one in titles) and titles[2][1][0] == "sentiment=positive"
+    assert document["guides"] == ["tense=past:5"] and set(document["judges"]) == {"sentiment"}
+    assert {row["target"]["sentiment"] for row in document["rows"]} == {"positive"}
+
+
 def test_two_heads_are_steered_to_every_pair(checkpoint, labelled, tmp_path, monkeypatch):
     heads = ["--head", "sentiment", "--judge", labelled("sentiment"), "--head", "tense", "--judge", labelled("tense")]
     rows = run(monkeypatch, checkpoint, tmp_path / "m.json", *heads)["rows"]
@@ -61,9 +77,37 @@ def test_two_heads_are_steered_to_every_pair(checkpoint, labelled, tmp_path, mon
 
 
 def test_what_cannot_be_measured(checkpoint, labelled, tiny, tmp_path, monkeypatch):
-    file = tmp_path / "m.json"
-    with pytest.raises(UserError, match="1 --judge for 2 --head"):
-        run(monkeypatch, checkpoint, file, "--head", "sentiment", "--head", "tense", "--judge", labelled("tense"))
-    with pytest.raises(UserError, match="has no chat template"):
-        run(monkeypatch, checkpoint, file, "--head", "sentiment", "--judge", labelled("sentiment"),
-            "--prompt", "negative=Be sad.", "--writer", str(tiny.ar))
+    one = ["--head", "sentiment", "--judge", labelled("sentiment")]
+    for flags, said in (
+        (["--prompt", "negative=Be sad.", "--writer", str(tiny.ar)], "has no chat template"),
+        (["--class-lm", str(tiny.ar)], "is conditioned on nothing, but the targets are negative, positive"),
+        (["--prefixes", labelled("tense")], "do not go on from first words; leave it out"),
+        (["--target", "postive"], "--target is of 'postive', must be of one of negative, positive; did you mean pos"),
+        (["--prompt", "sad=Be sad."], "--prompt is of 'sad', must be of one of negative, positive"),
+        (["--guide", "mood=good"], "no head in .*mood"),
+        (["--fudge-data", labelled("tense")], "labels are past, present, but those of head 'sentiment' are negative"),
+    ):
+        with pytest.raises(UserError, match=said):
+            run(monkeypatch, checkpoint, tmp_path / "m.json", *one, *flags)
+
+
+@pytest.mark.parametrize("flags, said", [
+    (["--head", "tense"], "1 --judge for 2 --head; give one for each"),
+    (["--fudge-data", "a", "--fudge-data", "b"], "2 --fudge-data for 1 --head"),
+    (["--prompt", "Be sad."], "--prompt is 'Be sad.', must be LABEL=TEXT"),
+    (["--guide", "kind"], "--guide is 'kind', must be HEAD=LABEL"),
+    (["--guide", "sentiment=positive"], "--guide is of the head 'sentiment', which --head steers"),
+    (["--prefixes", "a", "--cond", "b"], "--prefixes is a condition, as --cond is"),
+    (["--prefix-label", "a"], "--prefix-label is a, but there are no --prefixes"),
+    (["--prefix-words", "3"], "--prefix-words is 3, but there are no --prefixes"),
+    (["--prefixes", "a", "--prefix-words", "0"], "--prefix-words is 0, must be 1 or more"),
+    (["--fudge-top", "0"], "--fudge-top is 0, must be 1 or more"),
+    (["--fudge-limit", "-1"], "--fudge-limit is -1, must be 1 or more"),
+    (["--fudge-samples", "0"], "--fudge-samples is 0, must be 1 or more"),
+    (["--fudge-prompt", "a"], "there is no --fudge-data"),
+    (["--plot", "a.svg"], "--plot draws control against fluency, which is not measured"),
+    (["--plot", "a.txt"], "--plot is a.txt, must end in .svg, .png, .pdf"),
+])
+def test_what_is_refused_before_anything_loads(tmp_path, monkeypatch, flags, said):
+    with pytest.raises(UserError, match=re.escape(said)):
+        run(monkeypatch, tmp_path / "nothing", tmp_path / "m.json", "--head", "sentiment", "--judge", "none", *flags)

@@ -1,0 +1,95 @@
+"""What is measured of a set of texts: whether they are right, by judges with texts of their own, and how they read."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from benchmarks.starts import Start, check_unseen, joined
+from latdiff.data.corpus import load_labelled
+from latdiff.data.tokens import tokenize
+from latdiff.evaluation import metrics
+from latdiff.evaluation.judges import FluencyJudge, LabelJudge, SeenTexts, WellFormedJudge
+from latdiff.heads.attribute import AttributeHead
+from latdiff.lm import token_losses
+
+SHOWN = 50  # texts of each row that are kept, the first ones, to be read
+
+
+class Measured:
+    """What is measured of a set of texts: one judge a head, and the fluency model if there is one."""
+
+    def __init__(self, judges: dict[str, LabelJudge], fluency: FluencyJudge | None, wellformed: WellFormedJudge | None):
+        self.judges, self.fluency, self.wellformed = judges, fluency, wellformed
+
+    def row(
+        self, who: dict, target: dict[str, str], make: Callable[[], list[str]], starts: Sequence[str] = ()
+    ) -> dict:
+        """Figures of the texts that `make` writes, with the seconds that each took.
+
+        A text without a word is wrong and not well-formed, and not counted in the other figures. Where texts go on from
+        starts, the first ones, one each, fluency is that of start and text together; all else is of the text alone.
+        """
+        began = time.monotonic()
+        texts = make()
+        seconds = time.monotonic() - began
+        seconds += who.pop("seconds_before", 0.0) * len(texts)
+        starts = list(starts)[: len(texts)] or [""] * len(texts)
+        said = [text for text in texts if text.strip()] or ["."]
+        hits = {name: [found == label and bool(text.strip()) for found, text in
+                       zip(self.judges[name].predict(texts), texts, strict=True)] for name, label in target.items()}
+        every = [all(row) for row in zip(*hits.values(), strict=True)]
+        figures: dict[str, Any] = {
+            "n": len(texts), "right": sum(every) / len(every), "distinct": metrics.distinct(texts),
+            "distinct_2": metrics.distinct_ngrams(said, 2),
+            **({"self_bleu": metrics.self_bleu(said[:200])} if len(said) > 1 else {}),
+            "words": metrics.mean_words(said), "empty": len(texts) - sum(bool(text.strip()) for text in texts),
+        }
+        if len(target) > 1:
+            figures["right_of_each"] = {name: sum(row) / len(row) for name, row in hits.items()}
+        figures |= self._fluency(texts, starts)
+        return who | {"target": target} | figures | {"seconds_a_text": seconds / len(texts), "texts": texts[:SHOWN]}
+
+    def _fluency(self, texts: list[str], starts: Sequence[str]) -> dict[str, float]:
+        """Of every start with its text; beside it the perplexity of the text given its start."""
+        whole = [joined(start, text) for start, text in zip(starts, texts, strict=True)]
+        figures = {"well_formed": self.wellformed.share(whole)} if self.wellformed else {}
+        if self.fluency:
+            said = [text for text in whole if text] or ["."]
+            figures["perplexity"] = self.fluency.perplexity(said)["tokens"]
+            given = [start for start, text in zip(starts, whole, strict=True) if text]
+            if any(given):
+                figures["perplexity_of_continuation"] = self._of_continuations(given, said)
+        return figures
+
+    def _of_continuations(self, starts: list[str], whole: list[str]) -> float:
+        """exp of the mean nats of the tokens behind the starts, over all tokens."""
+        judge = self.fluency
+        assert judge
+        marks = {judge.start, judge.tokenizer.eos_token_id}  # which some tokenizers write around a text
+        begun = [[one for one in row if one not in marks] for row in tokenize(judge.tokenizer, starts)]
+        (of_all, tokens), (of_starts, before) = judge.losses(whole), token_losses(judge.model, judge.start, begun)
+        count = (tokens.sum() - before.sum()).item()
+        return math.exp((of_all.sum() - of_starts.sum()).item() / count) if count > 0 else math.nan
+
+
+def judge_and_real(
+    head: AttributeHead, source: str, kept_from: Sequence[Start] = (), fudged: Sequence[str] = ()
+) -> tuple[LabelJudge, dict[str, list[str]]]:
+    """A judge of half of the labelled texts, and the other half by label. Raises UserError where the head saw one.
+
+    Args:
+        head: whose labels are judged.
+        source: the labelled texts.
+        kept_from: texts that are measured, which the judge is not fitted on.
+        fudged: texts that a rival was fitted on, likewise.
+    """
+    texts, labels = load_labelled(source)
+    check_unseen([head], texts, source)
+    real: dict[str, list[str]] = {}
+    for text, label in zip(texts[1::2], labels[1::2], strict=True):
+        real.setdefault(label, []).append(text)
+    others = SeenTexts("rivals", [], [*(start.text for start in kept_from), *fudged])
+    return LabelJudge.apart_from([head, others], texts[::2], labels[::2]), real
