@@ -29,7 +29,7 @@ class Kind(NamedTuple):
 
     files: tuple[str, ...]
     longest: int  # words
-    count: int  # training texts
+    most: int  # training texts
     attribute: str = ""  # that its labels are of
     unseen: str = ""  # file of texts that are held out; '': a fifth of the others, at most HELD_OUT
 
@@ -65,7 +65,7 @@ def rows_of(folder: Path, files: Sequence[str], kind: str, seed: int) -> list[di
     for name in files:
         rows = read(folder, name)
         if name.startswith("multi30k"):  # many captions of few pictures
-            rows = rows[: KINDS[kind].count]
+            rows = rows[: KINDS[kind].most]
         for row in rows:
             text = AGENCY.sub("", row.get("title") or "") if kind == "headline" else row["text"]
             if LEAST <= len(text.split()) <= KINDS[kind].longest and "_num_" not in text and LATIN.fullmatch(text):
@@ -79,14 +79,14 @@ def rows_of(folder: Path, files: Sequence[str], kind: str, seed: int) -> list[di
 
 def parted(folder: Path, kind: str, seed: int) -> tuple[list[dict], list[dict]]:
     """The texts of a kind to train on, and those that are held out."""
-    files, _, count, _, unseen = KINDS[kind]
+    files, _, most, _, unseen = KINDS[kind]
     rows = rows_of(folder, files, kind, seed)
     if unseen:
         seen = {row["text"].lower() for row in rows}
         others = [row for row in rows_of(folder, [unseen], kind, seed) if row["text"].lower() not in seen]
-        return rows[:count], others[:OF_JUDGES]
+        return rows[:most], others[:OF_JUDGES]
     held = min(HELD_OUT, len(rows) // 5)
-    return rows[held : held + count], rows[:held]
+    return rows[held : held + most], rows[:held]
 
 
 def write(path: Path, rows: Iterable[dict], *columns: str) -> None:
