@@ -16,6 +16,7 @@ _HOMES = {
     "LatentTextDiffusionPipeline": "pipelines.latent",
     "NumberHead": "heads.number",
     "SentenceCodec": "codecs.sentence",
+    "StarPlanner": "models.star",
     "TextCodec": "codecs.t5",
     "fit_head": "heads.fitting",
     "load_head": "heads.files",
