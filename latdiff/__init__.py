@@ -16,6 +16,7 @@ _HOMES = {
     "LatentTextDiffusionPipeline": "pipelines.latent",
     "NumberHead": "heads.number",
     "SentenceCodec": "codecs.sentence",
+    "StarPipeline": "pipelines.star",
     "StarPlanner": "models.star",
     "TextCodec": "codecs.t5",
     "fit_head": "heads.fitting",

@@ -213,10 +213,15 @@ class Past:
 
     def rows(self, rows: Sequence[int]) -> Past:
         """A copy of some rows, each as often as it is named."""
-        kept = torch.tensor(rows, dtype=torch.long, device=self.mask.device)
-        cache = copy.deepcopy(self.cache)
+        kept, cache = torch.tensor(rows, dtype=torch.long, device=self.mask.device), self.fork()
         cache.batch_select_indices(kept)
         return Past(cache, self.mask[kept])
+
+    def fork(self) -> DynamicCache:
+        """A cache to read on in, which shares keys and values with this one; they are never changed in place."""
+        cache = copy.copy(self.cache)
+        cache.layers = [copy.copy(layer) for layer in cache.layers]
+        return cache
 
 
 @torch.no_grad()
@@ -242,9 +247,7 @@ def look_ahead(model, past: Past, prompts: Tensor) -> Tensor:
     """Last hidden states [N, K, H] at embeddings [N, K, H] that are read behind a past, which stays as it was."""
     mask = F.pad(past.mask, (0, prompts.shape[1]), value=1)
     embedded = prompts.to(model.get_input_embeddings().weight)
-    found = _features(model, {"inputs_embeds": embedded}, mask, past.cache)
-    past.cache.crop(-prompts.shape[1])
-    return found
+    return _features(model, {"inputs_embeds": embedded}, mask, past.fork())
 
 
 def _features(model, inputs: dict[str, Tensor], mask: Tensor, cache: DynamicCache) -> Tensor:

@@ -178,6 +178,12 @@ class Layout:
         return Layout(*(part.to(device) for part in (self.ids, self.slots, self.labels)))
 
 
+def begun(language_model, tokenizer, ids: Sequence[list[int]]) -> list[list[int]]:
+    """Rows of ids behind beginning-of-text, or behind end-of-text where a language model has none."""
+    start = language_model.config.bos_token_id
+    return [[tokenizer.eos_token_id if start is None else start, *row] for row in ids]
+
+
 def read_with_plan(language_model, prompts: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
     """One call of the language model on texts with their plans.
 
