@@ -54,6 +54,28 @@ class StarLoss(nn.Module):
         return F.cross_entropy(logits.float(), labels[learnt])
 
 
+@torch.no_grad()
+def continuation_nats(
+    language_model, prompts: Tensor | None, prefixes: Sequence[list[int]], continuations: Sequence[list[int]]
+) -> Tensor:
+    """Negative log-likelihood of continuations behind their prefixes and plans, in nats [B].
+
+    Args:
+        language_model: a causal one.
+        prompts: soft prompts [B, K, H] of plans; None for the language model by itself.
+        prefixes: B rows of ids.
+        continuations: B rows of ids, which end with end-of-text.
+    """
+    words = language_model.get_input_embeddings().weight
+    prompts = words.new_zeros(len(prefixes), 0, words.shape[1]) if prompts is None else prompts
+    layout = Layout.of(prefixes, continuations, prompts.shape[1]).to(words.device)
+    features, _ = read_with_plan(language_model, prompts, layout)
+    logits = language_model.get_output_embeddings()(features).float()
+    nats = F.cross_entropy(logits.mT, layout.labels, reduction="none", ignore_index=IGNORED)
+    first = torch.tensor([len(row) for row in prefixes], device=nats.device) - 1 + prompts.shape[1]
+    return nats.masked_fill(torch.arange(nats.shape[1], device=nats.device) < first[:, None], 0).sum(1)
+
+
 class Thinking:
     """Estimates the plan of what comes next behind texts that were read once: a `sampling.Denoise`.
 
