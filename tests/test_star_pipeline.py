@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from star_models import widened
 from latdiff import AttributeHead, StarPipeline, StarPlanner, open_checkpoint
 from latdiff.checkpoints import CheckpointError
 from latdiff.codecs.files import load_codec
+from latdiff.config import load_recipe
 from latdiff.diffusion.sampling import SchedulerError, make_scheduler
 from latdiff.errors import UserError
 from latdiff.lm import LanguageModelError, read
@@ -175,6 +178,20 @@ def test_a_text_that_thinks_anew_keeps_within_its_limits(pipe, monkeypatch):
     assert whole.cut == [True]
 
 
+@pytest.mark.filterwarnings("ignore:half of the steered latents", "ignore:.* texts are cut")
+def test_the_snippets_of_the_page_run_as_written(writers, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[1] / "docs" / "star.md").read_text(encoding="utf-8")
+    shutil.copytree(V0, tmp_path / "checkpoints" / "storyworld")
+    made = pipeline(writers, load_codec(V0))
+    made.save_pretrained(tmp_path / "checkpoints" / "star-storyworld")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for snippet in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(snippet, names)
+    assert len(names["out"].texts) == 2 and list(names["out"].scores) == ["sentiment=positive"]
+    load_recipe("star-storyworld")
+
+
 # Saving
 
 
@@ -208,7 +225,7 @@ def test_a_language_model_that_lacks_weights_is_refused(pipe, tmp_path):
 
 def test_first_words_must_be_there_and_leave_room(pipe):
     for wrong, said in (("", "cond 0 of 1 is '', must be the first words"), (["The cat", " "], "cond 1 of 2 is ' '"),
-                        ([], "cond is an empty list"), (["The cat", 3], "cond 1 of 2 is 3"),
+                        ([], "it is an empty list"), (None, "there is no cond"), (["The cat", 3], "cond 1 of 2 is 3"),
                         (" ".join(TEXTS), r"cond 0 of 1 has \d+ tokens, must have at most 44")):
         with pytest.raises(UserError, match=said):
             pipe(wrong)

@@ -106,15 +106,16 @@ class StarPipeline(CodecPipeline):
         return super().parts_of(folder) | {"language_model": model, "language_tokenizer": tokenizer}
 
     def __call__(
-        self, cond: str | Sequence[str], num_samples: int = 1, guides: Callable | Sequence[Callable] | None = None,
-        num_inference_steps: int | None = None, guidance_scale: float = 1.0, thoughts: int = 1,
-        sentences: int | None = None, renoise: float = 0.05, top_p: float | None = None,
-        max_new_tokens: int | None = None, generator: Seeds = None, batch_size: int = 64, return_dict: bool = True,
+        self, cond: str | Sequence[str] | None = None, num_samples: int = 1,
+        guides: Callable | Sequence[Callable] | None = None, num_inference_steps: int | None = None,
+        guidance_scale: float = 1.0, thoughts: int = 1, sentences: int | None = None, renoise: float = 0.05,
+        top_p: float | None = None, max_new_tokens: int | None = None, generator: Seeds = None, batch_size: int = 64,
+        return_dict: bool = True,
     ) -> StarPipelineOutput | tuple:
         """Go on from the first words of texts.
 
         Args:
-            cond: the first words, or a list of them.
+            cond: the first words, or a list of them; there is no text without.
             num_samples: how many texts for each.
             guides: steer the plan, from a head's `toward`, or any guide(denoise) -> denoise.
             num_inference_steps: of a thought (default: the checkpoint's); 0 writes on without a plan.
@@ -141,7 +142,7 @@ class StarPipeline(CodecPipeline):
                             max_new_tokens)
         check_whole("num_samples", num_samples)
         check_whole("batch_size", batch_size)
-        given = [one for one in ([cond] if isinstance(cond, str) else list(cond)) for _ in range(num_samples)]
+        given = [one for one in ([cond] if isinstance(cond, str) else list(cond or [])) for _ in range(num_samples)]
         ids, own = self.ids(given), streams(generator, len(given))
         written: list[list[int]] = []
         plans, cut = [], []
@@ -168,7 +169,7 @@ class StarPipeline(CodecPipeline):
             UserError: For words that are empty, or too long to leave room for a plan and a token behind them.
         """
         if not cond:
-            raise UserError("cond is an empty list; give first words to go on from")
+            raise UserError("there is no cond, or it is an empty list; give first words to go on from")
         for place, one in enumerate(cond):
             if not isinstance(one, str) or not one.strip():
                 raise UserError(f"cond {place} of {len(cond)} is {one!r}, must be the first words of a text")
