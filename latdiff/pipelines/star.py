@@ -105,6 +105,7 @@ class StarPipeline(CodecPipeline):
         )
         return super().parts_of(folder) | {"language_model": model, "language_tokenizer": tokenizer}
 
+    @torch.no_grad()
     def __call__(
         self, cond: str | Sequence[str] | None = None, num_samples: int = 1,
         guides: Callable | Sequence[Callable] | None = None, num_inference_steps: int | None = None,
@@ -145,14 +146,14 @@ class StarPipeline(CodecPipeline):
         given = [one for one in ([cond] if isinstance(cond, str) else list(cond or [])) for _ in range(num_samples)]
         ids, own = self.ids(given), streams(generator, len(given))
         written: list[list[int]] = []
-        plans, cut = [], []
+        plans: list[Tensor] = []
+        cut: list[bool] = []
         with torch.inference_mode(False), torch.no_grad():  # a guide may differentiate through what is read
             for start in range(0, len(given), batch_size):
                 part = slice(start, start + batch_size)
-                found = self._write(run, ids[part], own[part])
-                for whole, one in zip((written, plans, cut), found, strict=True):
-                    whole.extend(one)
-            latents = torch.stack(plans)
+                more, first, broken = self._write(run, ids[part], own[part])
+                written, plans, cut = written + more, [*plans, first], cut + broken
+            latents = torch.cat(plans)
         warn_of_strain(latents, run.heads)
         texts = [self._text(*row) for row in zip(given, ids, written, strict=True)]
         out = StarPipelineOutput(
@@ -207,17 +208,18 @@ class StarPipeline(CodecPipeline):
 
     def _write(
         self, run: _Call, ids: list[list[int]], own: list[torch.Generator]
-    ) -> tuple[list[list[int]], list[Tensor], list[bool]]:
-        """What is written behind each row, the first plan [L, D] of each, and whether it was cut."""
+    ) -> tuple[list[list[int]], Tensor, list[bool]]:
+        """What is written behind each of B rows, the first plan of each [B, L, D], and whether it was cut."""
         end = self.language_tokenizer.eos_token_id
         written: list[list[int]] = [[] for _ in ids]
-        first, cut, rows = None, [False] * len(ids), list(range(len(ids)))
+        first, cut, rows = torch.empty(0), [False] * len(ids), list(range(len(ids)))
         until = None if run.sentences is None else self._pauses(run.sentences)
-        for time in itertools.count():
+        times = itertools.count()
+        while rows:
             before, draws = [ids[row] + written[row] for row in rows], [own[row] for row in rows]
             past = read(self.language_model, before)
-            plans, prompts = self._think(run, past, fork(draws, f"time {time}"))
-            first = plans if first is None else first
+            plans, prompts = self._think(run, past, fork(draws, f"time {next(times)}"))
+            first = first if len(first) else plans
             left = [run.max_new_tokens - len(written[row]) for row in rows]
             found = write(self.language_model, before, draws, max(left), run.top_p, prompts=prompts, past=past,
                           until=until)
@@ -230,8 +232,7 @@ class StarPipeline(CodecPipeline):
                 if paused and len(more) < most and len(ids[row]) + len(written[row]) <= self._most_before:
                     going.append(row)
             rows = going
-            if not rows:
-                return written, list(first), cut
+        return written, first, cut
 
     def _think(self, run: _Call, past: Past, own: list[torch.Generator]) -> tuple[Tensor, Tensor]:
         """The plan [B, L, D] of what comes behind each of B texts, and the soft prompts [B, K, H] that say it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import product
 
 from .frames import FRAMES, PLANS
@@ -106,8 +107,8 @@ def _words(sequence: tuple[Element, ...], values: Mapping[str, str], left: str, 
         word = word_of(element, chosen)
         word = f"{indefinite(word)} {word}" if article else word
         said = word[0].upper() + word[1:] if place == 0 else word if word == "," else f" {word}"
-        total += share * _behind(said, left, lambda rest, chosen=chosen: _words(
-            sequence, chosen, rest, end, then, place + 1 + article))
+        go_on = partial(_words, sequence, chosen, end=end, then=then, place=place + 1 + article)
+        total += share * _behind(said, left, go_on)
     return total
 
 
