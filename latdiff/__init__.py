@@ -17,6 +17,8 @@ _HOMES = {
     "NumberHead": "heads.number",
     "PerceiverCodec": "codecs.perceiver",
     "SentenceCodec": "codecs.sentence",
+    "StarPipeline": "pipelines.star",
+    "StarPlanner": "models.star",
     "TextCodec": "codecs.t5",
     "fit_head": "heads.fitting",
     "load_head": "heads.files",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 import re
 import sys
@@ -198,10 +199,71 @@ class Interrupt:
     compute: Callable[[list[int]], list[int]]
 
 
+@dataclass(frozen=True)
+class Past:
+    """What a model has read of N texts, their ends aligned: it can be gone on from more than once.
+
+    Attributes:
+        cache: its keys and values.
+        mask: [N, T], 1 on real tokens.
+    """
+
+    cache: DynamicCache
+    mask: Tensor
+
+    def rows(self, rows: Sequence[int]) -> Past:
+        """A copy of some rows, each as often as it is named."""
+        kept, cache = torch.tensor(rows, dtype=torch.long, device=self.mask.device), self.fork()
+        cache.batch_select_indices(kept)
+        return Past(cache, self.mask[kept])
+
+    def fork(self) -> DynamicCache:
+        """A cache to read on in, which shares keys and values with this one; they are never changed in place."""
+        cache = copy.copy(self.cache)
+        cache.layers = [copy.copy(layer) for layer in cache.layers]
+        return cache
+
+
+@torch.no_grad()
+def read(model, prefix_ids: Sequence[list[int]]) -> Past:
+    """Read N texts once.
+
+    Args:
+        model: a causal language model.
+        prefix_ids: N rows of any lengths, none empty.
+
+    Raises:
+        ValueError: For an empty row.
+        LanguageModelError: As `write` does.
+    """
+    if not all(prefix_ids):
+        raise ValueError("a prefix is empty; begin it with the model's beginning-of-text token")
+    (ids, mask), cache = left_padded(prefix_ids, model.device), _cache(model)
+    _features(model, {"input_ids": ids}, mask, cache)
+    return Past(cache, mask)
+
+
+def look_ahead(model, past: Past, prompts: Tensor) -> Tensor:
+    """Last hidden states [N, K, H] at embeddings [N, K, H] that are read behind a past, which stays as it was."""
+    mask = F.pad(past.mask, (0, prompts.shape[1]), value=1)
+    embedded = prompts.to(model.get_input_embeddings().weight)
+    return _features(model, {"inputs_embeds": embedded}, mask, past.fork())
+
+
+def _features(model, inputs: dict[str, Tensor], mask: Tensor, cache: DynamicCache) -> Tensor:
+    """Last hidden states [N, T', H] of inputs of length T', the last columns of the mask [N, T]."""
+    (given,), takes = inputs.values(), inspect.signature(model.base_model.forward).parameters
+    positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -given.shape[1] :]
+    extra = {"position_ids": positions} if "position_ids" in takes else {}  # BLOOM has positions from the mask
+    out = model.base_model(**inputs, attention_mask=mask, past_key_values=cache, use_cache=True, **extra)
+    return out.last_hidden_state
+
+
 @torch.no_grad()
 def write(
     model, prefix_ids: Sequence[list[int]], streams: Sequence[torch.Generator], max_new_tokens: int,
     top_p: float = 1.0, greedy: bool = False, interrupts: Sequence[Interrupt] = (), prompts: Tensor | None = None,
+    past: Past | None = None, until: Callable[[list[int]], bool] | None = None,
 ) -> list[list[int]]:
     """Continue every prefix token by token, up to the model's end-of-text, which is kept.
 
@@ -218,27 +280,33 @@ def write(
         greedy: take the likeliest token.
         interrupts: heeded where a row chose the token itself, as end-of-text is.
         prompts: embeddings [N, K, H] that are read behind the prefixes.
+        past: what `read` has read of the prefixes, in place of reading them again; only with prompts.
+        until: gets the ids that a row has written and says whether it stops there.
 
     Returns:
         The ids of each row behind its prefix.
 
     Raises:
-        ValueError: For an empty prefix, or another number of streams than of rows to be sampled.
+        ValueError: For an empty prefix, another number of streams than of rows to be sampled, or a past without
+            prompts.
         LanguageModelError: For a model whose past is not a cache of keys and values, such as Mamba.
     """
     if prompts is None and not all(prefix_ids):
         raise ValueError("a prefix is empty; begin it with the model's beginning-of-text token")
     if not greedy and len(streams) != len(prefix_ids):
         raise ValueError(f"{len(streams)} streams for {len(prefix_ids)} prefixes; give one for each")
+    if past is not None and prompts is None:
+        raise ValueError("there is a past, but no prompts to read behind it; leave past out")
     ends, compute = _ends(model), {one.token: one.compute for one in interrupts}
     behind = 0 if prompts is None else prompts.shape[1]
     room = [min(max_new_tokens, context(model) - behind - len(prefix)) for prefix in prefix_ids]
     written: list[list[int]] = [[] for _ in prefix_ids]
     waiting: list[list[int]] = [[] for _ in prefix_ids]  # what an interrupt put there and the row has yet to take
     rows = [row for row, most in enumerate(room) if most > 0]
-    inputs, mask = _begun(model, [prefix_ids[row] for row in rows], None if prompts is None else prompts[rows])
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    cache, takes = _cache(model), inspect.signature(model.forward).parameters  # BLOOM's has positions from the mask
+    inputs, mask, cache = _begun(model, [prefix_ids[row] for row in rows], None if prompts is None else prompts[rows],
+                                 None if past is None else past.rows(rows))
+    positions = (mask.cumsum(1) - 1).clamp(min=0)[:, cache.get_seq_length() :]
+    takes = inspect.signature(model.forward).parameters  # BLOOM's has positions from the mask
     while rows:
         given = {name: value for name, value in (("position_ids", positions), ("logits_to_keep", 1)) if name in takes}
         out = model(**inputs, attention_mask=mask, past_key_values=cache, use_cache=True, **given)
@@ -249,7 +317,7 @@ def write(
         for place, row in enumerate(rows):
             token = chosen[place] if place in chosen else waiting[row].pop(0)
             written[row].append(token)
-            if place in chosen and token in ends:
+            if (place in chosen and token in ends) or (until is not None and until(written[row])):
                 room[row] = 0
             elif place in chosen and token in compute:
                 waiting[row] = list(compute[token]([*prefix_ids[row], *written[row]]))
@@ -264,13 +332,21 @@ def write(
     return written
 
 
-def _begun(model, prefix_ids: Sequence[list[int]], prompts: Tensor | None) -> tuple[dict[str, Tensor], Tensor]:
-    """What the model reads first, prefixes with their ends aligned and the prompts behind them, and its mask [B, T]."""
+def _begun(
+    model, prefix_ids: Sequence[list[int]], prompts: Tensor | None, past: Past | None
+) -> tuple[dict[str, Tensor], Tensor, DynamicCache]:
+    """What the model reads first, prefixes with their ends aligned and the prompts behind them, and its mask [B, T].
+
+    The cache is empty, or that of the past; then the prompts alone are left to be read.
+    """
+    if past is not None and prompts is not None:
+        embedded = prompts.to(model.get_input_embeddings().weight)
+        return {"inputs_embeds": embedded}, F.pad(past.mask, (0, prompts.shape[1]), value=1), past.cache
     ids, mask = left_padded(prefix_ids, model.device)
     if prompts is None:
-        return {"input_ids": ids}, mask
-    words = model.get_input_embeddings()(ids)
-    return {"inputs_embeds": torch.cat([words, prompts.to(words)], 1)}, F.pad(mask, (0, prompts.shape[1]), value=1)
+        return {"input_ids": ids}, mask, _cache(model)
+    words = torch.cat([model.get_input_embeddings()(ids), prompts.to(model.get_input_embeddings().weight)], 1)
+    return {"inputs_embeds": words}, F.pad(mask, (0, prompts.shape[1]), value=1), _cache(model)
 
 
 def _cache(model) -> DynamicCache:

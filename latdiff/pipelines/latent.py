@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import ClassVar
 
 import torch
-from diffusers import DiffusionPipeline
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from latdiff.checkpoints import CheckpointError
-from latdiff.codecs.files import load_text_model, refuse_gaps
-from latdiff.codecs.protocol import Codec, Decoded, as_texts
-from latdiff.codecs.t5 import TextCodec
+from latdiff.codecs.files import refuse_gaps
+from latdiff.codecs.protocol import Decoded, as_texts
 from latdiff.diffusion.gaussian import GaussianDiffusion
 from latdiff.diffusion.guidance import ClassifierFree, Guide, stack, warn_of_contradictions, warn_of_strain
 from latdiff.diffusion.noise import Seeds, streams
@@ -22,6 +18,7 @@ from latdiff.diffusion.sampling import check_scheduler, first_step, noised, samp
 from latdiff.errors import UserError, check_whole, nearest
 from latdiff.mbr import Utility, most_agreed
 from latdiff.models.conditions import Condition, Labels
+from latdiff.pipelines.base import CodecPipeline, codec_parts
 from latdiff.pipelines.call import Call, drawn_of, guides_of
 from latdiff.pipelines.defaults import DEFAULT_STRENGTH
 from latdiff.pipelines.output import TextPipelineOutput, check_guides, chosen, scores
@@ -31,7 +28,7 @@ CALLBACK_TENSORS = ["latents", "x0"]
 OUTPUTS = ("text", "latent")
 
 
-class LatentTextDiffusionPipeline(DiffusionPipeline):
+class LatentTextDiffusionPipeline(CodecPipeline):
     """Text from noise: denoise latents under guides, then let the frozen decoder write.
 
     Args:
@@ -49,7 +46,6 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
         CheckpointError: When weights are missing or the denoiser was trained on another codec's latents.
     """
 
-    _optional_components: ClassVar[list[str]] = ["tokenizer", "text_model", "autoencoder", "codec"]
     _callback_tensor_inputs = CALLBACK_TENSORS
     model_cpu_offload_seq = "denoiser->autoencoder->text_model"
 
@@ -58,10 +54,9 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
         num_inference_steps: int = 50, decoding: str = "", dtype: str = "auto",
     ):
         super().__init__()
-        if isinstance(codec, TextCodec):  # is saved part by part
-            tokenizer, text_model, autoencoder, codec = *codec.components.values(), None
-        self.register_modules(tokenizer=tokenizer, text_model=text_model, autoencoder=autoencoder, denoiser=denoiser,
-                              scheduler=scheduler, codec=codec)
+        parts = codec_parts(tokenizer, text_model, autoencoder, codec)
+        autoencoder = parts["autoencoder"]
+        self.register_modules(denoiser=denoiser, scheduler=scheduler, **parts)
         self.register_to_config(num_inference_steps=num_inference_steps, decoding=decoding, dtype=dtype)
         for name, part in (("autoencoder", autoencoder), ("denoiser", denoiser)):
             if part is not None:
@@ -72,43 +67,7 @@ class LatentTextDiffusionPipeline(DiffusionPipeline):
             autoencoder.register_to_config(
                 codec_digest=self.codec.digest if autoencoder.dtype == torch.float32 else known
             )
-        if self.codec.digest != known:
-            raise CheckpointError(
-                f"the denoiser was trained on latents of codec {known}, but the codec here is {self.codec.digest}; "
-                "take all parts from one checkpoint, or retrain it"
-            )
-
-    @classmethod
-    def load_config(cls, *arguments, **settings):
-        """As diffusers'; pipelines of before 0.1.0 name files of latdiff, such as latdiff.autoencoder."""
-        config = super().load_config(*arguments, **settings)
-        for value in (config[0] if isinstance(config, tuple) else config).values():
-            if isinstance(value, list) and str(value[0]).startswith("latdiff."):
-                value[0] = "latdiff"
-        return config
-
-    @classmethod
-    def parts_of(cls, folder: Path) -> dict:
-        """Parts of a saved pipeline that `open_checkpoint` loads apart: transformers only warns of missing weights."""
-        if not (folder / "text_model").is_dir():
-            return {}
-        return dict(zip(("tokenizer", "text_model"), load_text_model(folder), strict=True))
-
-    def save_pretrained(self, save_directory, *arguments, **settings) -> None:
-        """As diffusers', which would leave a codec that cannot be saved out of the folder with a log line."""
-        if not isinstance(self.codec, TextCodec) and not hasattr(self.codec, "save_pretrained"):
-            raise UserError(f"codec {type(self.codec).__name__} cannot be saved: it has no save_pretrained; make it a "
-                            "diffusers ModelMixin")
-        super().save_pretrained(save_directory, *arguments, **settings)
-
-    @property
-    def codec(self) -> Codec:
-        """Text to latents and back, for fitting heads and for looking at latents."""
-        return self._codec or TextCodec(self.tokenizer, self.text_model, self.autoencoder)
-
-    @codec.setter
-    def codec(self, codec: Codec | None) -> None:
-        self._codec = codec
+        self._check_codec(known, "denoiser")
 
     @property
     def decoding(self) -> str | None:

@@ -6,16 +6,17 @@ six independent attributes with uniform priors (`ATTRIBUTES`: topic, sentiment, 
 weather), and everything else is sampled uniformly from lists: names, places, objects, clauses and the frame of
 every sentence. `sample` generates stories from a seed. `read` takes any text and says whether it is a story of
 this world, what is wrong with it (`ERRORS`) and which attributes and choices it shows. `marginals` gives the
-exact probability of every choice, `log_prob` that of a whole story, `count_stories` the number of stories, and
-`compare` measures a set of texts against them.
+exact probability of every choice, `log_prob` that of a whole story, `prefix_log_prob` that of its first words,
+`count_stories` the number of stories, and `compare` measures a set of texts against them.
 """
 
 from .compare import Comparison, compare
 from .grammar import ATTRIBUTES, BOUND, Story, count_stories, marginals, sample
 from .likelihood import log_prob
 from .oracle import ERRORS, Reading, read
+from .prefixes import prefix_log_prob
 
 __all__ = ["ATTRIBUTES", "ERRORS", "Comparison", "Reading", "Story", "attributes", "bound", "compare",
-           "count_stories", "log_prob", "marginals", "read", "sample"]
+           "count_stories", "log_prob", "marginals", "prefix_log_prob", "read", "sample"]
 
 attributes, bound = ATTRIBUTES, BOUND  # the names that `latdiff.worlds.Oracle` asks for

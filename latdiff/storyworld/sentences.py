@@ -67,28 +67,28 @@ def _element(token: str) -> Element:
 
 def render(sequence: tuple[Element, ...], values: Mapping[str, str]) -> str:
     """Text of one sentence; `values` holds tense, person, gender and the slots that the elements name."""
-    tense, person = values["tense"], values["person"]
-    form = person if person == "first" else values["gender"]
-    words: list[str] = []
-    for element in sequence:
-        kind, value = element.kind, element.value
-        if kind == "slot":
-            words.append(values[value])
-        elif kind == "verb":
-            subject = person if element.subject == "protagonist" else element.subject
-            words.append(verb_forms(value)[tense, subject])
-        elif kind == "pronoun":
-            word = PRONOUNS[value][form]
-            words.append("I" if word == "i" else word)
-        elif kind == "name":
-            words.append("I" if person == "first" else values["name"])
-        elif kind == "preposition":
-            words.append(PREPOSITIONS[values["place"]])
-        else:
-            words.append(value)
+    words = [word_of(element, values) for element in sequence]
     _choose_articles(sequence, words)
     text = " ".join(words).replace(" ,", ",")
     return text[0].upper() + text[1:] + "."
+
+
+def word_of(element: Element, values: Mapping[str, str]) -> str:
+    """The word or comma of one element; "a" is not yet chosen to be "a" or "an"."""
+    kind, value = element.kind, element.value
+    person = values["person"]
+    if kind == "slot":
+        return values[value]
+    if kind == "verb":
+        return verb_forms(value)[values["tense"], person if element.subject == "protagonist" else element.subject]
+    if kind == "pronoun":
+        word = PRONOUNS[value][person if person == "first" else values["gender"]]
+        return "I" if word == "i" else word
+    if kind == "name":
+        return "I" if person == "first" else values["name"]
+    if kind == "preposition":
+        return PREPOSITIONS[values["place"]]
+    return value
 
 
 def _choose_articles(sequence: tuple[Element, ...], words: list[str]) -> None:

@@ -1,0 +1,69 @@
+"""What pipelines with a codec share: its parts in their folder, and how those are saved and opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from diffusers import DiffusionPipeline
+
+from latdiff.checkpoints import CheckpointError
+from latdiff.codecs.files import load_text_model
+from latdiff.codecs.protocol import Codec
+from latdiff.codecs.t5 import TextCodec
+from latdiff.errors import UserError
+
+CODEC_PARTS = ["tokenizer", "text_model", "autoencoder", "codec"]
+
+
+class CodecPipeline(DiffusionPipeline):
+    """A pipeline whose codec is one part, `codec`, or the three parts of a TextCodec, which stand beside the others."""
+
+    _optional_components: ClassVar[list[str]] = CODEC_PARTS
+
+    @classmethod
+    def load_config(cls, *arguments, **settings):
+        """As diffusers'; pipelines of before 0.1.0 name files of latdiff, such as latdiff.autoencoder."""
+        config = super().load_config(*arguments, **settings)
+        for value in (config[0] if isinstance(config, tuple) else config).values():
+            if isinstance(value, list) and str(value[0]).startswith("latdiff."):
+                value[0] = "latdiff"
+        return config
+
+    @classmethod
+    def parts_of(cls, folder: Path) -> dict:
+        """Parts of a saved pipeline that `open_checkpoint` loads apart: transformers only warns of missing weights."""
+        if not (folder / "text_model").is_dir():
+            return {}
+        return dict(zip(("tokenizer", "text_model"), load_text_model(folder), strict=True))
+
+    def save_pretrained(self, save_directory, *arguments, **settings) -> None:
+        """As diffusers', which would leave a codec that cannot be saved out of the folder with a log line."""
+        if not isinstance(self.codec, TextCodec) and not hasattr(self.codec, "save_pretrained"):
+            raise UserError(f"codec {type(self.codec).__name__} cannot be saved: it has no save_pretrained; make it a "
+                            "diffusers ModelMixin")
+        super().save_pretrained(save_directory, *arguments, **settings)
+
+    @property
+    def codec(self) -> Codec:
+        """Text to latents and back, for fitting heads and for looking at latents."""
+        return self._codec or TextCodec(self.tokenizer, self.text_model, self.autoencoder)
+
+    @codec.setter
+    def codec(self, codec: Codec | None) -> None:
+        self._codec = codec
+
+    def _check_codec(self, known: str, what: str) -> None:
+        """Raise CheckpointError where the codec is not the one that a part was trained on."""
+        if self.codec.digest != known:
+            raise CheckpointError(
+                f"the {what} was trained on latents of codec {known}, but the codec here is {self.codec.digest}; "
+                "take all parts from one checkpoint, or retrain it"
+            )
+
+
+def codec_parts(tokenizer, text_model, autoencoder, codec: Codec | None) -> dict:
+    """Modules to register of what a pipeline was given: a TextCodec is taken apart, for it is saved so."""
+    if isinstance(codec, TextCodec):
+        tokenizer, text_model, autoencoder, codec = *codec.components.values(), None
+    return dict(zip(CODEC_PARTS, (tokenizer, text_model, autoencoder, codec), strict=True))

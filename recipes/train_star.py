@@ -1,0 +1,216 @@
+"""Train a language model to stop, think of a plan of what comes next, and write on.
+
+    latdiff train-star star-storyworld train_star.steps=500
+
+Begins with a language model that `latdiff train-ar` wrote, takes the codec of another checkpoint for the plans, encodes
+what is behind every cut once, resumes where an earlier run stopped, and writes a pipeline to checkpoints/NAME.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers.training_utils import EMAModel
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import AutoModelForCausalLM
+
+from latdiff.codecs.files import load_codec
+from latdiff.codecs.protocol import Codec
+from latdiff.config import Recipe, recipe_from_command_line
+from latdiff.data.corpus import DataError, load_corpus
+from latdiff.data.splits import split_ids, split_texts
+from latdiff.diffusion.sampling import make_scheduler
+from latdiff.diffusion.star import StarLoss
+from latdiff.errors import plain_errors
+from latdiff.evaluation.report import update_metrics
+from latdiff.fetch import MODELS, located
+from latdiff.lm import LanguageModelError, context, load_pretrained
+from latdiff.models.backbone import fast_attention
+from latdiff.models.star import StarPlanner, begun
+from latdiff.pipelines.star import StarPipeline
+from latdiff.precision import autocast
+from latdiff.schedule import betas
+from latdiff.training import BatchOrder, Run, refuse_changes, step_generator
+
+SETTINGS = ("seed", "data", "star", "train_star")  # that its result depends on
+PLANS = Path("train/plans.safetensors")
+SCHEDULE = "tan-3"  # sampled with: the cosine schedule, its log-SNR shifted by -2 log 3
+ENCODED_AT_ONCE = 8192  # texts between two lines of progress
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Training texts cut in two.
+
+    Attributes:
+        before: ids of each one's first words, N rows.
+        behind: ids of the others, end-of-text included.
+        texts: the latter as N texts.
+    """
+
+    before: list[list[int]]
+    behind: list[list[int]]
+    texts: list[str]
+
+
+def main(recipe: Recipe, quiet: bool = False) -> None:
+    folder, settings = recipe.folder, recipe.train_star
+    refuse_changes(recipe, SETTINGS)
+    if (folder / "model_index.json").exists():
+        print(f"{folder} already holds a finished pipeline; delete it to train another, or set name=")
+        return
+    run = Run(recipe, "star", folder / "train" / "star.safetensors", settings, quiet)
+    codec = load_codec(recipe.located(recipe.star.plan)).to(run.device)
+    tokenizer, language_model = load(recipe)
+    corpus = load_corpus(recipe.data, recipe.seed)
+    cut = readable(recipe, codec, tokenizer, language_model, corpus.train)
+    recipe.save(folder / "recipe.yaml", "train_star")
+    plans = cached_plans(recipe, codec, cut.texts, quiet)
+
+    torch.manual_seed(recipe.seed)
+    planner = build(recipe, codec, language_model)
+    loss_of = StarLoss(language_model, planner, settings.condition_dropout).train()
+    print(f"{sum(p.numel() for p in loss_of.parameters()):,} weights, {sum(p.numel() for p in planner.parameters()):,} "
+          f"of them the planner's -> {folder}")
+    ema = EMAModel(loss_of.parameters(), decay=settings.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
+    objective = run.prepare(loss_of, ema=ema)
+    shown = [one.before for one in split_texts(short(recipe, tokenizer, language_model, corpus.valid), 1, recipe.seed)]
+    order = BatchOrder(len(plans), settings.batch_size, recipe.seed, list(map(len, cut.behind)))
+    for step, rows in run.steps(order):
+        draws = step_generator(recipe.seed, step)
+        torch.manual_seed(draws.initial_seed())  # of the dropout
+        with run.autocast():
+            nats, error = objective(plans[rows].to(run.device, torch.float32), [cut.before[row] for row in rows],
+                                    [cut.behind[row] for row in rows], draws)
+        run.update(nats + settings.plan_weight * error)
+        if run.due(settings.sample_every) and step + 1 < settings.steps and not quiet:
+            run.bar.write(f"  {nats.item():.3f} nats a token, {error.item():.3f} of the plan")
+            show(run, pipeline(recipe, tokenizer, loss_of, codec), ema, shown[:3])
+
+    run.finish()
+    finish(recipe, run, pipeline(recipe, tokenizer, loss_of.eval(), codec), shown[:20], quiet)
+
+
+def load(recipe: Recipe) -> tuple:
+    """Tokenizer and language model to begin with, all of which is trained.
+
+    Raises:
+        LanguageModelError: When there is none, and for one that has no token to end a text with.
+    """
+    name = recipe.star.language_model
+
+    def refuse(reason: str) -> LanguageModelError:
+        return LanguageModelError(f"star.language_model is {name!r}, which {reason}; train one with `latdiff train-ar "
+                                  "storyworld-rival`, or set another")
+
+    path = str(located(name)) if name in MODELS else recipe.located(name)
+    tokenizer, model = load_pretrained(AutoModelForCausalLM, path, refuse)
+    if tokenizer.eos_token_id is None:
+        raise refuse("has no end-of-text token")
+    return tokenizer, fast_attention(model)
+
+
+def readable(recipe: Recipe, codec: Codec, tokenizer, language_model, texts: list[str]) -> Cut:
+    """The cuts of training texts that the codec and, with a plan between, the language model can read.
+
+    Raises:
+        DataError: When there are fewer than two.
+    """
+    splits = split_texts(texts, recipe.train_star.splits, recipe.seed)
+    ids, fits = split_ids(tokenizer, splits), codec.fits([one.behind for one in splits])
+    most = most_tokens(recipe, language_model)
+    kept = [(one.behind, *pair) for one, pair, fit in zip(splits, ids, fits, strict=True)
+            if pair and fit and len(pair[0]) + len(pair[1]) <= most]
+    print(f"{len(texts):,} texts cut at {len(splits):,} places; left out: {len(splits) - len(kept):,} that are too "
+          f"long, for the codec or for {most} tokens, or cut within a token")
+    if len(kept) < 2:
+        raise DataError(f"{recipe.data.source}: {len(kept)} cuts are short enough, two are the least; raise "
+                        f"data.max_tokens ({recipe.data.max_tokens}), or give other texts")
+    behind, first, rest = map(list, zip(*kept, strict=True))
+    return Cut(begun(language_model, tokenizer, first), rest, behind)
+
+
+def most_tokens(recipe: Recipe, language_model) -> int:
+    """Tokens of a text, end-of-text included, that is trained on: a plan has to fit between them."""
+    return min(recipe.data.max_tokens, context(language_model) - recipe.star.num_prompts)
+
+
+def short(recipe: Recipe, tokenizer, language_model, texts: list[str]) -> list[str]:
+    """The texts that are short enough, to show what becomes of their first words."""
+    ids = tokenizer(texts, truncation=False).input_ids
+    return [text for text, row in zip(texts, ids, strict=True) if len(row) < most_tokens(recipe, language_model)]
+
+
+def cached_plans(recipe: Recipe, codec: Codec, texts: list[str], quiet: bool) -> Tensor:
+    """Latents [N, L, D] of texts in half precision, from disk, or encoded and put there with a digest."""
+    sha = hashlib.sha256("\n".join([str(codec.digest), *texts]).encode()).hexdigest()
+    path = recipe.folder / PLANS
+    try:
+        with safe_open(path, framework="pt") as file:
+            if file.metadata().get("sha256") == sha:
+                return file.get_tensor("plans")
+    except (FileNotFoundError, SafetensorError):
+        pass
+    starts = tqdm(range(0, len(texts), ENCODED_AT_ONCE), desc="encoding", disable=quiet, mininterval=2)
+    with autocast(torch.device(codec.device).type, recipe.dtype):
+        parts = [codec.encode(texts[start : start + ENCODED_AT_ONCE]).cpu().half() for start in starts]
+    plans = torch.cat(parts)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({"plans": plans.contiguous()}, path, metadata={"sha256": sha})
+    return plans
+
+
+def build(recipe: Recipe, codec: Codec, language_model) -> StarPlanner:
+    """The two networks, untrained."""
+    embeddings, settings = language_model.get_input_embeddings().weight, recipe.star
+    planner = StarPlanner(
+        *codec.latent_shape, prompt_dim=embeddings.shape[1], num_prompts=settings.num_prompts, width=settings.width,
+        depth=settings.depth, heads=settings.heads, codec_digest=codec.digest,
+    )
+    planner.begin_at(embeddings.std().item())
+    return planner
+
+
+def pipeline(recipe: Recipe, tokenizer, trained: StarLoss, codec: Codec) -> StarPipeline:
+    return StarPipeline(
+        language_model=trained.language_model, language_tokenizer=tokenizer, planner=trained.planner, codec=codec,
+        scheduler=make_scheduler(recipe.sampling.scheduler, betas(SCHEDULE)),
+        num_inference_steps=recipe.sampling.steps,
+    )
+
+
+def show(run: Run, pipe: StarPipeline, ema: EMAModel, first: list[str]) -> None:
+    """A few texts of the averaged weights, so that a person sees plans emerge."""
+    ema.store(run.trained.parameters())
+    ema.copy_to(run.trained.parameters())
+    run.trained.eval()
+    pipe.set_progress_bar_config(disable=True)
+    for one, text in zip(first, pipe(first, generator=torch.Generator().manual_seed(0)).continuations, strict=True):
+        run.bar.write(f"  {one} | {text}")
+    run.trained.train()
+    ema.restore(run.trained.parameters())
+
+
+def finish(recipe: Recipe, run: Run, pipe: StarPipeline, first: list[str], quiet: bool) -> None:
+    """Save the pipeline with a few texts and its figures."""
+    folder = recipe.folder
+    pipe.set_progress_bar_config(disable=quiet)
+    found = pipe(first, generator=torch.Generator().manual_seed(recipe.seed)).continuations
+    texts = [f"{one} | {' '.join(text.split())}" for one, text in zip(first, found, strict=True)]
+    (folder / "samples.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
+    pipe.save_pretrained(folder)
+    update_metrics(folder, {"training": {"star_minutes": round(run.minutes, 2), "star_steps": run.settings.steps,
+                                         "dtype": run.dtype}})
+    run.state.unlink(missing_ok=True)
+    print("\n".join(texts[:5]) if not quiet else "", f"trained in {run.minutes:.1f} minutes -> {folder}", sep="\n")
+
+
+if __name__ == "__main__":
+    with plain_errors():
+        main(*recipe_from_command_line(__doc__))
