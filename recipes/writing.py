@@ -24,6 +24,7 @@ from latdiff.precision import default_device
 from latdiff.training import BatchOrder, Run, save_latents, step_generator
 
 SHOWN, MEASURED = 3, 200  # unseen texts that are printed under way, and measured at the end
+ENDED = 2000  # training texts by whose ends the language model learns to end
 
 
 def noised(latents: Tensor, most: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -84,7 +85,22 @@ def write_from(
     run.finish()
     merge_updates(codec.language_model)
     print(f"trained in {run.minutes:.1f} minutes -> {recipe.folder}")
-    return {"training_minutes": round(run.minutes, 2), "dtype": run.dtype}
+    return {"training_minutes": round(run.minutes, 2), "dtype": run.dtype} | end_texts(
+        recipe, codec.eval(), latents, texts, starts, quiet)
+
+
+def end_texts(
+    recipe: Recipe, codec: WritingCodec, latents: Tensor, texts: list[str], starts: list[str], quiet: bool
+) -> dict:
+    """Let the language model end texts where they end, by some of them; returns what that changed."""
+    rows = torch.randperm(len(texts), generator=torch.Generator().manual_seed(recipe.seed))[:ENDED].tolist()
+    some = latents[rows]
+    noise = torch.randn(some.shape, generator=torch.Generator().manual_seed(recipe.seed)).to(some)
+    before, after = codec.learn_to_end(
+        some + codec.config.assumed_noise * noise, [texts[row] for row in rows], [starts[row] for row in rows],
+        progress=partial(tqdm, desc="ends of texts", unit="batch", disable=quiet, mininterval=2, dynamic_ncols=True))
+    print(f"the end of a text has a probability of {after:.2f} in the mean, and had one of {before:.2f}")
+    return {"end_of_text_before": before, "end_of_text": after}
 
 
 def finished(recipe: Recipe) -> bool:

@@ -61,6 +61,7 @@ class PerceiverCodec(WritingCodec):
         self.autoencoder = LatentAutoencoder(feature_dim, num_latents, latent_dim, width, depth, heads, encoder_tokens,
                                              assumed_noise=assumed_noise)
         self.draft = nn.Linear(feature_dim, prompt_dim)
+        self.register_buffer("ending", torch.zeros(prompt_dim))
         self._frozen = {}
 
     @property

@@ -57,6 +57,7 @@ class SentenceCodec(WritingCodec):
         self.soft_prompts = SoftPrompts(size, num_prompts, prompt_dim, width)
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("sd", torch.ones(size))
+        self.register_buffer("ending", torch.zeros(prompt_dim))
         self._frozen: dict[str, Any] = {}
 
     @property

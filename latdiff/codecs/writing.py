@@ -24,6 +24,7 @@ from latdiff.fetch import located
 from latdiff.lm import left_padded, write
 from latdiff.models.writer import (
     SentenceModelError,
+    fit_end,
     load_encoder,
     load_writer,
     merge_updates,
@@ -36,7 +37,8 @@ SETTINGS: dict[str, dict[str, Any]] = {"sampled": {"top_p": 0.9}, "greedy": {"gr
 class WritingCodec(ModelMixin, ConfigMixin, Codec):
     """Latents [B, L, D] to soft prompts [B, K, H], from which a frozen causal language model writes.
 
-    Saved are a codec's own weights, the low-rank updates of the language model and the names of the two frozen models,
+    Saved are a codec's own weights, the low-rank updates of the language model, what is added to its output embedding
+    of end-of-text (`ending`, [H]) and the names of the two frozen models,
     which stay where they are. A subclass says how texts become latents (`latents_of`) and latents prompts (`reader`).
     Its configuration has
 
@@ -52,6 +54,7 @@ class WritingCodec(ModelMixin, ConfigMixin, Codec):
 
     presets = PRESETS
     latent_shape: Any
+    ending: Tensor  # [H], a buffer: what is added to the output embedding of end-of-text
     _frozen: dict[str, Any]
 
     @property
@@ -92,6 +95,7 @@ class WritingCodec(ModelMixin, ConfigMixin, Codec):
         if codec.config.rank:
             codec.language_model.load_adapter(str(Path(folder) / "adapter"))
             merge_updates(codec.language_model)
+        codec.shift_end(codec.ending)
         for part in (codec.language_model, codec.encoder):
             part.to(codec.dtype)
         return codec.requires_grad_(False).eval()
@@ -181,6 +185,46 @@ class WritingCodec(ModelMixin, ConfigMixin, Codec):
         for part, name, value in kept:
             setattr(part, name, value.to(getattr(part, name).device))
         return self
+
+    @torch.no_grad()
+    def shift_end(self, ending: Tensor) -> None:
+        """Add [H] to the language model's output embedding of end-of-text, which is never read."""
+        weight = self.language_model.get_output_embeddings().weight
+        weight[self.tokenizer.eos_token_id] += ending.to(weight)
+
+    @torch.no_grad()
+    def learn_to_end(self, latents: Tensor, texts: Sequence[str], starts: Sequence[str] = (), batch_size: int = 64,
+                     progress=lambda rows: rows) -> tuple[float, float]:
+        """Fit the output embedding of end-of-text to texts as they are written from their latents (`fit_end`).
+
+        Args:
+            latents: [N, L, D].
+            texts: N of them.
+            starts: the first words of each, as of `tokenize`.
+            batch_size: how many at once.
+            progress: wraps the batches, as tqdm does.
+
+        Returns:
+            The geometric mean of the probability of end-of-text at the ends, before and after.
+        """
+        ids, begun = self.tokenize(texts, starts), self.ids(starts) if starts else [[]] * len(texts)
+        head, end = self.language_model.get_output_embeddings(), self.tokenizer.eos_token_id
+        parts, odds, ends = [], [], []
+        for start in progress(range(0, len(ids), batch_size)):
+            part = slice(start, start + batch_size)
+            found = writer_features(self.language_model, self.prompts(latents[part]), ids[part], begun[part])
+            logits = head(found).float()
+            own = logits[:, end].clone()
+            logits[:, end] = -torch.inf
+            parts.append(found.float())
+            odds.append(own - logits.logsumexp(-1))
+            ends.append(torch.tensor([one == end for row in ids[part] for one in row], device=own.device))
+        features, before, last = torch.cat(parts), torch.cat(odds), torch.cat(ends)
+        ending = fit_end(features, before, last)
+        self.ending += ending.to(self.ending)
+        self.shift_end(ending)
+        after = before + features @ ending
+        return tuple(F.logsigmoid(one[last]).mean().exp().item() for one in (before, after))
 
     def fits(self, texts: Iterable[str], max_tokens: int | None = None) -> list[bool]:
         texts = [texts] if isinstance(texts, str) else list(texts)
