@@ -41,8 +41,8 @@ KINDS = {
     "caption": Kind(("caption_styles/train", "multi30k_captions/train"), 20, 10_000),
     "remark": Kind(("tatoeba/train",), 20, 12_000),
 }
-LEAST, HELD_OUT, OF_JUDGES = 3, 4000, 20_000  # words; texts of each kind; at most, where they have a file of their own
-OF_HEADS, UNSEEN = 2000, 200  # labelled texts of each kind; of each kind in valid
+LEAST, HELD_OUT, OF_JUDGES = 3, 4000, 40_000  # words; texts of each kind; at most, where they have a file of their own
+OF_HEADS, UNSEEN = 2000, 200  # labelled texts of each kind, for heads and to judge kinds; of each kind in valid
 LATIN = re.compile("[\u0020-\u024f\u2010-\u2044]+")  # and typographic punctuation
 AGENCY = re.compile(r"\s*\((AP|AFP|Reuters|SPACE\.com|washingtonpost\.com|TechWeb)\)\s*$")
 
@@ -99,10 +99,12 @@ def put_together(folder: Path, output: Path, seed: int = 0) -> dict[str, int]:
     """Write the files; returns the number of training texts of each kind."""
     train: list[dict] = []
     valid: list[dict] = []
+    judged: list[dict] = []
     output.mkdir(parents=True, exist_ok=True)
     for kind, (_, _, _, attribute, _) in KINDS.items():
         seen, unseen = parted(folder, kind, seed)
         train, valid = train + seen, valid + unseen[:UNSEEN]
+        judged += [row | {"label": kind} for row in unseen[:OF_HEADS]]
         if attribute:
             labelled = [row for row in seen if row["label"]]
             write(output / f"{attribute}-head.jsonl", labelled[:OF_HEADS], "text", "label")
@@ -112,7 +114,8 @@ def put_together(folder: Path, output: Path, seed: int = 0) -> dict[str, int]:
         write(output / f"{name}.jsonl", rows, "text", "kind")
     kinds = [row | {"label": row["kind"]} for row in train[:OF_HEADS]]
     write(output / "kind-head.jsonl", kinds, "text", "label")
-    write(output / "kind-judge.jsonl", [row | {"label": row["kind"]} for row in valid], "text", "label")
+    random.Random(seed).shuffle(judged)
+    write(output / "kind-judge.jsonl", judged, "text", "label")
     return {kind: sum(row["kind"] == kind for row in train) for kind in KINDS}
 
 

@@ -31,7 +31,7 @@ from latdiff.models.writer import (
     writer_features,
 )
 
-SETTINGS: dict[str, dict[str, Any]] = {"sampled": {"top_p": 0.9}, "greedy": {"greedy": True}, "beam": {"num_beams": 4}}
+SETTINGS: dict[str, dict[str, Any]] = {"sampled": {"top_p": 0.8}, "greedy": {"greedy": True}, "beam": {"num_beams": 4}}
 
 
 class WritingCodec(ModelMixin, ConfigMixin, Codec):
