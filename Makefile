@@ -48,10 +48,13 @@ quickstart-short: install ## the same with 60 steps each: every command once, te
 	$(call run-quickstart,checkpoints/quickstart-short,name=quickstart-short train_autoencoder.steps=60 \
 		train_denoiser.steps=60,--num-samples 32)
 
+REVIEWS := --guide kind=review --num-samples 6 --seed 0 --compare
+
 english: install ## fetch two pretrained models, print real English, unsteered and steered side by side
 	$(LATDIFF) fetch
-	$(LATDIFF) sample english --cond review --num-samples 6 --seed 0 --compare --guide sentiment=positive
-	$(LATDIFF) sample english --cond review --num-samples 6 --seed 0 --compare --guide sentiment=negative
+	$(LATDIFF) sample english $(REVIEWS) --guide sentiment=positive
+	$(LATDIFF) sample english $(REVIEWS) --guide sentiment=negative
+	$(LATDIFF) sample english --prompt "The food at this place" --guide sentiment=positive --num-samples 3 --seed 0
 
 train-english: install ## train that model on the data sets in the folder DATA (docs/english.md)
 	$(if $(DATA),,$(error train-english needs a folder of data sets, e.g. make train-english DATA=path/to/sets))
