@@ -21,6 +21,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from latdiff.data.tokens import letters_of
 from latdiff.errors import UserError, plain_errors
 
 
@@ -82,8 +83,8 @@ def parted(folder: Path, kind: str, seed: int) -> tuple[list[dict], list[dict]]:
     files, _, most, _, unseen = KINDS[kind]
     rows = rows_of(folder, files, kind, seed)
     if unseen:
-        seen = {row["text"].lower() for row in rows}
-        others = [row for row in rows_of(folder, [unseen], kind, seed) if row["text"].lower() not in seen]
+        seen = {letters_of(row["text"]) for row in rows}
+        others = [row for row in rows_of(folder, [unseen], kind, seed) if letters_of(row["text"]) not in seen]
         return rows[:most], others[:OF_JUDGES]
     held = min(HELD_OUT, len(rows) // 5)
     return rows[held : held + most], rows[:held]

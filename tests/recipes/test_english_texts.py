@@ -24,7 +24,8 @@ def sets(tmp_path):
     files = {
         "yelp_shen/test": [*rows("review", ["positive", "negative"]), {"text": "_num_ stars to this place"},
                            {"text": "too short"}, {"text": "это не по английски"}],
-        "yelp_shen/valid": [*rows("new review", ["positive", "negative"], 10), *rows("review", ["positive"], 3)],
+        "yelp_shen/valid": [*rows("new review", ["positive", "negative"], 10), *rows("review", ["positive"], 3),
+                             {"text": "The review number 9, has some words!", "label": "positive"}],
         "paradetox/train": toxic,
         "ag_news/train": headlines,
         "ag_news/test": headlines[:4],
