@@ -6,7 +6,6 @@ import importlib
 import json
 import re
 import shutil
-from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -98,10 +97,13 @@ def publish(folder: Path, output: Path) -> None:
         config = json.loads(file.read_text(encoding="utf-8"))
         if config.pop("_name_or_path", None):  # a path of this machine
             file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    for file, read, put in ((output / "recipe.yaml", yaml.safe_load, partial(yaml.safe_dump, sort_keys=False)),
-                            (output / "metrics.json", json.loads, partial(json.dumps, indent=2))):
-        if file.exists():
-            file.write_text(put(_names(read(file.read_text(encoding="utf-8")))), encoding="utf-8")
+    recipe, figures = output / "recipe.yaml", output / "metrics.json"
+    if recipe.exists():
+        given = _names(yaml.safe_load(recipe.read_text(encoding="utf-8")))
+        recipe.write_text(str(yaml.safe_dump(given, sort_keys=False)), encoding="utf-8")
+    if figures.exists():
+        given = _names(json.loads(figures.read_text(encoding="utf-8")))
+        figures.write_text(json.dumps(given, indent=2) + "\n", encoding="utf-8")
     for file in output.rglob("*.safetensors"):
         tensors, most = load_file(file), torch.finfo(torch.float16).max
         large = {name for name, one in tensors.items()

@@ -77,7 +77,8 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
         return
     corpus = load_corpus(recipe.data, recipe.seed, extra=not recipe.perceiver.path)
     if recipe.perceiver.path:
-        return finish(recipe, *adopt(recipe, PerceiverCodec, corpus, quiet), corpus.valid)
+        codec, latents, made = adopt(recipe, PerceiverCodec, corpus, quiet)
+        return finish(recipe, codec, latents, made, corpus.valid)
     codec = build(recipe)
     codec.to(default_device())
     texts, starts, own = readable(recipe, codec, corpus)

@@ -49,7 +49,8 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
         return
     corpus = load_corpus(recipe.data, recipe.seed, extra=not recipe.sentence.path)
     if recipe.sentence.path:
-        return finish(recipe, *adopt(recipe, SentenceCodec, corpus, quiet), corpus.valid)
+        codec, latents, made = adopt(recipe, SentenceCodec, corpus, quiet)
+        return finish(recipe, codec, latents, made, corpus.valid)
     codec = build(recipe)
     codec.to(default_device())
     texts, starts, own = readable(recipe, codec, corpus)

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,7 @@ from latdiff.models.writer import SentenceModelError, add_updates, merge_updates
 from latdiff.precision import default_device
 from latdiff.training import BatchOrder, Run, save_latents, step_generator
 
+Kind = TypeVar("Kind", bound=WritingCodec)
 SHOWN, MEASURED = 3, 200  # unseen texts that are printed under way, and measured at the end
 ENDED = 2000  # training texts by whose ends the language model learns to end
 
@@ -117,9 +119,7 @@ def refuse_long(recipe: Recipe, model, prompts: int) -> None:
                                  f"reads no more than {most} tokens beside {prompts} soft prompts; lower it")
 
 
-def adopt(
-    recipe: Recipe, kind: type[WritingCodec], corpus: Corpus, quiet: bool
-) -> tuple[WritingCodec, Tensor, dict[str, str]]:
+def adopt(recipe: Recipe, kind: type[Kind], corpus: Corpus, quiet: bool) -> tuple[Kind, Tensor, dict[str, str]]:
     """Another checkpoint's codec of a kind, as it is, the latents [N, L, D] of this corpus, and where it comes from."""
     path = getattr(recipe, recipe.codec).path
     codec = load_codec(Path(recipe.located(path)))
@@ -132,7 +132,8 @@ def adopt(
                         f"{recipe.codec}.path out")
     texts, _, own = readable(recipe, codec, corpus)
     recipe.save(recipe.folder / "recipe.yaml")
-    latents = codec.to(default_device()).latents_of(texts[:own], progress=encoding_bar(quiet))
+    codec.to(default_device())
+    latents = codec.latents_of(texts[:own], progress=encoding_bar(quiet))
     print(f"the codec of {path} -> {recipe.folder}")
     return codec, latents, {"adopted_from": path}
 
