@@ -120,19 +120,20 @@ def test_only_what_reads_latents_is_trained_by_what_is_written(whole, recipe):
     assert not torch.equal(again.draft.weight, codec.draft.weight)
 
 
-def test_more_drafting_brings_more_tokens_back(recipe):
+def test_more_drafting_brings_drafts_nearer(recipe):
     long = recipe("name=long", "train_drafts.steps=150", "train_drafts.learning_rate=0.02",
                   "train_drafts.batch_size=32", "train_drafts.latent_noise=0.2", "perceiver.width=32")
     codec = train_perceiver.build(long)
-    before = codec.eval().drafts(codec.encode(TEXTS))
+
+    @torch.no_grad()
+    def nats():
+        ids = torch.tensor([(row + [codec.tokenizer.eos_token_id] * 8)[:8] for row in codec.tokenize(TEXTS)])
+        objective = train_perceiver.DraftingLoss(codec.eval(), 0.0, ids.unique())
+        return objective(*codec.features(TEXTS), ids, torch.Generator().manual_seed(0)).item()
+
+    before = nats()
     train_perceiver.draft(long, codec, TEXTS, TEXTS[:2], quiet=True)
-    drafts = codec.drafts(codec.encode(TEXTS))
-
-    def right(found):
-        pairs = [zip(text.split(), draft.split(), strict=False) for text, draft in zip(TEXTS, found, strict=True)]
-        return sum(one == two for pair in pairs for one, two in pair) / sum(len(text.split()) for text in TEXTS)
-
-    assert right(before) < 0.1 and right(drafts) > 0.5
+    assert nats() < 0.5 * before
 
 
 def test_a_pipeline_samples_and_edits(whole, monkeypatch):
