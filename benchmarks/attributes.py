@@ -29,11 +29,12 @@ from benchmarks.curves import draw as draw_curves
 from benchmarks.fudge import Fudge
 from benchmarks.measured import SHOWN, Measured, judge_and_real
 from benchmarks.rivals import ClassModel, Writer, read_prompts
-from benchmarks.starts import Start, check_unseen, starts_of
+from benchmarks.starts import check_unseen, starts_of
 from benchmarks.table import Table, title
 from latdiff.checkpoints import folder_of
 from latdiff.cli.sampling import guide_words, read_guides
 from latdiff.data.corpus import load_labelled
+from latdiff.data.splits import Split
 from latdiff.errors import UserError, nearest, plain_errors
 from latdiff.evaluation.judges import FluencyJudge, WellFormedJudge
 from latdiff.evaluation.report import check_writable, machine
@@ -81,7 +82,7 @@ def fitted_fudge(
                    "prompt": options.fudge_prompt, "classifiers": reports}
 
 
-def read_starts(options: argparse.Namespace) -> list[Start]:
+def read_starts(options: argparse.Namespace) -> list[Split]:
     """First words for the longest row, none without --prefixes."""
     if not options.prefixes:
         return []
@@ -141,13 +142,13 @@ def main() -> None:
         draw_curves(table.document, options.plot)
 
 
-def described(options: argparse.Namespace, starts: list[Start]) -> dict:
+def described(options: argparse.Namespace, starts: list[Split]) -> dict:
     """What a document says of first words."""
     return {"prefixes": {
         "file": Path(options.prefixes).name, "label": options.prefix_label,
         "words": options.prefix_words or PREFIX_WORDS, "n": len(starts),
         "judged": "what goes on alone; well_formed and perplexity are of the first words and what goes on together",
-        "first_words": [start.words for start in starts[:SHOWN]],
+        "first_words": [start.before for start in starts[:SHOWN]],
     }}
 
 

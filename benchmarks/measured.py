@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.starts import Start, check_unseen, joined
+from benchmarks.starts import check_unseen, joined
 from latdiff.data.corpus import load_labelled
+from latdiff.data.splits import Split
 from latdiff.data.tokens import tokenize
 from latdiff.evaluation import metrics
 from latdiff.evaluation.judges import FluencyJudge, LabelJudge, SeenTexts, WellFormedJudge
@@ -76,7 +77,7 @@ class Measured:
 
 
 def judge_and_real(
-    head: AttributeHead, source: str, kept_from: Sequence[Start] = (), fudged: Sequence[str] = ()
+    head: AttributeHead, source: str, kept_from: Sequence[Split] = (), fudged: Sequence[str] = ()
 ) -> tuple[LabelJudge, dict[str, list[str]]]:
     """A judge of half of the labelled texts, and the other half by label. Raises UserError where the head saw one.
 

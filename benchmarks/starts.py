@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
-from latdiff.data.corpus import LEFT, load_labelled, load_texts
+from latdiff.data.corpus import load_labelled, load_texts
+from latdiff.data.splits import LEFT, Split, cut
 from latdiff.errors import UserError, nearest
 from latdiff.heads.attribute import AttributeHead
-
-
-class Start(NamedTuple):
-    """The first words of a text, and the rest of it."""
-
-    words: str
-    rest: str
-
-    @property
-    def text(self) -> str:
-        return f"{self.words} {self.rest}"
 
 
 def joined(start: str, text: str) -> str:
@@ -26,7 +15,7 @@ def joined(start: str, text: str) -> str:
     return f"{start} {text}".strip() if text.strip() else ""
 
 
-def starts_of(source: str, label: str | None, words: int, count: int) -> list[Start]:
+def starts_of(source: str, label: str | None, words: int, count: int) -> list[Split]:
     """The first `words` words of the first `count` texts of a file, all different, each with two words left at least.
 
     Args:
@@ -39,12 +28,11 @@ def starts_of(source: str, label: str | None, words: int, count: int) -> list[St
         UserError: for a label that no text has, or too few texts.
     """
     texts = load_texts(source) if label is None else _labelled(source, label)
-    found: dict[str, Start] = {}
+    found: dict[str, Split] = {}
     for text in texts:
-        split = text.split()
-        if len(split) >= words + LEFT:
-            start = Start(" ".join(split[:words]), " ".join(split[words:]))
-            found.setdefault(start.words.lower(), start)
+        if len(text.split()) >= words + LEFT:
+            start = cut(text, words)
+            found.setdefault(start.before.lower(), start)
     if len(found) < count:
         raise UserError(f"--prefixes is {source}, where {len(found)} texts of {words + LEFT} words or more begin "
                         f"differently{f' and are {label}' if label else ''}, but {count} are wanted; lower "

@@ -13,7 +13,7 @@ import torch
 from benchmarks.fudge import Fudge
 from benchmarks.measured import Measured
 from benchmarks.rivals import ClassModel, Writer, best_of
-from benchmarks.starts import Start
+from latdiff.data.splits import Split
 from latdiff.evaluation.report import row_line, write_json
 from latdiff.heads.attribute import AttributeHead
 
@@ -43,7 +43,7 @@ class Table:
     """
 
     def __init__(
-        self, options: argparse.Namespace, pipe, always: list, starts: list[Start], measured: Measured, document: dict
+        self, options: argparse.Namespace, pipe, always: list, starts: list[Split], measured: Measured, document: dict
     ):
         self.options, self.pipe, self.always, self.measured = options, pipe, always, measured
         self.starts = starts
@@ -51,7 +51,7 @@ class Table:
 
     def begun(self, n: int) -> list[str]:
         """What n texts go on from, '' for nothing."""
-        return [start.words for start in self.starts[:n]] or [""] * n
+        return [start.before for start in self.starts[:n]] or [""] * n
 
     def draw(self, n: int, guides: Sequence = (), each: int = 1, seed: int | None = None) -> list[str]:
         """n samples, or `each` times as many; those of one start in a row."""
@@ -61,7 +61,7 @@ class Table:
                          decode_options=self.options.decode, batch_size=64).texts
 
     def note(self, who: dict, target: dict[str, str], make: Callable[[], list[str]]) -> None:
-        row = self.measured.row(who, target, make, [start.words for start in self.starts])
+        row = self.measured.row(who, target, make, [start.before for start in self.starts])
         self.document["rows"].append(row)
         write_json(self.options.json, self.document)
         print(row_line({key: value for key, value in row.items() if key != "texts"}), flush=True)
@@ -73,7 +73,7 @@ class Table:
         pool, each_of_pool = timed(partial(self.draw, options.best, each=largest, seed=options.seed + 1)
                                    if largest else list)
         for target in targets:
-            genuine = ([start.rest for start in self.starts] or real.get(title(target), []))[: options.num_samples]
+            genuine = ([start.behind for start in self.starts] or real.get(title(target), []))[: options.num_samples]
             if genuine:
                 self.note({"who": "real texts"}, target, partial(list, genuine))
             self.note({"who": "unsteered", "seconds_before": each}, target, partial(list, plain))

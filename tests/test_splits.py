@@ -19,7 +19,7 @@ def test_every_text_is_cut_at_different_places_and_nothing_is_lost():
     found = split_texts(STORIES, 4, 0)
     assert len(found) == 4 * len(STORIES) == len(set(found))
     for place, one in enumerate(found):
-        assert f"{one.before} {one.behind}" == STORIES[place // 4]
+        assert one.text == STORIES[place // 4]
         assert len(one.behind.split()) >= LEFT
     assert {len(one.before.split()) for one in found} >= {1, 2, 3, 20}
 
@@ -34,8 +34,7 @@ def test_the_places_of_a_text_depend_on_it_and_the_seed_alone():
 def test_ids_of_both_parts_are_those_of_the_whole_text(tokenizer):
     splits = split_texts(STORIES[:9], 3, 0)
     for one, (before, behind) in zip(splits, split_ids(tokenizer, splits), strict=True):
-        whole = f"{one.before} {one.behind}"
-        assert before + behind == [*tokenizer(whole, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+        assert before + behind == [*tokenizer(one.text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
         assert tokenizer.decode(before) == one.before
 
 

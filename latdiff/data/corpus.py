@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 
 from latdiff.config import MIN_PER_CLASS, DataConfig
 from latdiff.data.sources import MISSING, DataError, Sample, Table, columns, open_source, reach
+from latdiff.data.splits import LEFT, cut
 from latdiff.data.tokens import letters_of, sentences
 from latdiff.worlds import Oracle, world
 
 WORLD_TRAINING, WORLD_TEXTS = 60_000, 400  # how many of a world to train on, and for all else
 LACKING = {"none": "blank", "label": "without a text or a label", "text": "without a text or a source",
            "prefix": "of less than two sentences", "start": "blank"}
-LEFT = 2  # words of a text, at least, that are left behind its start
 
 
 @dataclass(frozen=True)
@@ -216,8 +216,8 @@ def _started(text: str) -> tuple[str, str]:
     rng, words = random.Random(f"start/{text}"), text.split()
     if len(words) <= LEFT or rng.random() < 0.5:
         return text, ""
-    words_of_start = rng.randint(1, len(words) - LEFT)
-    return " ".join(words[words_of_start:]), " ".join(words[:words_of_start])
+    split = cut(text, rng.randint(1, len(words) - LEFT))
+    return split.behind, split.before
 
 
 def _classes(data: DataConfig, counts: Counter, unseen: set[str]) -> list[str]:

@@ -21,6 +21,17 @@ class Split:
     before: str
     behind: str
 
+    @property
+    def text(self) -> str:
+        """The whole."""
+        return f"{self.before} {self.behind}"
+
+
+def cut(text: str, place: int) -> Split:
+    """A text cut behind its first `place` words."""
+    words = text.split()
+    return Split(" ".join(words[:place]), " ".join(words[place:]))
+
 
 def split_texts(texts: Sequence[str], count: int, seed: int) -> list[Split]:
     """Every text cut at random places between words, one after another.
@@ -32,10 +43,9 @@ def split_texts(texts: Sequence[str], count: int, seed: int) -> list[Split]:
     """
     found = []
     for text in texts:
-        words = text.split(" ")
-        places = range(1, len(words) - LEFT + 1)
+        places = range(1, len(text.split()) - LEFT + 1)
         chosen = random.Random(f"{seed}/split/{text}").sample(places, min(count, len(places)))
-        found += [Split(" ".join(words[:place]), " ".join(words[place:])) for place in chosen]
+        found += [cut(text, place) for place in chosen]
     return found
 
 
@@ -45,7 +55,6 @@ def split_ids(tokenizer, splits: Sequence[Split]) -> list[tuple[list[int], list[
     None for a text that is cut within a token: after the first words its other ids could not come.
     """
     before = tokenizer([one.before for one in splits], add_special_tokens=False, truncation=False).input_ids
-    whole = tokenizer([f"{one.before} {one.behind}" for one in splits], add_special_tokens=False,
-                      truncation=False).input_ids
+    whole = tokenizer([one.text for one in splits], add_special_tokens=False, truncation=False).input_ids
     return [(first, [*row[len(first) :], tokenizer.eos_token_id]) if row[: len(first)] == first else None
             for first, row in zip(before, whole, strict=True)]

@@ -134,8 +134,9 @@ def test_every_row_goes_on_from_the_same_words(pipe, folder, instruct, by_class,
 def test_starts_are_first_words_of_texts_with_a_rest(tmp_path):
     texts = ["a b c d", "A B x y", "a c d e f", "b c d", "d e f g"]
     file = write(tmp_path / "t.jsonl", texts, ["x", "x", "x", "x", "y"])
-    assert [tuple(one) for one in starts_of(file, None, 2, 3)] == [("a b", "c d"), ("a c", "d e f"), ("d e", "f g")]
-    assert [one.words for one in starts_of(file, "y", 2, 1)] == ["d e"]
+    found = starts_of(file, None, 2, 3)
+    assert [(one.before, one.behind) for one in found] == [("a b", "c d"), ("a c", "d e f"), ("d e", "f g")]
+    assert [one.before for one in starts_of(file, "y", 2, 1)] == ["d e"]
     with pytest.raises(UserError, match=r"where 2 texts of 4 words or more begin differently and are x, but 3 are wan"):
         starts_of(file, "x", 2, 3)
     with pytest.raises(UserError, match=r"--prefix-label is 'z', but the labels of .* are x, y"):
