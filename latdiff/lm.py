@@ -291,12 +291,7 @@ def write(
             prompts.
         LanguageModelError: For a model whose past is not a cache of keys and values, such as Mamba.
     """
-    if prompts is None and not all(prefix_ids):
-        raise ValueError("a prefix is empty; begin it with the model's beginning-of-text token")
-    if not greedy and len(streams) != len(prefix_ids):
-        raise ValueError(f"{len(streams)} streams for {len(prefix_ids)} prefixes; give one for each")
-    if past is not None and prompts is None:
-        raise ValueError("there is a past, but no prompts to read behind it; leave past out")
+    _check_rows(prefix_ids, None if greedy else streams, prompts, past)
     ends, compute = _ends(model), {one.token: one.compute for one in interrupts}
     behind = 0 if prompts is None else prompts.shape[1]
     room = [min(max_new_tokens, context(model) - behind - len(prefix)) for prefix in prefix_ids]
@@ -330,6 +325,19 @@ def write(
         inputs = {"input_ids": torch.tensor([written[row][-1:] for row in rows], device=model.device)}
         mask, positions = F.pad(mask, (0, 1), value=1), positions[:, -1:] + 1
     return written
+
+
+def _check_rows(
+    prefix_ids: Sequence[list[int]], streams: Sequence[torch.Generator] | None, prompts: Tensor | None,
+    past: Past | None,
+) -> None:
+    """Raise ValueError for rows that `write` cannot begin."""
+    if prompts is None and not all(prefix_ids):
+        raise ValueError("a prefix is empty; begin it with the model's beginning-of-text token")
+    if streams is not None and len(streams) != len(prefix_ids):
+        raise ValueError(f"{len(streams)} streams for {len(prefix_ids)} prefixes; give one for each")
+    if past is not None and prompts is None:
+        raise ValueError("there is a past, but no prompts to read behind it; leave past out")
 
 
 def _begun(
