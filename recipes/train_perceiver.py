@@ -10,36 +10,24 @@ how many unseen texts come back.
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from latdiff.recipes.writing import (
-    SHOWN,
-    adopt,
-    encoding_bar,
-    finished,
-    keep,
-    noised,
-    readable,
-    refuse_long,
-    write_from,
-)
+from latdiff.recipes.writing import SHOWN, Stage, Texts, encoding_bar, noised, places, refuse_long, train
+from latdiff.recipes.writing import finished as finished  # which the denoiser's recipe asks
 from torch import Tensor, nn
 
 from latdiff.codecs.perceiver import PerceiverCodec
 from latdiff.config import Recipe, recipe_from_command_line
-from latdiff.data.corpus import load_corpus
 from latdiff.errors import plain_errors
 from latdiff.evaluation import metrics
-from latdiff.evaluation.report import reconstruction_table, update_metrics
+from latdiff.evaluation.report import reconstruction_table
 from latdiff.evaluation.rows import reconstruction
 from latdiff.fetch import located
 from latdiff.models.drafts import directions_of
 from latdiff.models.writer import load_encoder, load_writer
-from latdiff.precision import default_device
-from latdiff.training import BatchOrder, Run, refuse_changes, save_state, step_generator
+from latdiff.training import BatchOrder, Run, save_state, step_generator
 
 SETTINGS = ("seed", "data", "perceiver", "train_drafts", "train_perceiver")  # that its result depends on
 DRAFTS, STATE = Path("train/drafts.safetensors"), Path("train/perceiver.safetensors")
@@ -58,9 +46,7 @@ class DraftingLoss(nn.Module):
         embeddings = codec.language_model.get_input_embeddings().weight
         self.reader, self.latent_noise = codec.reader, latent_noise
         self.register_buffer("table", directions_of(embeddings, pieces))
-        place = torch.full((len(embeddings),), -100)
-        place[pieces] = torch.arange(len(pieces))
-        self.register_buffer("place", place)
+        self.register_buffer("place", places(pieces, len(embeddings)))
 
     def forward(self, features, mask, ids, generator):
         latents = self.reader.autoencoder.normalise(self.reader.autoencoder.compress(features, mask))
@@ -70,30 +56,22 @@ class DraftingLoss(nn.Module):
 
 
 def main(recipe: Recipe, quiet: bool = False) -> None:
-    folder = recipe.folder
-    refuse_changes(recipe, SETTINGS)
-    if finished(recipe):
-        print(f"{folder / 'codec'} is already trained; delete {folder} or set name= to train another")
-        return
-    corpus = load_corpus(recipe.data, recipe.seed, extra=not recipe.perceiver.path)
-    if recipe.perceiver.path:
-        codec, latents, made = adopt(recipe, PerceiverCodec, corpus, quiet)
-        return finish(recipe, codec, latents, made, corpus.valid)
-    codec = build(recipe)
-    codec.to(default_device())
-    texts, starts, own = readable(recipe, codec, corpus)
-    recipe.save(folder / "recipe.yaml")
-    minutes = draft(recipe, codec, texts, corpus.valid[:SHOWN], quiet)
-    raw = codec.compress(texts, progress=encoding_bar(quiet))
+    train(recipe, Stage(SETTINGS, PerceiverCodec, build, encode, measure, (DRAFTS, STATE)), quiet)
+
+
+def encode(
+    recipe: Recipe, codec: PerceiverCodec, texts: Texts, own: int, unseen: Texts, quiet: bool
+) -> tuple[Tensor, dict]:
+    """Latents [N, L, D] of the texts, whitened over the first `own` of them, by a compressor that is trained for it."""
+    minutes = draft(recipe, codec, texts.all, unseen.first(SHOWN).all, quiet)
+    codec.keep_latents()
+    raw = codec.compress(texts.all, progress=encoding_bar(quiet))
     codec.autoencoder.set_whitening(raw[:own].mean(0), raw[:own].var(0))
-    latents = codec.autoencoder.normalise(raw)
-    made = write_from(recipe, codec, latents, texts, starts, corpus.valid[:SHOWN], quiet)
-    made |= {"drafting_minutes": round(minutes, 2)}
-    finish(recipe, codec.eval().seal(), latents[:own], made, corpus.valid)
+    return codec.seal().autoencoder.normalise(raw), {"drafting_minutes": round(minutes, 2)}
 
 
 def draft(recipe: Recipe, codec: PerceiverCodec, texts: list[str], unseen: list[str], quiet: bool) -> float:
-    """Train compressor and reconstructor to draft texts, and leave only the latter to be trained; returns minutes."""
+    """Train compressor and reconstructor to draft texts; returns minutes."""
     settings = recipe.train_drafts
     run = Run(recipe, "drafts", recipe.folder / DRAFTS, settings, quiet)
     end, length = codec.tokenizer.eos_token_id, codec.latent_shape[0]
@@ -112,20 +90,14 @@ def draft(recipe: Recipe, codec: PerceiverCodec, texts: list[str], unseen: list[
             show_drafts(run.bar, codec, unseen)
     if run.start < settings.steps:
         save_state(run.state, settings.steps, {"model": reader}, run.optimizers)
-    codec.requires_grad_(False).eval()
-    codec.draft.requires_grad_(True)
-    for part in (codec.autoencoder.latents_in, codec.autoencoder.noise_in, codec.autoencoder.reconstructor,
-                 codec.autoencoder.features_out):
-        part.requires_grad_(True)
-    codec.autoencoder.latent_positions.requires_grad_(True)
+    codec.eval()
     return run.minutes
 
 
 def show_drafts(bar, codec: PerceiverCodec, texts: list[str]) -> None:
     """A few unseen texts and their drafts, so that a person sees the words settle."""
     codec.eval()
-    texts = list(itertools.compress(texts, codec.fits(texts)))
-    for text, drafted in zip(texts, codec.drafts(codec.encode(texts)) if texts else [], strict=True):
+    for text, drafted in zip(texts, codec.drafts(codec.encode(texts)), strict=True):
         bar.write(f"  text   {text}\n  draft  {drafted}")
     codec.train()
 
@@ -146,15 +118,12 @@ def build(recipe: Recipe) -> PerceiverCodec:
     return codec.attach(tokenizer=tokenizer, language_model=model, encoder_tokenizer=encoder_tokenizer, encoder=encoder)
 
 
-def finish(recipe: Recipe, codec: PerceiverCodec, latents: Tensor, made: dict, valid: list[str]) -> None:
-    """Save the codec and the corpus' latents, and measure on unseen texts; `made` says where it comes from."""
-    unseen = keep(recipe, codec, latents, valid)
-    for path in (DRAFTS, STATE):
-        (recipe.folder / path).unlink(missing_ok=True)
-    measured = reconstruction(codec, unseen, recipe.seed, recipe.sampling.decoding or "greedy")
-    measured["exact_match_of_drafts"] = metrics.exact_match(codec.drafts(codec.encode(unseen)), unseen)
-    update_metrics(recipe.folder, {"reconstruction": measured | made})
+def measure(recipe: Recipe, codec: PerceiverCodec, texts: Texts) -> tuple[str, dict]:
+    """How many unseen texts come back, and how many drafts of them are already right."""
+    measured = reconstruction(codec, texts.all, recipe.seed, recipe.sampling.decoding or "greedy")
+    measured["exact_match_of_drafts"] = metrics.exact_match(codec.drafts(codec.encode(texts.all)), texts.all)
     print(reconstruction_table(measured))
+    return "reconstruction", measured
 
 
 if __name__ == "__main__":

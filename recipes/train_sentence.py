@@ -13,52 +13,24 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from latdiff.recipes.writing import (
-    SHOWN,
-    adopt,
-    encoding_bar,
-    finished,
-    keep,
-    readable,
-    refuse_long,
-    write_from,
-)
+from latdiff.recipes.writing import Stage, Texts, encoding_bar, refuse_long, train
+from latdiff.recipes.writing import finished as finished  # which the denoiser's recipe asks
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from latdiff.codecs.sentence import SentenceCodec
 from latdiff.config import Recipe, recipe_from_command_line
-from latdiff.data.corpus import load_corpus
 from latdiff.errors import plain_errors
-from latdiff.evaluation.report import update_metrics
 from latdiff.fetch import located
 from latdiff.models.writer import SentenceModelError, load_encoder, load_writer
-from latdiff.precision import default_device
-from latdiff.training import refuse_changes
 
 SETTINGS = ("seed", "data", "sentence", "train_sentence")  # that its result depends on
 VECTORS, STATE = Path("train/vectors.safetensors"), Path("train/sentence.safetensors")
 
 
 def main(recipe: Recipe, quiet: bool = False) -> None:
-    folder = recipe.folder
-    refuse_changes(recipe, SETTINGS)
-    if finished(recipe):
-        print(f"{folder / 'codec'} is already trained; delete {folder} or set name= to train another")
-        return
-    corpus = load_corpus(recipe.data, recipe.seed, extra=not recipe.sentence.path)
-    if recipe.sentence.path:
-        codec, latents, made = adopt(recipe, SentenceCodec, corpus, quiet)
-        return finish(recipe, codec, latents, made, corpus.valid)
-    codec = build(recipe)
-    codec.to(default_device())
-    texts, starts, own = readable(recipe, codec, corpus)
-    recipe.save(folder / "recipe.yaml")
-    vectors = encoded(folder, codec, texts, quiet)
-    latents = codec.whiten(vectors[:own]).whitened(vectors)
-    made = write_from(recipe, codec, latents, texts, starts, corpus.valid[:SHOWN], quiet)
-    finish(recipe, codec.eval(), latents[:own], made, corpus.valid)
+    train(recipe, Stage(SETTINGS, SentenceCodec, build, encode, measure, (VECTORS, STATE)), quiet)
 
 
 def build(recipe: Recipe) -> SentenceCodec:
@@ -83,6 +55,14 @@ def build(recipe: Recipe) -> SentenceCodec:
     return codec
 
 
+def encode(
+    recipe: Recipe, codec: SentenceCodec, texts: Texts, own: int, unseen: Texts, quiet: bool
+) -> tuple[Tensor, dict]:
+    """Latents [N, L, D] of the texts, whitened over the first `own` of them."""
+    vectors = encoded(recipe.folder, codec, texts.all, quiet)
+    return codec.whiten(vectors[:own]).whitened(vectors), {}
+
+
 def encoded(folder: Path, codec: SentenceCodec, texts: list[str], quiet: bool) -> Tensor:
     """Vectors [N, E] of texts, from disk, or encoded and put there with a digest of texts and encoder."""
     sha = hashlib.sha256("\n".join([codec.encoder_weights, *texts]).encode()).hexdigest()
@@ -94,30 +74,20 @@ def encoded(folder: Path, codec: SentenceCodec, texts: list[str], quiet: bool) -
     except (FileNotFoundError, SafetensorError):
         pass
     path.parent.mkdir(parents=True, exist_ok=True)
-
     vectors = codec.vectors(texts, progress=encoding_bar(quiet))
     save_file({"vectors": vectors.cpu().contiguous()}, path, metadata={"sha256": sha})
     return vectors
 
 
-def meaning(codec: SentenceCodec, texts: list[str], preset: str) -> dict:
+def measure(recipe: Recipe, codec: SentenceCodec, texts: Texts) -> tuple[str, dict]:
     """How well unseen texts come back: share of tokens that are ranked first, and cosine of the encoder's vectors."""
-    latents = codec.encode(texts)
-    said = [text or "." for text in codec.generate(latents, preset=preset or codec.presets[0]).texts]
-    cosine = F.cosine_similarity(codec.vectors(texts), codec.vectors(said)).mean().item()
-    return {"n": len(texts), "token_accuracy": codec.token_accuracy(latents, texts), "cosine": cosine,
-            "decoding": preset or codec.presets[0]}
-
-
-def finish(recipe: Recipe, codec: SentenceCodec, latents: Tensor, made: dict, valid: list[str]) -> None:
-    """Save the codec and the corpus' latents, and measure on unseen texts; `made` says where it comes from."""
-    unseen = keep(recipe, codec, latents, valid)
-    for path in (VECTORS, STATE):
-        (recipe.folder / path).unlink(missing_ok=True)
-    measured = meaning(codec, unseen, recipe.sampling.decoding)
-    update_metrics(recipe.folder, {"meaning": measured | made})
-    print(f"{len(unseen)} unseen texts: token accuracy {measured['token_accuracy']:.3f}, cosine of the vectors of a "
-          f"text and of what is written from it {measured['cosine']:.3f}")
+    latents, preset = codec.encode(texts.all), recipe.sampling.decoding or codec.presets[0]
+    said = [text or "." for text in codec.generate(latents, texts.starts, preset=preset).texts]
+    cosine = F.cosine_similarity(codec.vectors(texts.all), codec.vectors(said)).mean().item()
+    accuracy = codec.token_accuracy(latents, texts.all, starts=texts.starts)
+    print(f"{len(texts.all)} unseen texts: token accuracy {accuracy:.3f}, cosine of the vectors of a text and of what "
+          f"is written from it {cosine:.3f}")
+    return "meaning", {"n": len(texts.all), "token_accuracy": accuracy, "cosine": cosine, "decoding": preset}
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,17 +17,57 @@ from tqdm.auto import tqdm
 from latdiff.codecs.files import load_codec, save_codec
 from latdiff.codecs.writing import WritingCodec
 from latdiff.config import Recipe
-from latdiff.data.corpus import Corpus, DataError
-from latdiff.data.tokens import length_report
+from latdiff.data.corpus import Corpus, DataError, load_corpus
+from latdiff.data.tokens import IGNORED, length_report
 from latdiff.errors import UserError
+from latdiff.evaluation.report import update_metrics
 from latdiff.lm import context
 from latdiff.models.writer import SentenceModelError, add_updates, merge_updates, writer_features
 from latdiff.precision import default_device
-from latdiff.training import BatchOrder, Run, save_latents, step_generator
+from latdiff.training import BatchOrder, Run, refuse_changes, save_latents, step_generator
 
-Kind = TypeVar("Kind", bound=WritingCodec)
 SHOWN, MEASURED = 3, 200  # unseen texts that are printed under way, and measured at the end
 ENDED = 2000  # training texts by whose ends the language model learns to end
+
+
+class Texts(NamedTuple):
+    """N texts, and the first words that each goes on from, '' where it is whole."""
+
+    all: list[str]
+    starts: list[str]
+
+    @classmethod
+    def of(cls, recipe: Recipe, codec: WritingCodec, texts: list[str], conditions: list[str]) -> Texts:
+        """Those that are short enough; their conditions are first words where the recipe says so."""
+        fits = codec.fits(texts, recipe.data.max_tokens)
+        starts = conditions if recipe.data.condition == "start" else [""] * len(texts)
+        return cls(list(itertools.compress(texts, fits)), list(itertools.compress(starts, fits)))
+
+    def first(self, count: int) -> Texts:
+        """The first so many."""
+        return Texts(self.all[:count], self.starts[:count])
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What is a writing codec's own in its training.
+
+    Attributes:
+        settings: the recipe's sections that the result depends on.
+        kind: of the codec.
+        build: recipe -> an untrained codec with its models.
+        encode: recipe, codec, texts, how many are the corpus' own, unseen texts, quiet -> latents [N, L, D] of all
+            texts, whitened over the own ones, and what is to be kept beside the figures.
+        measure: recipe, codec, unseen texts -> a name and figures.
+        working: files below the run's folder that a finished run does without.
+    """
+
+    settings: tuple[str, ...]
+    kind: type[WritingCodec]
+    build: Callable[[Recipe], Any]
+    encode: Callable[[Recipe, Any, Texts, int, Texts, bool], tuple[Tensor, dict]]
+    measure: Callable[[Recipe, Any, Texts], tuple[str, dict]]
+    working: tuple[Path, ...]
 
 
 def noised(latents: Tensor, most: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -35,6 +76,13 @@ def noised(latents: Tensor, most: float, generator: torch.Generator) -> tuple[Te
     noisy = torch.rand(count, generator=generator) < 0.5
     sd = (noisy * most * torch.rand(count, generator=generator)).to(latents)
     return latents + sd[:, None, None] * torch.randn(latents.shape, generator=generator).to(latents), sd
+
+
+def places(pieces: Tensor, size: int) -> Tensor:
+    """The place [V] among P pieces of every id of a vocabulary of V = size; IGNORED for those that are none of them."""
+    found = torch.full((size,), IGNORED)
+    found[pieces] = torch.arange(len(pieces))
+    return found
 
 
 class WritingLoss(nn.Module):
@@ -50,9 +98,7 @@ class WritingLoss(nn.Module):
         self.reader, self.latent_noise = codec.reader, latent_noise
         self.language_model = [codec.language_model]  # in a list: its frozen weights are neither saved nor trained
         self.register_buffer("head", codec.language_model.get_output_embeddings().weight[pieces].clone())
-        place = torch.full((codec.language_model.config.vocab_size,), -100)
-        place[pieces] = torch.arange(len(pieces))
-        self.register_buffer("place", place)
+        self.register_buffer("place", places(pieces, codec.language_model.config.vocab_size))
 
     def forward(self, latents, ids, starts, generator):
         prompts = self.reader(*noised(latents, self.latent_noise, generator))
@@ -61,21 +107,48 @@ class WritingLoss(nn.Module):
         return F.cross_entropy(F.linear(features, self.head.to(features)).float(), self.place[wanted])
 
 
-def write_from(
-    recipe: Recipe, codec: WritingCodec, latents: Tensor, texts: list[str], starts: list[str], unseen: list[str],
-    quiet: bool,
-) -> dict:
-    """Train soft prompts and low-rank updates to write texts from their latents [N, L, D]; returns time and dtype."""
+def train(recipe: Recipe, stage: Stage, quiet: bool) -> None:
+    """Train a writing codec, or take another checkpoint's, save it with the corpus' latents, and measure it."""
+    folder, path = recipe.folder, getattr(recipe, recipe.codec).path
+    refuse_changes(recipe, stage.settings)
+    if finished(recipe):
+        print(f"{folder / 'codec'} is already trained; delete {folder} or set name= to train another")
+        return
+    corpus = load_corpus(recipe.data, recipe.seed, extra=not path)
+    codec = taken(recipe, stage.kind, path) if path else stage.build(recipe)
+    codec.to(default_device())
+    texts, own = readable(recipe, codec, corpus)
+    unseen = Texts.of(recipe, codec, corpus.valid, corpus.valid_conditions).first(MEASURED)
+    recipe.save(folder / "recipe.yaml")
+    if path:
+        latents, made = codec.latents_of(texts.all, progress=encoding_bar(quiet)), {"adopted_from": path}
+        print(f"the codec of {path} -> {folder}")
+    else:
+        latents, made = stage.encode(recipe, codec, texts, own, unseen, quiet)
+        made |= write_from(recipe, codec, latents, texts, unseen, quiet)
+    save_latents(folder, latents[:own], codec.digest)
+    save_codec(codec.eval(), folder)
+    for file in stage.working:
+        (folder / file).unlink(missing_ok=True)
+    name, figures = stage.measure(recipe, codec, unseen)
+    update_metrics(folder, {name: figures | made})
+
+
+def write_from(recipe: Recipe, codec: WritingCodec, latents: Tensor, texts: Texts, unseen: Texts, quiet: bool) -> dict:
+    """Train soft prompts and low-rank updates to write texts from their latents [N, L, D]; returns what is to be kept.
+
+    Those are the minutes, the dtype, and how likely unseen texts end where they do, before and after that was fitted.
+    """
     name = recipe.codec
     settings, rank = getattr(recipe, f"train_{name}"), codec.config.rank
     run = Run(recipe, name, recipe.folder / "train" / f"{name}.safetensors", settings, quiet)
-    ids, begun = codec.tokenize(texts, starts), codec.ids(starts)
+    ids, begun = codec.tokenize(texts.all, texts.starts), codec.ids(texts.starts)
     pieces = torch.tensor(sorted({piece for row in ids for piece in row}))
     objective = WritingLoss(codec, settings.latent_noise, pieces)
     low_rank = add_updates(codec.language_model, rank) if rank else nn.ModuleList()
     trained = nn.ModuleList([objective.reader, *low_rank])
     count = sum(p.numel() for p in trained.parameters() if p.requires_grad)
-    print(f"{count:,} weights to train, {len(pieces):,} pieces, {len(texts):,} texts -> {recipe.folder}")
+    print(f"{count:,} weights to train, {len(pieces):,} pieces, {len(ids):,} texts -> {recipe.folder}")
     objective = run.prepare(objective, trained=trained, muon=False)  # not tried at length on low-rank factors
     for step, rows in run.steps(BatchOrder(len(ids), settings.batch_size, recipe.seed, list(map(len, ids)))):
         batch = latents[rows].to(run.device), [ids[i] for i in rows], [begun[i] for i in rows]
@@ -83,25 +156,25 @@ def write_from(
             loss = objective(*batch, step_generator(recipe.seed, step))
         run.update(loss)
         if run.due(settings.sample_every) and not quiet:
-            show(run.bar, codec, unseen)
+            show(run.bar, codec, unseen.first(SHOWN))
     run.finish()
     merge_updates(codec.language_model)
     print(f"trained in {run.minutes:.1f} minutes -> {recipe.folder}")
     return {"training_minutes": round(run.minutes, 2), "dtype": run.dtype} | end_texts(
-        recipe, codec.eval(), latents, texts, starts, quiet)
+        recipe, codec.eval(), latents, texts, unseen, quiet)
 
 
-def end_texts(
-    recipe: Recipe, codec: WritingCodec, latents: Tensor, texts: list[str], starts: list[str], quiet: bool
-) -> dict:
-    """Let the language model end texts where they end, by some of them; returns what that changed."""
-    rows = torch.randperm(len(texts), generator=torch.Generator().manual_seed(recipe.seed))[:ENDED].tolist()
-    some = latents[rows]
-    noise = torch.randn(some.shape, generator=torch.Generator().manual_seed(recipe.seed)).to(some)
-    before, after = codec.learn_to_end(
-        some + codec.config.assumed_noise * noise, [texts[row] for row in rows], [starts[row] for row in rows],
-        progress=partial(tqdm, desc="ends of texts", unit="batch", disable=quiet, mininterval=2, dynamic_ncols=True))
-    print(f"the end of a text has a probability of {after:.2f} in the mean, and had one of {before:.2f}")
+def end_texts(recipe: Recipe, codec: WritingCodec, latents: Tensor, texts: Texts, unseen: Texts, quiet: bool) -> dict:
+    """Let the language model end texts where they end, by some of them; returns what that changes of unseen ones."""
+    rows = torch.randperm(len(texts.all), generator=torch.Generator().manual_seed(recipe.seed))[:ENDED].tolist()
+    noise = torch.randn(len(rows), *codec.latent_shape, generator=torch.Generator().manual_seed(recipe.seed))
+    others = codec.encode(unseen.all)
+    before = codec.end_probability(others, unseen.all, unseen.starts)
+    bar = partial(tqdm, desc="ends of texts", unit="batch", disable=quiet, mininterval=2, dynamic_ncols=True)
+    codec.learn_to_end(latents[rows] + codec.config.assumed_noise * noise.to(latents),
+                       [texts.all[row] for row in rows], [texts.starts[row] for row in rows], progress=bar)
+    after = codec.end_probability(others, unseen.all, unseen.starts)
+    print(f"an unseen text ends where it does with a probability of {after:.2f}, before that was fitted {before:.2f}")
     return {"end_of_text_before": before, "end_of_text": after}
 
 
@@ -119,9 +192,8 @@ def refuse_long(recipe: Recipe, model, prompts: int) -> None:
                                  f"reads no more than {most} tokens beside {prompts} soft prompts; lower it")
 
 
-def adopt(recipe: Recipe, kind: type[Kind], corpus: Corpus, quiet: bool) -> tuple[Kind, Tensor, dict[str, str]]:
-    """Another checkpoint's codec of a kind, as it is, the latents [N, L, D] of this corpus, and where it comes from."""
-    path = getattr(recipe, recipe.codec).path
+def taken(recipe: Recipe, kind: type[WritingCodec], path: str) -> WritingCodec:
+    """Another checkpoint's codec of a kind, as it is."""
     codec = load_codec(Path(recipe.located(path)))
     if not isinstance(codec, kind):
         raise UserError(f"{recipe.codec}.path is {path!r}, a checkpoint with a {type(codec).__name__}, must be one "
@@ -130,53 +202,39 @@ def adopt(recipe: Recipe, kind: type[Kind], corpus: Corpus, quiet: bool) -> tupl
         raise UserError(f"data.condition is {recipe.data.condition!r}, but the codec of {path} was "
                         f"{'' if codec.continues else 'not '}trained to go on from its source; leave "
                         f"{recipe.codec}.path out")
-    texts, _, own = readable(recipe, codec, corpus)
-    recipe.save(recipe.folder / "recipe.yaml")
-    codec.to(default_device())
-    latents = codec.latents_of(texts[:own], progress=encoding_bar(quiet))
-    print(f"the codec of {path} -> {recipe.folder}")
-    return codec, latents, {"adopted_from": path}
+    return codec
 
 
-def readable(recipe: Recipe, codec: WritingCodec, corpus: Corpus) -> tuple[list[str], list[str], int]:
-    """The texts that are short enough, the first words that each goes on from, and how many are the corpus' own.
+def readable(recipe: Recipe, codec: WritingCodec, corpus: Corpus) -> tuple[Texts, int]:
+    """The texts that are short enough, and how many of them, the first ones, are the corpus' own; then come extra ones.
 
-    Those are the first ones; the extra texts come behind them.
+    Raises:
+        DataError: For too few texts, and for a limit that the codec does not reach.
     """
     limit, section = recipe.data.max_tokens, getattr(recipe, recipe.codec)
     if limit > codec.config.max_tokens:
         raise DataError(f"data.max_tokens is {limit}, but the codec of {section.path or recipe.name} writes "
                         f"{codec.config.max_tokens} tokens; set data.max_tokens={codec.config.max_tokens} or less")
-    short = codec.fits(corpus.train, limit)
-    own = list(itertools.compress(corpus.train, short))
-    begun = recipe.data.condition == "start"
-    starts = list(itertools.compress(corpus.train_conditions, short)) if begun else [""] * len(own)
+    own = Texts.of(recipe, codec, corpus.train, corpus.train_conditions)
     more = list(itertools.compress(corpus.extra, codec.fits(corpus.extra, limit)))
-    left_out = {"too long": len(corpus.train) - len(own)} | corpus.dropped
+    left_out = {"too long": len(corpus.train) - len(own.all)} | corpus.dropped
     counts = ", ".join(f"{count:,} {why}" for why, count in left_out.items())
-    print(f"{len(own):,} texts of at most {limit} tokens; left out: {counts}")
+    print(f"{len(own.all):,} texts of at most {limit} tokens; left out: {counts}")
     print(length_report(codec.tokenize(corpus.train)))
     if more:
         print(f"{len(more):,} extra texts that are short enough, for the codec alone")
-    if len(own) < 2 or not any(codec.fits(corpus.valid)):
-        raise DataError(f"{recipe.data.source}: {len(own)} training texts are short enough, two are the least, and an "
-                        f"unseen one; raise data.max_tokens ({limit}) and {recipe.codec}.max_tokens, or give more "
+    if len(own.all) < 2 or not any(codec.fits(corpus.valid, limit)):
+        raise DataError(f"{recipe.data.source}: {len(own.all)} training texts are short enough, two are the least, and "
+                        f"an unseen one; raise data.max_tokens ({limit}) and {recipe.codec}.max_tokens, or give more "
                         "texts")
-    return own + more, starts + [""] * len(more), len(own)
+    return Texts(own.all + more, own.starts + [""] * len(more)), len(own.all)
 
 
-def show(bar, codec: WritingCodec, texts: list[str]) -> None:
-    """A few unseen texts and what is written from their vectors, so that a person sees the words settle."""
-    texts = list(itertools.compress(texts, codec.fits(texts)))
-    for text, back in zip(texts, codec.decode(codec.encode(texts)) if texts else [], strict=True):
-        bar.write(f"  text  {text}\n  back  {back}")
-
-
-def keep(recipe: Recipe, codec: WritingCodec, latents: Tensor, valid: list[str]) -> list[str]:
-    """Save a codec and the corpus' latents [N, L, D]; returns the unseen texts that it is to be measured on."""
-    save_latents(recipe.folder, latents, codec.digest)
-    save_codec(codec, recipe.folder)
-    return list(itertools.compress(valid, codec.fits(valid)))[:MEASURED]
+def show(bar, codec: WritingCodec, texts: Texts) -> None:
+    """A few texts and what is written from their latents, so that a person sees the words settle."""
+    for start, text, back in zip(texts.starts, texts.all, codec.decode(codec.encode(texts.all), texts.starts),
+                                 strict=True):
+        bar.write(f"  text  {start} | {text}\n  back  {start} | {back}" if start else f"  text  {text}\n  back  {back}")
 
 
 def encoding_bar(quiet: bool) -> Callable[[Iterable], Iterable]:

@@ -1,5 +1,8 @@
 """Tiny models with random weights for a sentence codec: an encoder, language models in two layouts, a codec of both."""
 
+import json
+import shutil
+
 import torch
 from tokenizers import BertWordPieceTokenizer, ByteLevelBPETokenizer
 from transformers import (
@@ -19,6 +22,7 @@ from latdiff.models.writer import add_updates, merge_updates
 KINDS = {"colour": ["red", "blue", "green", "black", "white"], "size": ["small", "large", "huge", "tiny", "tall"]}
 TEXTS = [f"The {animal} is {word}." for animal in ("cat", "dog", "owl", "fox") for words in KINDS.values()
          for word in words]
+LABELS = [kind for text in TEXTS for kind, words in KINDS.items() if text.rstrip(".").split()[-1] in words]
 STORIES = [story.text for story in storyworld.sample(60, 11)]
 CONTEXT, WIDTH = 48, 16
 END = "<|end|>"
@@ -88,6 +92,15 @@ def perceiver_codec(language_model, encoder, rank=0, seed=0, **settings):
             torch.nn.init.normal_(part, std=0.4)
         merge_updates(codec.language_model)
     return codec.requires_grad_(False).seal()
+
+
+def lay_out(folder, writers, recipe):
+    """Labelled texts, words.jsonl, and a recipe, words.yaml, beside copies of the models."""
+    rows = (json.dumps({"text": text, "kind": kind}) for text, kind in zip(TEXTS, LABELS, strict=True))
+    (folder / "words.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    (folder / "words.yaml").write_text(recipe, encoding="utf-8")
+    for name, place in vars(writers).items():
+        shutil.copytree(place, folder / name)
 
 
 def _byte_pairs(folder, end):

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import math
 import warnings
 
 import pytest
@@ -17,7 +16,7 @@ from latdiff.codecs.files import load_codec, save_codec
 from latdiff.codecs.protocol import TextError
 from latdiff.errors import UserError
 from latdiff.fetch import FetchError
-from latdiff.models.writer import SentenceModelError, fit_end, load_encoder, load_writer, writer_features
+from latdiff.models.writer import SentenceModelError, load_encoder, load_writer, writer_features
 
 
 @pytest.fixture(params=sentence_models.WRITERS)
@@ -215,7 +214,7 @@ def test_a_saved_codec_is_small_and_saved_again_the_same(writer, writers, tmp_pa
     own = "codec/diffusion_pytorch_model.safetensors"
     assert files == ({own, "codec/adapter/adapter_model.safetensors"} if rank else {own})
     names = load_file(tmp_path / "one" / own).keys()
-    assert {name.split(".")[0] for name in names} == {"soft_prompts", "mean", "sd"}
+    assert {name.split(".")[0] for name in names} == {"soft_prompts", "mean", "sd", "ending"}
     if rank:
         adapter = load_file(tmp_path / "one/codec/adapter/adapter_model.safetensors")
         assert adapter and all("lora_" in name for name in adapter)
@@ -386,42 +385,3 @@ def test_the_models_are_the_saved_ones_until_they_are_trained(writers):
     own = codec.language_model.state_dict()
     assert all(torch.equal(own[name], theirs[name]) for name in theirs)
     assert codec.language_model.config.max_position_embeddings == CONTEXT
-
-
-# Ending
-
-
-def test_the_end_is_fitted_to_how_often_texts_end():
-    """With one feature that is the same everywhere, the likeliest shift is that of the odds."""
-    ends = torch.tensor([True] * 30 + [False] * 70)
-    shift = fit_end(torch.ones(100, 1), torch.full((100,), -5.0), ends, penalty=0.0)
-    assert (shift - 5).item() == pytest.approx(math.log(30 / 70), abs=1e-3)
-
-
-def test_the_end_is_fitted_to_where_texts_end():
-    generator = torch.Generator().manual_seed(0)
-    features = torch.randn(4000, 5, generator=generator)
-    true = torch.tensor([2.0, 0.0, -1.0, 0.0, 0.0])
-    odds = torch.randn(4000, generator=generator)
-    ends = torch.rand(4000, generator=generator) < (odds + features @ true).sigmoid()
-    torch.testing.assert_close(fit_end(features, odds, ends), true, rtol=0, atol=0.15)
-
-
-@pytest.mark.filterwarnings("ignore:.* texts are cut")
-def test_a_codec_learns_to_end_and_stays_so(codec, tmp_path):
-    latents, end = codec.encode(TEXTS), codec.tokenizer.eos_token_id
-
-    def at_ends(one):
-        ids = one.tokenize(TEXTS)
-        features = writer_features(one.language_model, one.prompts(latents), ids)
-        chances = one.language_model.get_output_embeddings()(features).log_softmax(-1)[:, end]
-        return chances[torch.tensor([token == end for row in ids for token in row])].mean().exp().item()
-
-    given, digest = at_ends(codec), codec.digest
-    before, after = codec.learn_to_end(latents, TEXTS, batch_size=7)
-    assert before == pytest.approx(given, rel=1e-3) and after == pytest.approx(at_ends(codec), rel=1e-3)
-    assert after > 2 * before and codec.digest == digest
-    save_codec(codec, tmp_path)
-    again = load_codec(tmp_path)
-    assert at_ends(again) == pytest.approx(after, rel=1e-3)
-    assert again.decode(latents[:4]) == codec.decode(latents[:4])

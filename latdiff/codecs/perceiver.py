@@ -16,11 +16,12 @@ from latdiff.models.autoencoder import LatentAutoencoder
 from latdiff.models.drafts import Drafts, directions_of
 from latdiff.models.writer import SentenceModelError
 
+# what makes latents of features, among the autoencoder's parts
 READS = ("features_in", "token_positions", "queries", "compressor", "latents_out", "whitening")
 
 
 class PerceiverCodec(WritingCodec):
-    """Text to L whitened latents that hold its words, and back by a language model that reads them as soft prompts.
+    """Text to L whitened latents, to hold its words, and back by a language model that reads them as soft prompts.
 
     LD4LG's autoencoder (Lovelace et al. 2023, section 4.1) around a decoder-only language model. A Perceiver compresses
     the features of a frozen encoder, and the reconstructor's output i is a draft of token i in the language model's own
@@ -101,6 +102,13 @@ class PerceiverCodec(WritingCodec):
                 f"encoder is {self.config.encoder!r}, which is not the one that the codec was trained with (it is "
                 f"{self.encoder_weights}, was {self.config.encoder_digest}); name that one"
             )
+
+    def keep_latents(self) -> None:
+        """Leave only what reads latents to be trained, so that they stay what they are."""
+        self.requires_grad_(False)
+        self.draft.requires_grad_(True)
+        for name, weight in self.autoencoder.named_parameters():
+            weight.requires_grad_(not name.startswith(READS))
 
     @torch.no_grad()
     def features(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:

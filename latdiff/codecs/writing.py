@@ -38,9 +38,8 @@ class WritingCodec(ModelMixin, ConfigMixin, Codec):
     """Latents [B, L, D] to soft prompts [B, K, H], from which a frozen causal language model writes.
 
     Saved are a codec's own weights, the low-rank updates of the language model, what is added to its output embedding
-    of end-of-text (`ending`, [H]) and the names of the two frozen models,
-    which stay where they are. A subclass says how texts become latents (`latents_of`) and latents prompts (`reader`).
-    Its configuration has
+    of end-of-text (`ending`, [H]), and the names of the two frozen models, which stay where they are. A subclass says
+    how texts become latents (`latents_of`) and latents prompts (`reader`). Its configuration has
 
         language_model: name, folder or hub id of a causal language model.
         encoder: of the frozen model that reads, likewise.
@@ -95,7 +94,6 @@ class WritingCodec(ModelMixin, ConfigMixin, Codec):
         if codec.config.rank:
             codec.language_model.load_adapter(str(Path(folder) / "adapter"))
             merge_updates(codec.language_model)
-        codec.shift_end(codec.ending)
         for part in (codec.language_model, codec.encoder):
             part.to(codec.dtype)
         return codec.requires_grad_(False).eval()
@@ -140,8 +138,11 @@ class WritingCodec(ModelMixin, ConfigMixin, Codec):
                 f"(it is {found}, was {config.writer_digest}); name that one"
             )
         self.register_to_config(writer_digest=found)
+        if "hook" in self._frozen:
+            self._frozen["hook"].remove()
         self._frozen = {"tokenizer": tokenizer, "language_model": language_model,
-                        "encoder_tokenizer": encoder_tokenizer, "encoder": encoder}
+                        "encoder_tokenizer": encoder_tokenizer, "encoder": encoder,
+                        "hook": language_model.get_output_embeddings().register_forward_hook(self._end_as_learnt)}
         self.refuse_another_encoder()
         return self
 
@@ -186,16 +187,18 @@ class WritingCodec(ModelMixin, ConfigMixin, Codec):
             setattr(part, name, value.to(getattr(part, name).device))
         return self
 
-    @torch.no_grad()
-    def shift_end(self, ending: Tensor) -> None:
-        """Add [H] to the language model's output embedding of end-of-text, which is never read."""
-        weight = self.language_model.get_output_embeddings().weight
-        weight[self.tokenizer.eos_token_id] += ending.to(weight)
+    def _end_as_learnt(self, head: nn.Module, given: tuple[Tensor], logits: Tensor) -> Tensor:
+        """Logits [..., V] of features [..., H] as if `ending` were added to the output embedding of end-of-text.
+
+        Often that is the input embedding as well, which has to stay as it is.
+        """
+        logits[..., self.tokenizer.eos_token_id] += given[0] @ self.ending.to(given[0])
+        return logits
 
     @torch.no_grad()
     def learn_to_end(self, latents: Tensor, texts: Sequence[str], starts: Sequence[str] = (), batch_size: int = 64,
-                     progress=lambda rows: rows) -> tuple[float, float]:
-        """Fit the output embedding of end-of-text to texts as they are written from their latents (`fit_end`).
+                     progress=lambda rows: rows) -> None:
+        """Fit `ending` to texts as they are written from their latents (`fit_end`).
 
         Args:
             latents: [N, L, D].
@@ -203,28 +206,35 @@ class WritingCodec(ModelMixin, ConfigMixin, Codec):
             starts: the first words of each, as of `tokenize`.
             batch_size: how many at once.
             progress: wraps the batches, as tqdm does.
+        """
+        self.ending += fit_end(*self._ends(latents, texts, starts, batch_size, progress)).to(self.ending)
 
-        Returns:
-            The geometric mean of the probability of end-of-text at the ends, before and after.
+    @torch.no_grad()
+    def end_probability(self, latents: Tensor, texts: Sequence[str], starts: Sequence[str] = (),
+                        batch_size: int = 64) -> float:
+        """The geometric mean of the probability of end-of-text behind N texts; arguments as of `learn_to_end`."""
+        _, odds, ends = self._ends(latents, texts, starts, batch_size)
+        return F.logsigmoid(odds[ends]).mean().exp().item()
+
+    def _ends(self, latents: Tensor, texts: Sequence[str], starts: Sequence[str], batch_size: int,
+              progress=lambda rows: rows) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the M tokens of texts the features [M, H] that predict them, the odds of an end [M], and where one is [M].
+
+        The odds are the logit of end-of-text minus the log-sum-exp of the others'.
         """
         ids, begun = self.tokenize(texts, starts), self.ids(starts) if starts else [[]] * len(texts)
         head, end = self.language_model.get_output_embeddings(), self.tokenizer.eos_token_id
-        parts, odds, ends = [], [], []
+        features, odds, ends = [], [], []
         for start in progress(range(0, len(ids), batch_size)):
             part = slice(start, start + batch_size)
             found = writer_features(self.language_model, self.prompts(latents[part]), ids[part], begun[part])
             logits = head(found).float()
             own = logits[:, end].clone()
             logits[:, end] = -torch.inf
-            parts.append(found.float())
+            features.append(found.float())
             odds.append(own - logits.logsumexp(-1))
             ends.append(torch.tensor([one == end for row in ids[part] for one in row], device=own.device))
-        features, before, last = torch.cat(parts), torch.cat(odds), torch.cat(ends)
-        ending = fit_end(features, before, last)
-        self.ending += ending.to(self.ending)
-        self.shift_end(ending)
-        after = before + features @ ending
-        return tuple(F.logsigmoid(one[last]).mean().exp().item() for one in (before, after))
+        return torch.cat(features), torch.cat(odds), torch.cat(ends)
 
     def fits(self, texts: Iterable[str], max_tokens: int | None = None) -> list[bool]:
         texts = [texts] if isinstance(texts, str) else list(texts)
@@ -269,7 +279,7 @@ class WritingCodec(ModelMixin, ConfigMixin, Codec):
 
     @property
     def encoder_limit(self) -> int:
-        """Tokens of a text that the encoder reads; what is behind them is not in the vector."""
+        """Tokens of a text that the encoder reads; what is behind them does not reach the latents."""
         most = getattr(self.encoder.config, "max_position_embeddings", None) or sys.maxsize
         return min(most, self._frozen["encoder_tokenizer"].model_max_length, sys.maxsize)
 
@@ -341,11 +351,15 @@ class WritingCodec(ModelMixin, ConfigMixin, Codec):
         decoding(**options)
 
     @torch.no_grad()
-    def token_accuracy(self, latents: Tensor, texts: list[str], batch_size: int = 256) -> float:
-        right = total = 0
+    def token_accuracy(
+        self, latents: Tensor, texts: list[str], batch_size: int = 256, starts: Sequence[str] = ()
+    ) -> float:
+        """As the protocol says; `starts` are the first words that texts go on from, as of `tokenize`."""
+        begun, right, total = self.ids(starts) if starts else [[]] * len(texts), 0, 0
         for start in range(0, len(texts), batch_size):
-            ids = self.tokenize(texts[start : start + batch_size])
-            features = writer_features(self.language_model, self.prompts(latents[start : start + batch_size]), ids)
+            part = slice(start, start + batch_size)
+            ids = self.tokenize(texts[part], starts[part])
+            features = writer_features(self.language_model, self.prompts(latents[part]), ids, begun[part])
             guessed = self.language_model.get_output_embeddings()(features).argmax(-1).tolist()
             wanted = [one for row in ids for one in row]
             right += sum(a == b for a, b in zip(guessed, wanted, strict=True))

@@ -9,7 +9,7 @@ import torch
 from latdiff.recipes import train_denoiser, train_perceiver
 from runs import Interrupted, assert_equal, weights
 from safetensors.torch import load_file
-from sentence_models import TEXTS
+from sentence_models import TEXTS, lay_out
 
 from latdiff import training
 from latdiff.codecs.files import load_codec, save_codec
@@ -33,13 +33,6 @@ sampling: {steps: 3, decoding: greedy}
 pytestmark = pytest.mark.filterwarnings("ignore:.* texts are cut")
 
 
-def fill(folder, writers):
-    (folder / "words.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in TEXTS), encoding="utf-8")
-    (folder / "words.yaml").write_text(WORDS, encoding="utf-8")
-    for name, place in vars(writers).items():
-        shutil.copytree(place, folder / name)
-
-
 def words(*settings):
     return load_recipe("words.yaml", ["perceiver.language_model=llama", "perceiver.encoder=encoder", *settings])
 
@@ -50,7 +43,7 @@ def whole(writers, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         root = tmp_path_factory.mktemp("words")
         patch.chdir(root)
-        fill(root, writers)
+        lay_out(root, writers, WORDS)
         train_perceiver.main(words(), quiet=True)
         shutil.copytree("checkpoints/words", "checkpoints/codec")
         train_denoiser.main(words(), quiet=True)
@@ -61,7 +54,7 @@ def whole(writers, tmp_path_factory):
 def recipe(writers, tmp_path, monkeypatch):
     """recipe(*settings), in a working directory without a run."""
     monkeypatch.chdir(tmp_path)
-    fill(tmp_path, writers)
+    lay_out(tmp_path, writers, WORDS)
     return words
 
 

@@ -10,7 +10,7 @@ from latdiff.recipes import train_denoiser, train_sentence
 from latdiff.recipes.writing import WritingLoss
 from runs import Interrupted, assert_equal, weights
 from safetensors.torch import load_file
-from sentence_models import KINDS, TEXTS
+from sentence_models import KINDS, LABELS, TEXTS, lay_out
 
 from latdiff import cli, fit_head
 from latdiff.checkpoints import CheckpointError
@@ -23,7 +23,6 @@ from latdiff.models.writer import SentenceModelError, load_writer
 from latdiff.pipelines.files import open_checkpoint
 from latdiff.training import ResumeError, load_latents
 
-LABELS = [kind for text in TEXTS for kind, words in KINDS.items() if text.rstrip(".").split()[-1] in words]
 WORDS = """
 name: words
 codec: sentence
@@ -36,15 +35,6 @@ sampling: {steps: 3}
 """
 
 
-def fill(folder, writers):
-    """Labelled texts and the recipe, beside links to the models."""
-    rows = (json.dumps({"text": text, "kind": kind}) for text, kind in zip(TEXTS, LABELS, strict=True))
-    (folder / "words.jsonl").write_text("\n".join(rows), encoding="utf-8")
-    (folder / "words.yaml").write_text(WORDS, encoding="utf-8")
-    for name, place in vars(writers).items():
-        shutil.copytree(place, folder / name)
-
-
 def words(*settings):
     return load_recipe("words.yaml", ["sentence.language_model=llama", "sentence.encoder=encoder", *settings])
 
@@ -55,7 +45,7 @@ def whole(writers, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         root = tmp_path_factory.mktemp("words")
         patch.chdir(root)
-        fill(root, writers)
+        lay_out(root, writers, WORDS)
         train_sentence.main(words(), quiet=True)
         shutil.copytree("checkpoints/words", "checkpoints/codec")
         train_denoiser.main(words(), quiet=True)
@@ -66,7 +56,7 @@ def whole(writers, tmp_path_factory):
 def recipe(writers, tmp_path, monkeypatch):
     """recipe(*settings), in a working directory without a run."""
     monkeypatch.chdir(tmp_path)
-    fill(tmp_path, writers)
+    lay_out(tmp_path, writers, WORDS)
     return words
 
 

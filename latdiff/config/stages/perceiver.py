@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pydantic import Field
 
 from latdiff.config.sections import Number, Section, Whole, headed, stage
-from latdiff.config.stages.sentence import PRESETS, TrainSentenceConfig
+from latdiff.config.stages.sentence import TrainSentenceConfig, writing_problems
 
 
 class PerceiverConfig(Section):
@@ -30,19 +30,10 @@ class PerceiverConfig(Section):
         yield from headed("perceiver", self.width, self.heads)
         if recipe.codec != "perceiver":
             return
-        if recipe.sampling.decoding not in ("", *PRESETS):
-            yield f"sampling.decoding: is {recipe.sampling.decoding!r}, must be one of {', '.join(PRESETS)}"
         if recipe.data.condition in ("start", "text", "prefix"):
             yield (f"data.condition: is {recipe.data.condition!r}, but the Perceiver codec reads no source texts; set "
                    "none or label, or codec=sentence")
-        for name in ("train_drafts", "train_perceiver"):
-            most = getattr(recipe, name).latent_noise
-            if self.assumed_noise > most:
-                yield (f"perceiver.assumed_noise: is {self.assumed_noise:g}, but training adds noise of at most "
-                       f"{name}.latent_noise={most:g}; lower the former or raise the latter")
-        if not self.path and recipe.data.max_tokens > self.max_tokens:
-            yield (f"data.max_tokens: {recipe.data.max_tokens} is more than perceiver.max_tokens={self.max_tokens}; "
-                   "raise the latter")
+        yield from writing_problems(recipe, "perceiver", "train_drafts", "train_perceiver")
 
 
 class TrainDraftsConfig(Section):

@@ -27,17 +27,23 @@ class SentenceConfig(Section):
     assumed_noise: Number = Field(0.2, ge=0.0, description="sd of the latent noise that is assumed in decoding")
 
     def problems(self, recipe) -> Iterator[str]:
-        if recipe.codec != "sentence":
-            return
-        if recipe.sampling.decoding not in ("", *PRESETS):
-            yield f"sampling.decoding: is {recipe.sampling.decoding!r}, must be one of {', '.join(PRESETS)}"
-        most = recipe.train_sentence.latent_noise
-        if self.assumed_noise > most:
-            yield (f"sentence.assumed_noise: is {self.assumed_noise:g}, but training adds noise of at most "
-                   f"train_sentence.latent_noise={most:g}; lower the former or raise the latter")
-        if not self.path and recipe.data.max_tokens > self.max_tokens:
-            yield (f"data.max_tokens: {recipe.data.max_tokens} is more than sentence.max_tokens={self.max_tokens}; "
-                   "raise the latter")
+        if recipe.codec == "sentence":
+            yield from writing_problems(recipe, "sentence", "train_sentence")
+
+
+def writing_problems(recipe, name: str, *trainings: str) -> Iterator[str]:
+    """What does not go together in the section of a codec whose texts a language model writes, and in its trainings."""
+    section = getattr(recipe, name)
+    if recipe.sampling.decoding not in ("", *PRESETS):
+        yield f"sampling.decoding: is {recipe.sampling.decoding!r}, must be one of {', '.join(PRESETS)}"
+    for training in trainings:
+        most = getattr(recipe, training).latent_noise
+        if section.assumed_noise > most:
+            yield (f"{name}.assumed_noise: is {section.assumed_noise:g}, but training adds noise of at most "
+                   f"{training}.latent_noise={most:g}; lower the former or raise the latter")
+    if not section.path and recipe.data.max_tokens > section.max_tokens:
+        yield (f"data.max_tokens: {recipe.data.max_tokens} is more than {name}.max_tokens={section.max_tokens}; "
+               "raise the latter")
 
 
 class TrainSentenceConfig(Section):
