@@ -262,8 +262,8 @@ def _features(model, inputs: dict[str, Tensor], mask: Tensor, cache: DynamicCach
 @torch.no_grad()
 def write(
     model, prefix_ids: Sequence[list[int]], streams: Sequence[torch.Generator], max_new_tokens: int,
-    top_p: float = 1.0, greedy: bool = False, interrupts: Sequence[Interrupt] = (), prompts: Tensor | None = None,
-    past: Past | None = None, until: Callable[[list[int]], bool] | None = None,
+    top_p: float = 1.0, greedy: bool = False, interrupts: Sequence[Interrupt] = (), lead: Tensor | None = None,
+    prompts: Tensor | None = None, past: Past | None = None, until: Callable[[list[int]], bool] | None = None,
 ) -> list[list[int]]:
     """Continue every prefix token by token, up to the model's end-of-text, which is kept.
 
@@ -273,13 +273,14 @@ def write(
 
     Args:
         model: a causal language model.
-        prefix_ids: N rows of any lengths, none empty unless there are prompts.
+        prefix_ids: N rows of any lengths, none empty unless there is a lead or there are prompts.
         streams: a generator for each row, on any device; greedy writing takes no numbers from them.
         max_new_tokens: of each row, interrupts' tokens among them; nor does a row outgrow the model's context.
         top_p: 1 is ancestral sampling; less, nucleus sampling (Holtzman et al. 2020).
         greedy: take the likeliest token.
         interrupts: heeded where a row chose the token itself, as end-of-text is.
-        prompts: embeddings [N, K, H] that are read behind the prefixes.
+        lead: embeddings [N, K, H] that are read before the prefixes.
+        prompts: embeddings [N, K, H] that are read behind them.
         past: what `read` has read of the prefixes, in place of reading them again; only with prompts.
         until: gets the ids that a row has written and says whether it stops there.
 
@@ -288,17 +289,18 @@ def write(
 
     Raises:
         ValueError: For an empty prefix, another number of streams than of rows to be sampled, or a past without
-            prompts.
+            prompts or with a lead.
         LanguageModelError: For a model whose past is not a cache of keys and values, such as Mamba.
     """
-    _check_rows(prefix_ids, None if greedy else streams, prompts, past)
+    _check_rows(prefix_ids, None if greedy else streams, lead, prompts, past)
     ends, compute = _ends(model), {one.token: one.compute for one in interrupts}
-    behind = 0 if prompts is None else prompts.shape[1]
-    room = [min(max_new_tokens, context(model) - behind - len(prefix)) for prefix in prefix_ids]
+    beside = sum(given.shape[1] for given in (lead, prompts) if given is not None)
+    room = [min(max_new_tokens, context(model) - beside - len(prefix)) for prefix in prefix_ids]
     written: list[list[int]] = [[] for _ in prefix_ids]
     waiting: list[list[int]] = [[] for _ in prefix_ids]  # what an interrupt put there and the row has yet to take
     rows = [row for row, most in enumerate(room) if most > 0]
-    inputs, mask, cache = _begun(model, [prefix_ids[row] for row in rows], None if prompts is None else prompts[rows],
+    first, behind = (None if given is None else given[rows] for given in (lead, prompts))
+    inputs, mask, cache = _begun(model, [prefix_ids[row] for row in rows], first, behind,
                                  None if past is None else past.rows(rows))
     positions = (mask.cumsum(1) - 1).clamp(min=0)[:, cache.get_seq_length() :]
     takes = inspect.signature(model.forward).parameters  # BLOOM's has positions from the mask
@@ -328,33 +330,48 @@ def write(
 
 
 def _check_rows(
-    prefix_ids: Sequence[list[int]], streams: Sequence[torch.Generator] | None, prompts: Tensor | None,
-    past: Past | None,
+    prefix_ids: Sequence[list[int]], streams: Sequence[torch.Generator] | None, lead: Tensor | None,
+    prompts: Tensor | None, past: Past | None,
 ) -> None:
     """Raise ValueError for rows that `write` cannot begin."""
-    if prompts is None and not all(prefix_ids):
+    if lead is None and prompts is None and not all(prefix_ids):
         raise ValueError("a prefix is empty; begin it with the model's beginning-of-text token")
     if streams is not None and len(streams) != len(prefix_ids):
         raise ValueError(f"{len(streams)} streams for {len(prefix_ids)} prefixes; give one for each")
     if past is not None and prompts is None:
         raise ValueError("there is a past, but no prompts to read behind it; leave past out")
+    if past is not None and lead is not None:
+        raise ValueError("there is a past, before which nothing can be read; leave it or lead out")
 
 
 def _begun(
-    model, prefix_ids: Sequence[list[int]], prompts: Tensor | None, past: Past | None
+    model, prefix_ids: Sequence[list[int]], lead: Tensor | None, prompts: Tensor | None, past: Past | None
 ) -> tuple[dict[str, Tensor], Tensor, DynamicCache]:
-    """What the model reads first, prefixes with their ends aligned and the prompts behind them, and its mask [B, T].
+    """What the model reads first, lead, prefixes with their ends aligned and prompts, and its mask [B, T].
 
     The cache is empty, or that of the past; then the prompts alone are left to be read.
     """
     if past is not None and prompts is not None:
         embedded = prompts.to(model.get_input_embeddings().weight)
         return {"inputs_embeds": embedded}, F.pad(past.mask, (0, prompts.shape[1]), value=1), past.cache
-    ids, mask = left_padded(prefix_ids, model.device)
-    if prompts is None:
+    if lead is None and prompts is None:
+        ids, mask = left_padded(prefix_ids, model.device)
         return {"input_ids": ids}, mask, _cache(model)
-    words = torch.cat([model.get_input_embeddings()(ids), prompts.to(model.get_input_embeddings().weight)], 1)
-    return {"inputs_embeds": words}, F.pad(mask, (0, prompts.shape[1]), value=1), _cache(model)
+    none = torch.zeros(len(prefix_ids), 0, model.config.hidden_size)
+    words, mask = led(model, none if lead is None else lead, prefix_ids)
+    if prompts is not None:
+        words, mask = torch.cat([words, prompts.to(words)], 1), F.pad(mask, (0, prompts.shape[1]), value=1)
+    return {"inputs_embeds": words}, mask, _cache(model)
+
+
+def led(model, lead: Tensor, ids: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+    """Embeddings [B, K + T, H] of a lead [B, K, H] and B rows of ids behind it, their ends aligned, and their mask."""
+    count = lead.shape[1]
+    padded, mask = left_padded([[0] * count + list(row) for row in ids], model.device)
+    words = model.get_input_embeddings()(padded)
+    first = padded.shape[1] - count - torch.tensor([len(row) for row in ids], dtype=torch.long, device=words.device)
+    places = first[:, None] + torch.arange(count, device=words.device)
+    return words.scatter(1, places[..., None].expand(-1, -1, words.shape[-1]), lead.to(words)), mask
 
 
 def _cache(model) -> DynamicCache:

@@ -55,8 +55,10 @@ def test_a_codec_learns_to_end_and_stays_so(codec, tmp_path):
 def test_the_end_of_what_goes_on_is_that_behind_its_first_words(codec):
     latents = codec.encode(TEXTS[:2])
     (whole,) = {codec.end_probability(latents, TEXTS[:2]), codec.end_probability(latents, TEXTS[:2], ["", ""])}
-    begun = codec.end_probability(latents, ["is red.", "is blue."], ["The cat", "The cat"])
-    assert begun != pytest.approx(whole, rel=1e-3)
+    rest = ["is red.", "is blue."]
+    assert [f"The cat {text}" for text in rest] == TEXTS[:2]
+    assert codec.end_probability(latents, rest, ["The cat", "The cat"]) == pytest.approx(whole, rel=1e-3)
+    assert codec.end_probability(latents, rest, ["My dog", "My dog"]) != pytest.approx(whole, rel=1e-3)
 
 
 def test_it_is_added_once_however_often_models_are_attached(codec):

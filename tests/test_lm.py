@@ -282,11 +282,33 @@ def test_embeddings_of_words_as_prompts_are_the_words(prompted):
     assert found == write(model, [[0, 5, 6], [7, 0, 9, 2]], numbers(2), 12)
 
 
-def test_prompts_take_room_in_the_context(model):
+@pytest.mark.parametrize("prefixes", [[[]] * 4, PROMPTED])
+def test_what_is_written_behind_a_lead_is_transformers_own(prompted, prefixes):
+    """Twice: the lead as the prompts of an empty prefix, the prefix behind it as more of them."""
+    model, lead = prompted
+    words = model.get_input_embeddings()
+    both = [torch.cat([one, words(torch.tensor(prefix, dtype=torch.long))])
+            for one, prefix in zip(lead, prefixes, strict=True)]
+    assert write(model, prefixes, [], 12, greedy=True, lead=lead) == [read_after(model, one, [], 12) for one in both]
+    alone = [write(model, [prefix], numbers(1, row), 12, lead=lead[row : row + 1])[0]
+             for row, prefix in enumerate(prefixes)]
+    assert write(model, prefixes, numbers(4), 12, lead=lead) == alone
+
+
+def test_a_lead_and_prompts_may_stand_around_a_prefix(prompted):
+    model, prompts = prompted
+    words = model.get_input_embeddings()(torch.tensor([[0, 5], [8, 2], [3, 3], [0, 9]])).detach()
+    found = write(model, PROMPTED, numbers(4), 12, lead=words, prompts=prompts)
+    prefixes = [[0, 5], [8, 2, 3, 4, 5], [3, 3, 9], [0, 9]]
+    assert found == write(model, prefixes, numbers(4), 12, prompts=prompts)
+
+
+@pytest.mark.parametrize("place", ["lead", "prompts"])
+def test_prompts_take_room_in_the_context(model, place):
     prompts = torch.zeros(4, 40, 16)
-    rows = write(model, [[], [3] * 5, [3] * 8, [3]], numbers(4), 100, prompts=prompts)
+    rows = write(model, [[], [3] * 5, [3] * 8, [3]], numbers(4), 100, **{place: prompts})
     assert [len(row) for row in rows] == [8, 3, 0, 7]
-    assert write(model, [], [], 4, prompts=prompts[:0]) == []
+    assert write(model, [], [], 4, **{place: prompts[:0]}) == []
 
 
 def test_an_interrupted_row_knows_its_prefix_and_not_its_prompts(prompted):

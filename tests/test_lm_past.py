@@ -58,3 +58,5 @@ def test_what_cannot_be_read_is_refused(model):
         read(model, [[0], []])
     with pytest.raises(ValueError, match="there is a past, but no prompts"):
         write(model, PREFIXES, numbers(3), 3, past=read(model, PREFIXES))
+    with pytest.raises(ValueError, match="before which nothing can be read"):
+        write(model, PREFIXES, numbers(3), 3, lead=PROMPTS, prompts=PROMPTS, past=read(model, PREFIXES))

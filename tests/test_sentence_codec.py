@@ -103,7 +103,7 @@ def test_features_are_the_whole_models(codec):
     embed = codec.language_model.get_input_embeddings()
     for row, found in enumerate(features.split(list(map(len, ids)))):
         start = embed(torch.tensor([starts[row]], dtype=torch.long))
-        read = torch.cat([start, prompts[row : row + 1], embed(torch.tensor([ids[row]]))], 1)
+        read = torch.cat([prompts[row : row + 1], start, embed(torch.tensor([ids[row]]))], 1)
         whole = codec.language_model(inputs_embeds=read, output_hidden_states=True)
         first = len(starts[row]) + prompts.shape[1] - 1
         torch.testing.assert_close(found, whole.hidden_states[-1][0, first:-1], rtol=1e-4, atol=1e-4)
@@ -121,7 +121,7 @@ def test_training_sees_the_logits_that_writing_chooses_from(codec, monkeypatch):
     monkeypatch.setattr(lm, "choose", choose)
     prompts = codec.prompts(codec.encode(TEXTS[:3]))
     starts = [[], [3, 4], [5]]
-    rows = lm.write(codec.language_model, starts, streams(3), 10, prompts=prompts)
+    rows = lm.write(codec.language_model, starts, streams(3), 10, lead=prompts)
     assert [len(row) for row in rows] == [10] * 3
     features = writer_features(codec.language_model, prompts, rows, starts)
     logits = codec.language_model.get_output_embeddings()(features).view(3, 10, -1)

@@ -21,7 +21,7 @@ from latdiff.config import DECODING
 from latdiff.config.stages.sentence import PRESETS
 from latdiff.errors import UserError, check_whole, nearest
 from latdiff.fetch import located
-from latdiff.lm import left_padded, write
+from latdiff.lm import led, write
 from latdiff.models.writer import (
     SentenceModelError,
     fit_end,
@@ -322,7 +322,7 @@ class WritingCodec(ModelMixin, ConfigMixin, Codec):
             if preset == "beam":
                 rows += self._beam(prompts, starts[part], **settings)
             else:
-                rows += write(self.language_model, starts[part], given[part], self.config.max_tokens, prompts=prompts,
+                rows += write(self.language_model, starts[part], given[part], self.config.max_tokens, lead=prompts,
                               **settings)
         end = self.tokenizer.eos_token_id
         cut = [end not in row for row in rows]
@@ -336,11 +336,10 @@ class WritingCodec(ModelMixin, ConfigMixin, Codec):
         return Decoded([" ".join(text.split()) for text in texts], cut)  # white space as in texts that are read
 
     def _beam(self, prompts: Tensor, starts: list[list[int]], num_beams: int) -> list[list[int]]:
-        """Ids of the likeliest texts that a beam search finds behind the starts and their prompts [B, K, H]."""
-        words, mask = left_padded(starts, prompts.device)
-        inputs = torch.cat([self.language_model.get_input_embeddings()(words).to(prompts), prompts], 1)
+        """Ids of the likeliest texts that a beam search finds behind the prompts [B, K, H] and their starts."""
+        inputs, mask = led(self.language_model, prompts, starts)
         ids = self.language_model.generate(
-            inputs_embeds=inputs, attention_mask=F.pad(mask, (0, prompts.shape[1]), value=1),
+            inputs_embeds=inputs, attention_mask=mask,
             **DECODING["greedy"] | {"num_beams": num_beams},
             max_new_tokens=self.config.max_tokens, pad_token_id=self.tokenizer.eos_token_id,
             eos_token_id=self.tokenizer.eos_token_id,

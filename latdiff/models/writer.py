@@ -73,18 +73,18 @@ def writer_features(
     Args:
         model: a causal language model.
         prompts: [B, K, H].
-        ids: B rows; each id is predicted from the row's start, its prompts and the ids before it, in this order.
+        ids: B rows; each id is predicted from the row's prompts, its start and the ids before it, in this order.
         starts: ids of the B rows' starts, which may be empty.
     """
     count, pad_id = prompts.shape[1], 0  # behind a text, where nothing looks
     begun = [len(start) for start in starts] or [0] * len(ids)
-    rows = [[*start, *([pad_id] * count), *row[:-1]] for start, row in zip(starts or [[]] * len(ids), ids, strict=True)]
+    rows = [[*start, *row[:-1]] for start, row in zip(starts or [[]] * len(ids), ids, strict=True)]
     longest = max(map(len, rows))
-    padded = torch.tensor([row + [pad_id] * (longest - len(row)) for row in rows], device=model.device)
+    padded = torch.tensor([row + [pad_id] * (longest - len(row)) for row in rows], dtype=torch.long,
+                          device=model.device)
     embedded = model.get_input_embeddings()(padded)
-    at = torch.tensor(begun, device=model.device)[:, None] + torch.arange(count, device=model.device)
-    inputs = embedded.scatter(1, at[..., None].expand(-1, -1, embedded.shape[-1]), prompts.to(embedded))
-    features = model.base_model(inputs_embeds=inputs, use_cache=False).last_hidden_state
+    features = model.base_model(inputs_embeds=torch.cat([prompts.to(embedded), embedded], 1),
+                                use_cache=False).last_hidden_state
     kept = [features[row, begin + count - 1 : begin + count - 1 + len(ids[row])] for row, begin in enumerate(begun)]
     return torch.cat(kept)
 
