@@ -108,7 +108,10 @@ class WritingLoss(nn.Module):
 
 
 def train(recipe: Recipe, stage: Stage, quiet: bool) -> None:
-    """Train a writing codec, or take another checkpoint's, save it with the corpus' latents, and measure it."""
+    """Train a writing codec, or take another checkpoint's, save it with the corpus' latents, and measure it.
+
+    Of a codec that is taken, the ends of texts alone are fitted: headlines end without a full stop, reviews do not.
+    """
     folder, path = recipe.folder, getattr(recipe, recipe.codec).path
     refuse_changes(recipe, stage.settings)
     if finished(recipe):
@@ -121,8 +124,9 @@ def train(recipe: Recipe, stage: Stage, quiet: bool) -> None:
     unseen = Texts.of(recipe, codec, corpus.valid, corpus.valid_conditions).first(MEASURED)
     recipe.save(folder / "recipe.yaml")
     if path:
-        latents, made = codec.latents_of(texts.all, progress=encoding_bar(quiet)), {"adopted_from": path}
-        print(f"the codec of {path} -> {folder}")
+        latents = codec.latents_of(texts.all, progress=encoding_bar(quiet))
+        print(f"the codec of {path} -> {folder}; where texts end is learnt anew")
+        made = {"adopted_from": path} | end_texts(recipe, codec.eval(), latents, texts, unseen, quiet)
     else:
         latents, made = stage.encode(recipe, codec, texts, own, unseen, quiet)
         made |= write_from(recipe, codec, latents, texts, unseen, quiet)

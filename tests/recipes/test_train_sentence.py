@@ -317,7 +317,7 @@ def test_texts_that_are_too_long_are_left_out_and_counted(recipe, capsys):
     assert len(open_checkpoint("checkpoints/words")("size").texts) == 1
 
 
-def test_another_checkpoints_codec_is_taken_as_it_is(finished, capsys):
+def test_another_checkpoints_codec_is_taken_and_learns_where_these_texts_end(finished, capsys):
     other = [{"text": f"A {one} {what}.", "kind": kind} for kind, words in KINDS.items() for one in words
              for what in ("house", "boat")]
     Path("houses.jsonl").write_text("\n".join(map(json.dumps, other)), encoding="utf-8")
@@ -327,10 +327,13 @@ def test_another_checkpoints_codec_is_taken_as_it_is(finished, capsys):
     assert "the codec of checkpoints/codec -> checkpoints/houses" in capsys.readouterr().out
     one, two = load_codec("checkpoints/codec"), load_codec(mine.folder)
     assert one.digest == two.digest
-    assert_equal(weights(mine.folder / "codec"), weights("checkpoints/codec/codec"))
+    own, taken = weights(mine.folder / "codec"), weights("checkpoints/codec/codec")
+    assert not torch.equal(own.pop("ending"), taken.pop("ending"))
+    assert_equal(own, taken)
     assert_equal(weights(mine.folder / "codec/adapter"), weights("checkpoints/codec/codec/adapter"))
     figures = json.loads((mine.folder / "metrics.json").read_text(encoding="utf-8"))["meaning"]
     assert figures["adopted_from"] == "checkpoints/codec" and figures["n"] == 2
+    assert figures["end_of_text"] > figures["end_of_text_before"]
     assert [file.name for file in (mine.folder / "train").iterdir()] == ["latents.safetensors"]
     assert len(open_checkpoint(mine.folder)("size", num_samples=2).texts) == 2
     with pytest.raises(DataError, match=r"data\.max_tokens is 40, but the codec of checkpoints/codec writes 24 tokens"):

@@ -13,7 +13,8 @@ from latdiff.config.stages.sentence import TrainSentenceConfig, writing_problems
 class PerceiverConfig(Section):
     """The Perceiver codec: features of a text's tokens as L latents of width D, which draft it for a language model."""
 
-    path: str = Field("", description="a checkpoint whose Perceiver codec is taken as it is; empty: train one")
+    path: str = Field("", description="a checkpoint whose Perceiver codec is taken, which learns where these "
+                      "texts end; empty: train one")
     language_model: str = Field("smollm2-135m-instruct", description="the frozen causal language model: a name that "
                                 "`latdiff fetch` knows, a folder, or a hub id such as HuggingFaceTB/SmolLM2-135M")
     encoder: str = Field("all-minilm-l6-v2", description="the frozen encoder whose features are compressed, likewise")

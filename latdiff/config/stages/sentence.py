@@ -14,7 +14,8 @@ PRESETS = ("sampled", "greedy", "beam")  # ways to write a text
 class SentenceConfig(Section):
     """The sentence codec: a text's vector as L latents of width D, read by a language model as K soft prompts."""
 
-    path: str = Field("", description="a checkpoint whose sentence codec is taken as it is; empty: train one")
+    path: str = Field("", description="a checkpoint whose sentence codec is taken, which learns where these "
+                      "texts end; empty: train one")
     language_model: str = Field("smollm2-135m-instruct", description="the frozen causal language model: a name that "
                                 "`latdiff fetch` knows, a folder, or a hub id such as HuggingFaceTB/SmolLM2-135M")
     encoder: str = Field("all-minilm-l6-v2", description="the frozen sentence encoder, likewise; a hub id such as "
