@@ -354,11 +354,12 @@ def _begun(
     if past is not None and prompts is not None:
         embedded = prompts.to(model.get_input_embeddings().weight)
         return {"inputs_embeds": embedded}, F.pad(past.mask, (0, prompts.shape[1]), value=1), past.cache
+    ids, mask = left_padded(prefix_ids, model.device)
     if lead is None and prompts is None:
-        ids, mask = left_padded(prefix_ids, model.device)
         return {"input_ids": ids}, mask, _cache(model)
-    none = torch.zeros(len(prefix_ids), 0, model.config.hidden_size)
-    words, mask = led(model, none if lead is None else lead, prefix_ids)
+    words = model.get_input_embeddings()(ids)
+    if lead is not None:
+        words, mask = led(model, lead, prefix_ids)
     if prompts is not None:
         words, mask = torch.cat([words, prompts.to(words)], 1), F.pad(mask, (0, prompts.shape[1]), value=1)
     return {"inputs_embeds": words}, mask, _cache(model)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict
 from pydantic_core import PydanticCustomError
 
-from latdiff.errors import UserError
+from latdiff.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from latdiff.config.recipe import Recipe
@@ -102,6 +102,28 @@ def headed(section: str, width: int, heads: int) -> Iterator[str]:
     if width % heads:
         fits = width - width % heads or heads
         yield f"{section}.width: {width} is not divisible by heads={heads}; try {fits}"
+
+
+def codec_problems(recipe, name: str, presets: Sequence[str], *trainings: str) -> Iterator[str]:
+    """What does not go together in a codec's section, its trainings, and what is to be decoded.
+
+    Args:
+        recipe: a Recipe.
+        name: of the codec's section.
+        presets: names of the codec's ways to decode.
+        trainings: names of the sections of its trainings.
+    """
+    section, decoding = getattr(recipe, name), recipe.sampling.decoding
+    if decoding not in ("", *presets):
+        yield f"sampling.decoding: is {decoding!r}, must be one of {', '.join(presets)}{nearest(decoding, presets)}"
+    for training in trainings:
+        most = getattr(recipe, training).latent_noise
+        if section.assumed_noise > most:
+            yield (f"{name}.assumed_noise: is {section.assumed_noise:g}, but training adds noise of at most "
+                   f"{training}.latent_noise={most:g}; lower the former or raise the latter")
+    if not section.path and recipe.data.max_tokens > section.max_tokens:
+        yield (f"data.max_tokens: {recipe.data.max_tokens} is more than {name}.max_tokens={section.max_tokens}; "
+               "raise the latter")
 
 
 class DataConfig(Section):

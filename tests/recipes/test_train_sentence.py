@@ -367,6 +367,7 @@ def test_as_many_tokens_as_the_context_has_room_for_are_taken(recipe):
 
 @pytest.mark.parametrize("settings, said", [
     (["sampling.decoding=ld4lg"], "sampling.decoding: is 'ld4lg', must be one of sampled, greedy, beam"),
+    (["sampling.decoding=gready"], "must be one of sampled, greedy, beam; did you mean greedy?"),
     (["sentence.assumed_noise=0.8"], "sentence.assumed_noise: is 0.8, but training adds noise of at most"),
     (["data.max_tokens=25"], "data.max_tokens: 25 is more than sentence.max_tokens=24; raise the latter"),
 ])

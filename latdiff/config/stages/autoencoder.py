@@ -6,8 +6,17 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
-from latdiff.config.sections import DECODING, Normalisation, Number, Rates, Section, Whole, headed, stage
-from latdiff.errors import nearest
+from latdiff.config.sections import (
+    DECODING,
+    Normalisation,
+    Number,
+    Rates,
+    Section,
+    Whole,
+    codec_problems,
+    headed,
+    stage,
+)
 
 
 class AutoencoderConfig(Section):
@@ -28,16 +37,7 @@ class AutoencoderConfig(Section):
 
     def problems(self, recipe) -> Iterator[str]:
         yield from headed("autoencoder", self.width, self.heads)
-        if recipe.sampling.decoding not in ("", *DECODING):
-            yield (f"sampling.decoding: is {recipe.sampling.decoding!r}, must be one of {', '.join(DECODING)}"
-                   f"{nearest(recipe.sampling.decoding, DECODING)}")
-        most = recipe.train_autoencoder.latent_noise
-        if self.assumed_noise > most:
-            yield (f"autoencoder.assumed_noise: is {self.assumed_noise:g}, but training adds noise of at most "
-                   f"train_autoencoder.latent_noise={most:g}; lower the former or raise the latter")
-        if not self.path and recipe.data.max_tokens > self.max_tokens:
-            yield (f"data.max_tokens: {recipe.data.max_tokens} is more than autoencoder.max_tokens={self.max_tokens}; "
-                   "raise the latter")
+        yield from codec_problems(recipe, "autoencoder", tuple(DECODING), "train_autoencoder")
 
 
 class TrainAutoencoderConfig(Section):

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
-from latdiff.config.sections import Number, Section, Whole, headed, stage
-from latdiff.config.stages.sentence import TrainSentenceConfig, writing_problems
+from latdiff.config.sections import Number, Section, Whole, codec_problems, headed, stage
+from latdiff.config.stages.sentence import PRESETS, TrainSentenceConfig
 
 
 class PerceiverConfig(Section):
@@ -34,7 +34,7 @@ class PerceiverConfig(Section):
         if recipe.data.condition in ("start", "text", "prefix"):
             yield (f"data.condition: is {recipe.data.condition!r}, but the Perceiver codec reads no source texts; set "
                    "none or label, or codec=sentence")
-        yield from writing_problems(recipe, "perceiver", "train_drafts", "train_perceiver")
+        yield from codec_problems(recipe, "perceiver", PRESETS, "train_drafts", "train_perceiver")
 
 
 class TrainDraftsConfig(Section):

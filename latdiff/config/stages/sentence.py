@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
-from latdiff.config.sections import Number, Section, Whole, stage
+from latdiff.config.sections import Number, Section, Whole, codec_problems, stage
 
 PRESETS = ("sampled", "greedy", "beam")  # ways to write a text
 
@@ -29,22 +29,7 @@ class SentenceConfig(Section):
 
     def problems(self, recipe) -> Iterator[str]:
         if recipe.codec == "sentence":
-            yield from writing_problems(recipe, "sentence", "train_sentence")
-
-
-def writing_problems(recipe, name: str, *trainings: str) -> Iterator[str]:
-    """What does not go together in the section of a codec whose texts a language model writes, and in its trainings."""
-    section = getattr(recipe, name)
-    if recipe.sampling.decoding not in ("", *PRESETS):
-        yield f"sampling.decoding: is {recipe.sampling.decoding!r}, must be one of {', '.join(PRESETS)}"
-    for training in trainings:
-        most = getattr(recipe, training).latent_noise
-        if section.assumed_noise > most:
-            yield (f"{name}.assumed_noise: is {section.assumed_noise:g}, but training adds noise of at most "
-                   f"{training}.latent_noise={most:g}; lower the former or raise the latter")
-    if not section.path and recipe.data.max_tokens > section.max_tokens:
-        yield (f"data.max_tokens: {recipe.data.max_tokens} is more than {name}.max_tokens={section.max_tokens}; "
-               "raise the latter")
+            yield from codec_problems(recipe, "sentence", PRESETS, "train_sentence")
 
 
 class TrainSentenceConfig(Section):
