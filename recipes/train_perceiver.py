@@ -64,7 +64,6 @@ def encode(
 ) -> tuple[Tensor, dict]:
     """Latents [N, L, D] of the texts, whitened over the first `own` of them, by a compressor that is trained for it."""
     minutes = draft(recipe, codec, texts.all, unseen.first(SHOWN).all, quiet)
-    codec.keep_latents()
     raw = codec.compress(texts.all, progress=encoding_bar(quiet))
     codec.autoencoder.set_whitening(raw[:own].mean(0), raw[:own].var(0))
     return codec.seal().autoencoder.normalise(raw), {"drafting_minutes": round(minutes, 2)}

@@ -99,6 +99,7 @@ class WritingLoss(nn.Module):
         self.language_model = [codec.language_model]  # in a list: its frozen weights are neither saved nor trained
         self.register_buffer("head", codec.language_model.get_output_embeddings().weight[pieces].clone())
         self.register_buffer("place", places(pieces, codec.language_model.config.vocab_size))
+        self.head[self.place[codec.tokenizer.eos_token_id]] += codec.ending.to(self.head)  # of a codec that is taken
 
     def forward(self, latents, ids, starts, generator):
         prompts = self.reader(*noised(latents, self.latent_noise, generator))
@@ -110,26 +111,29 @@ class WritingLoss(nn.Module):
 def train(recipe: Recipe, stage: Stage, quiet: bool) -> None:
     """Train a writing codec, or take another checkpoint's, save it with the corpus' latents, and measure it.
 
-    Of a codec that is taken, the ends of texts alone are fitted: headlines end without a full stop, reviews do not.
+    A codec that is taken is trained on where `finetune` is set. Else the ends of texts alone are fitted: headlines end
+    without a full stop, reviews do not.
     """
-    folder, path = recipe.folder, getattr(recipe, recipe.codec).path
+    folder, section = recipe.folder, getattr(recipe, recipe.codec)
+    path, whole = section.path, not section.path or section.finetune
     refuse_changes(recipe, stage.settings)
     if finished(recipe):
         print(f"{folder / 'codec'} is already trained; delete {folder} or set name= to train another")
         return
-    corpus = load_corpus(recipe.data, recipe.seed, extra=not path)
+    corpus = load_corpus(recipe.data, recipe.seed, extra=whole)
     codec = taken(recipe, stage.kind, path) if path else stage.build(recipe)
     codec.to(default_device())
     texts, own = readable(recipe, codec, corpus)
     unseen = Texts.of(recipe, codec, corpus.valid, corpus.valid_conditions).first(MEASURED)
     recipe.save(folder / "recipe.yaml")
     if path:
-        latents = codec.latents_of(texts.all, progress=encoding_bar(quiet))
-        print(f"the codec of {path} -> {folder}; where texts end is learnt anew")
-        made = {"adopted_from": path} | end_texts(recipe, codec.eval(), latents, texts, unseen, quiet)
+        latents, made = codec.latents_of(texts.all, progress=encoding_bar(quiet)), {"adopted_from": path}
+        print(f"the codec of {path} -> {folder}, {'trained on' if whole else 'where texts end is learnt anew'}")
     else:
         latents, made = stage.encode(recipe, codec, texts, own, unseen, quiet)
+    if whole:
         made |= write_from(recipe, codec, latents, texts, unseen, quiet)
+    made |= end_texts(recipe, codec.eval(), latents, texts, unseen, quiet)
     save_latents(folder, latents[:own], codec.digest)
     save_codec(codec.eval(), folder)
     for file in stage.working:
@@ -139,13 +143,11 @@ def train(recipe: Recipe, stage: Stage, quiet: bool) -> None:
 
 
 def write_from(recipe: Recipe, codec: WritingCodec, latents: Tensor, texts: Texts, unseen: Texts, quiet: bool) -> dict:
-    """Train soft prompts and low-rank updates to write texts from their latents [N, L, D]; returns what is to be kept.
-
-    Those are the minutes, the dtype, and how likely unseen texts end where they do, before and after that was fitted.
-    """
+    """Train soft prompts and low-rank updates to write texts from their latents [N, L, D]; returns minutes and dtype."""
     name = recipe.codec
     settings, rank = getattr(recipe, f"train_{name}"), codec.config.rank
     run = Run(recipe, name, recipe.folder / "train" / f"{name}.safetensors", settings, quiet)
+    codec.keep_latents()
     ids, begun = codec.tokenize(texts.all, texts.starts), codec.ids(texts.starts)
     pieces = torch.tensor(sorted({piece for row in ids for piece in row}))
     objective = WritingLoss(codec, settings.latent_noise, pieces)
@@ -164,8 +166,7 @@ def write_from(recipe: Recipe, codec: WritingCodec, latents: Tensor, texts: Text
     run.finish()
     merge_updates(codec.language_model)
     print(f"trained in {run.minutes:.1f} minutes -> {recipe.folder}")
-    return {"training_minutes": round(run.minutes, 2), "dtype": run.dtype} | end_texts(
-        recipe, codec.eval(), latents, texts, unseen, quiet)
+    return {"training_minutes": round(run.minutes, 2), "dtype": run.dtype}
 
 
 def end_texts(recipe: Recipe, codec: WritingCodec, latents: Tensor, texts: Texts, unseen: Texts, quiet: bool) -> dict:

@@ -70,6 +70,11 @@ class WritingCodec(ModelMixin, ConfigMixin, Codec):
     def encoder_width(self) -> int:
         """E, which the encoder's features must have."""
 
+    def keep_latents(self) -> None:
+        """Leave only what reads latents to be trained, so that they stay what they are."""
+        self.requires_grad_(False)
+        self.reader.requires_grad_(True)
+
     @abstractmethod
     def fingerprint(self) -> str:
         """What `digest` is once the codec is finished."""

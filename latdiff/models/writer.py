@@ -119,9 +119,17 @@ def fit_end(features: Tensor, odds: Tensor, ends: Tensor, penalty: float = 1e-3)
 
 
 def add_updates(model: PreTrainedModel, rank: int) -> nn.ModuleList:
-    """Low-rank updates of all linear layers, zero so far (LoRA, Hu et al. 2022); returns what is to be trained."""
-    model.add_adapter(LoraConfig(r=rank, lora_alpha=max(1, rank // 2), target_modules="all-linear"))
-    return nn.ModuleList(part for name, part in model.named_modules() if name.endswith((".lora_A", ".lora_B")))
+    """Low-rank updates of all linear layers (LoRA, Hu et al. 2022); returns what is to be trained.
+
+    Zero so far, or those that the model came with, which are taken out of its weights again.
+    """
+    found = [part for part in model.modules() if isinstance(part, BaseTunerLayer)]
+    for part in found:
+        part.unmerge()
+    if not found:
+        model.add_adapter(LoraConfig(r=rank, lora_alpha=max(1, rank // 2), target_modules="all-linear"))
+    updates = (part for name, part in model.named_modules() if name.endswith((".lora_A", ".lora_B")))
+    return nn.ModuleList(updates).requires_grad_(True)
 
 
 def merge_updates(model: PreTrainedModel) -> None:

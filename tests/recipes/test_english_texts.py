@@ -1,5 +1,6 @@
 """The texts of the recipe english: what is trained on, what heads and judges get, and nothing in two of them."""
 
+import csv
 import gzip
 import json
 
@@ -66,6 +67,15 @@ def test_every_kind_is_there_and_what_is_held_out_stays_out(sets, tmp_path):
     again = tmp_path / "again"
     english_texts.put_together(sets, again)
     assert all((again / file.name).read_bytes() == file.read_bytes() for file in out.iterdir())
+
+
+def test_headlines_are_a_corpus_of_their_own_and_its_judge_has_others(sets, tmp_path):
+    english_texts.put_together(sets, tmp_path / "english")
+    with open(tmp_path / "english" / "headlines.csv", encoding="utf-8", newline="") as file:
+        own = list(csv.DictReader(file))
+    judged = read(tmp_path / "english" / "headlines-judge.jsonl")
+    assert (len(own), len(judged)) == (24, 6) and {row["label"] for row in own} == {"World", "Sports"}
+    assert {row["text"] for row in own + judged} == {f"Title {i} Of An Item" for i in range(30)}
 
 
 def test_rewrites_of_one_text_are_held_out_together(sets, tmp_path):

@@ -176,6 +176,15 @@ def test_another_checkpoints_codec_is_taken_as_it_is(finished):
     assert figures["adopted_from"] == "checkpoints/codec"
 
 
+def test_another_checkpoints_codec_is_trained_on_and_its_latents_stay(finished):
+    mine = finished("name=mine", "perceiver.path=checkpoints/codec", "perceiver.finetune=true")
+    train_perceiver.main(mine, quiet=True)
+    one, two = load_codec("checkpoints/codec"), load_codec(mine.folder)
+    assert one.digest == two.digest and torch.equal(one.encode(TEXTS), two.encode(TEXTS))
+    assert not torch.equal(one.reader(one.encode(TEXTS), torch.zeros(len(TEXTS))),
+                           two.reader(two.encode(TEXTS), torch.zeros(len(TEXTS))))
+
+
 @pytest.mark.parametrize("settings, kind, said", [
     (["perceiver.max_tokens=41"], SentenceModelError,
      r"perceiver\.max_tokens is 41, but 'llama' reads no more than 40 tokens beside 8 soft prompts; lower it"),

@@ -115,10 +115,7 @@ def test_more_training_makes_texts_likelier(recipe):
     for name, steps in (("little", 1), ("much", 100)):
         run = recipe(f"name={name}", f"train_sentence.steps={steps}", "train_sentence.learning_rate=0.01")
         train_sentence.main(run, quiet=True)
-        codec = load_codec(run.folder)
-        ids = codec.tokenize(TEXTS)
-        objective = WritingLoss(codec, 0.0, torch.tensor(sorted({one for row in ids for one in row})))
-        found.append(objective(codec.encode(TEXTS), ids, [[]] * len(ids), torch.Generator().manual_seed(0)).item())
+        found.append(nats(run.folder, TEXTS))
     assert found[1] < found[0] - 1
 
 
@@ -340,6 +337,63 @@ def test_another_checkpoints_codec_is_taken_and_learns_where_these_texts_end(fin
         train_sentence.main(finished("name=x", "sentence.path=checkpoints/codec", "data.max_tokens=40"), quiet=True)
 
 
+@pytest.fixture
+def houses(finished):
+    """houses(*settings): a recipe of other texts, for which the finished run's codec is trained on."""
+    texts = [f"A {one} {what}." for words in KINDS.values() for one in words for what in ("house", "boat")]
+    Path("houses.txt").write_text("\n".join(texts), encoding="utf-8")
+
+    def recipe(*settings):
+        return finished("name=houses", "data.source=houses.txt", "data.condition=none", "data.valid_size=2",
+                        "sentence.path=checkpoints/codec", "sentence.finetune=true", *settings)
+
+    return recipe
+
+
+def nats(folder, texts):
+    """What the codec of a folder needs for a token of texts, those of its end among them."""
+    codec = load_codec(folder)
+    ids = codec.tokenize(texts)
+    objective = WritingLoss(codec, 0.0, torch.tensor(sorted({one for row in ids for one in row})))
+    with torch.no_grad():
+        return objective(codec.encode(texts), ids, [[]] * len(ids), torch.Generator().manual_seed(0)).item()
+
+
+def test_another_checkpoints_codec_is_trained_on_and_its_latents_stay(houses, capsys):
+    mine = houses("train_sentence.steps=60", "train_sentence.learning_rate=0.01")
+    train_denoiser.main(mine, quiet=True)
+    assert "the codec of checkpoints/codec -> checkpoints/houses, trained on" in capsys.readouterr().out
+    one, two = load_codec("checkpoints/codec"), load_codec(mine.folder)
+    assert one.digest == two.digest and torch.equal(one.encode(TEXTS), two.encode(TEXTS))
+    texts = Path("houses.txt").read_text(encoding="utf-8").splitlines()
+    assert nats(mine.folder, texts) < nats("checkpoints/codec", texts) - 0.5
+    assert not torch.equal(*(weights(place / "codec/adapter").popitem()[1]
+                             for place in (mine.folder, Path("checkpoints/codec"))))
+    figures = json.loads((mine.folder / "metrics.json").read_text(encoding="utf-8"))["meaning"]
+    assert figures["adopted_from"] == "checkpoints/codec" and figures["training_minutes"] > 0
+    assert len(open_checkpoint(mine.folder)(num_samples=2).texts) == 2
+
+
+def test_training_on_begins_where_the_codec_was_left(houses):
+    train_sentence.main(houses("train_sentence.steps=1", "train_sentence.learning_rate=0.0"), quiet=True)
+    found, taken = weights("checkpoints/houses/codec"), weights("checkpoints/codec/codec")
+    ending = found.pop("ending"), taken.pop("ending")
+    assert_equal(found, taken)
+    assert ending[0].any() and ending[1].any() and not torch.equal(*ending)
+    assert_equal(*(weights(f"{place}/codec/adapter") for place in ("checkpoints/houses", "checkpoints/codec")))
+
+
+def test_training_on_that_was_interrupted_is_the_same_in_the_end(houses, interrupt):
+    train_sentence.main(houses("name=whole"), quiet=True)
+    interrupt(train_sentence, 4)
+    with pytest.raises(Interrupted):
+        train_sentence.main(houses(), quiet=True)
+    interrupt(train_sentence)
+    train_sentence.main(houses(), quiet=True)
+    assert interrupt.starts == [0, 3]
+    assert_same_codec(Path("checkpoints/houses"), Path("checkpoints/whole"))
+
+
 # Mistakes
 
 
@@ -369,6 +423,7 @@ def test_as_many_tokens_as_the_context_has_room_for_are_taken(recipe):
     (["sampling.decoding=ld4lg"], "sampling.decoding: is 'ld4lg', must be one of sampled, greedy, beam"),
     (["sampling.decoding=gready"], "must be one of sampled, greedy, beam; did you mean greedy?"),
     (["sentence.assumed_noise=0.8"], "sentence.assumed_noise: is 0.8, but training adds noise of at most"),
+    (["sentence.finetune=true"], "sentence.finetune: is true, but sentence.path names no checkpoint; set it"),
     (["data.max_tokens=25"], "data.max_tokens: 25 is more than sentence.max_tokens=24; raise the latter"),
 ])
 def test_settings_that_do_not_go_together(recipe, settings, said):
