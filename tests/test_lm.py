@@ -17,7 +17,6 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from latdiff import lm
 from latdiff.errors import UserError
 from latdiff.lm import (
     Interrupt,
@@ -25,8 +24,10 @@ from latdiff.lm import (
     context,
     load_language_model,
     load_tokenizer,
+    scoring,
     token_losses,
     write,
+    writing,
 )
 
 V, CONTEXT, END = 12, 48, 1
@@ -154,7 +155,7 @@ def test_losses_are_transformers_own_whatever_is_read_together(model, monkeypatc
             torch.testing.assert_close(own, model(ids, labels=ids).loss.detach() * count, rtol=1e-4, atol=1e-4)
     assert nats[1] == 0
     for most in (1, 6 * V, 60 * V):
-        monkeypatch.setattr(lm, "LOGITS", most)
+        monkeypatch.setattr(scoring, "LOGITS", most)
         torch.testing.assert_close(token_losses(model, 0, rows)[0], nats, rtol=1e-4, atol=1e-4)
 
 
@@ -162,7 +163,7 @@ def test_losses_are_transformers_own_whatever_is_read_together(model, monkeypatc
     (V, [(1, 12), (2, 5), (3, 3)]), (2 * V, [(1, 12), (1, 5), (1, 4), (1, 3), (2, 1)]),
 ])
 def test_a_larger_vocabulary_is_read_in_smaller_pieces(monkeypatch, vocabulary, expected):
-    monkeypatch.setattr(lm, "LOGITS", 10 * V)
+    monkeypatch.setattr(scoring, "LOGITS", 10 * V)
     model, sizes = gpt2(vocab_size=vocabulary), []
     model.register_forward_hook(lambda _, inputs, outputs: sizes.append(tuple(outputs.logits.shape[:2])))
     token_losses(model, 0, [[3] * length for length in (3, 12, 0, 5, 4, 1, 1)])
@@ -188,13 +189,13 @@ def test_the_greedy_rows_that_end_do_so_at_different_steps():
 
 
 def test_cached_logits_are_those_of_the_whole_text(model, monkeypatch):
-    seen, own = [], lm.choose
+    seen, own = [], writing.choose
 
     def choose(logits, *rest):
         seen.append(logits)
         return own(logits, *rest)
 
-    monkeypatch.setattr(lm, "choose", choose)
+    monkeypatch.setattr(writing, "choose", choose)
     written = write(model, PREFIXES, numbers(5), 8)
     for row, prefix in enumerate(PREFIXES):
         whole = model(torch.tensor([[*prefix, *written[row]]])).logits[0, len(prefix) - 1 : -1]

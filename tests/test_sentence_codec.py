@@ -16,6 +16,7 @@ from latdiff.codecs.files import load_codec, save_codec
 from latdiff.codecs.protocol import TextError
 from latdiff.errors import UserError
 from latdiff.fetch import FetchError
+from latdiff.lm import writing
 from latdiff.models.writer import SentenceModelError, load_encoder, load_writer, writer_features
 
 
@@ -112,13 +113,13 @@ def test_features_are_the_whole_models(codec):
 
 
 def test_training_sees_the_logits_that_writing_chooses_from(codec, monkeypatch):
-    seen, own = [], lm.choose
+    seen, own = [], writing.choose
 
     def choose(logits, *rest):
         seen.append(logits)
         return own(logits, *rest)
 
-    monkeypatch.setattr(lm, "choose", choose)
+    monkeypatch.setattr(writing, "choose", choose)
     prompts = codec.prompts(codec.encode(TEXTS[:3]))
     starts = [[], [3, 4], [5]]
     rows = lm.write(codec.language_model, starts, streams(3), 10, lead=prompts)
