@@ -85,6 +85,21 @@ def places(pieces: Tensor, size: int) -> Tensor:
     return found
 
 
+class Ending(nn.Module):
+    """What is added to the output embedding of end-of-text, [H], as something to be trained.
+
+    A vector of its own learns it soon, and the low-rank updates learn features that tell where a text ends.
+    """
+
+    def __init__(self, ending: Tensor):
+        super().__init__()
+        self.weight = nn.Parameter(ending)  # the codec's own memory: texts that are shown end as is learnt so far
+
+    def forward(self, features: Tensor) -> Tensor:
+        """What is added to the logit of end-of-text [N], of features [N, H]."""
+        return features @ self.weight.to(features)
+
+
 class WritingLoss(nn.Module):
     """Cross-entropy of a text written from noisy latents, nats a token.
 
@@ -99,13 +114,16 @@ class WritingLoss(nn.Module):
         self.language_model = [codec.language_model]  # in a list: its frozen weights are neither saved nor trained
         self.register_buffer("head", codec.language_model.get_output_embeddings().weight[pieces].clone())
         self.register_buffer("place", places(pieces, codec.language_model.config.vocab_size))
-        self.head[self.place[codec.tokenizer.eos_token_id]] += codec.ending.to(self.head)  # of a codec that is taken
+        self.end = int(self.place[codec.tokenizer.eos_token_id])
+        self.ending = Ending(codec.ending)
 
     def forward(self, latents, ids, starts, generator):
         prompts = self.reader(*noised(latents, self.latent_noise, generator))
         features = writer_features(self.language_model[0], prompts, ids, starts)
         wanted = torch.tensor([one for row in ids for one in row], device=features.device)
-        return F.cross_entropy(F.linear(features, self.head.to(features)).float(), self.place[wanted])
+        logits = F.linear(features, self.head.to(features)).float()
+        logits = logits.index_add(1, self.place.new_tensor([self.end]), self.ending(features).float()[:, None])
+        return F.cross_entropy(logits, self.place[wanted])
 
 
 def train(recipe: Recipe, stage: Stage, quiet: bool) -> None:
@@ -143,7 +161,7 @@ def train(recipe: Recipe, stage: Stage, quiet: bool) -> None:
 
 
 def write_from(recipe: Recipe, codec: WritingCodec, latents: Tensor, texts: Texts, unseen: Texts, quiet: bool) -> dict:
-    """Train soft prompts and low-rank updates to write texts from their latents [N, L, D]; returns minutes and dtype."""
+    """Train prompts, low-rank updates and ends to write texts from their latents [N, L, D]; returns what is to be kept."""
     name = recipe.codec
     settings, rank = getattr(recipe, f"train_{name}"), codec.config.rank
     run = Run(recipe, name, recipe.folder / "train" / f"{name}.safetensors", settings, quiet)
@@ -152,7 +170,7 @@ def write_from(recipe: Recipe, codec: WritingCodec, latents: Tensor, texts: Text
     pieces = torch.tensor(sorted({piece for row in ids for piece in row}))
     objective = WritingLoss(codec, settings.latent_noise, pieces)
     low_rank = add_updates(codec.language_model, rank) if rank else nn.ModuleList()
-    trained = nn.ModuleList([objective.reader, *low_rank])
+    trained = nn.ModuleList([objective.reader, objective.ending, *low_rank])
     count = sum(p.numel() for p in trained.parameters() if p.requires_grad)
     print(f"{count:,} weights to train, {len(pieces):,} pieces, {len(ids):,} texts -> {recipe.folder}")
     objective = run.prepare(objective, trained=trained, muon=False)  # not tried at length on low-rank factors
