@@ -161,7 +161,7 @@ def train(recipe: Recipe, stage: Stage, quiet: bool) -> None:
 
 
 def write_from(recipe: Recipe, codec: WritingCodec, latents: Tensor, texts: Texts, unseen: Texts, quiet: bool) -> dict:
-    """Train prompts, low-rank updates and ends to write texts from their latents [N, L, D]; returns what is to be kept."""
+    """Train prompts, low-rank updates and ends to write texts from latents [N, L, D]; returns what is to be kept."""
     name = recipe.codec
     settings, rank = getattr(recipe, f"train_{name}"), codec.config.rank
     run = Run(recipe, name, recipe.folder / "train" / f"{name}.safetensors", settings, quiet)

@@ -43,6 +43,10 @@ def test_a_recipe_ends_in_texts(path, tiny, writers, tmp_path, monkeypatch):
     codec = load_recipe(str(path)).codec
     if codec in CODECS:
         small += [*CODECS[codec], f"{codec}.language_model={writers.llama}", f"{codec}.encoder={writers.encoder}"]
+    if codec in CODECS and getattr(load_recipe(str(path)), codec).path:
+        before = [f"{codec}.path=", f"{codec}.finetune=false", "name=before"]
+        train_denoiser.main(load_recipe(str(path), [*small, *extra, *before]), quiet=True)
+        small += [f"{codec}.path=checkpoints/before"]
     recipe = load_recipe(str(path), [*small, *extra, *(["data.train_size=60"] if not extra else [])])
     if recipe.autoencoder.path:
         shutil.copytree("checkpoints/tiny", recipe.autoencoder.path)
