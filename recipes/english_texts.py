@@ -7,7 +7,7 @@ tatoeba/train below the first folder, as .jsonl or .jsonl.gz with a column `text
 train.jsonl and valid.jsonl with the columns text and kind (review, comment, headline, caption, remark), and for each
 attribute (sentiment, toxicity, topic, kind) ATTRIBUTE-head.jsonl and ATTRIBUTE-judge.jsonl with text and label: the
 first of training texts, for heads, the second of texts that the training does not see, for judges and for comparison
-with real texts. headlines.csv, with text and label, has all headlines but those of headlines-judge.jsonl: a corpus of
+with real texts. headlines.csv, with text and label, has all headlines but those of headlines-labelled.jsonl: a corpus of
 one kind, as of the recipe english-own.
 """
 
@@ -46,7 +46,7 @@ KINDS = {
 }
 LEAST, HELD_OUT, OF_JUDGES = 3, 4000, 40_000  # words; texts of each kind; at most, where they have a file of their own
 OF_HEADS, UNSEEN = 2000, 200  # labelled texts of each kind, for heads and to judge kinds; of each kind in valid
-ONE_KIND_JUDGED = 1000  # headlines that headlines.csv is without, at most
+ONE_KIND_LABELLED = 1000  # headlines that headlines.csv is without, at most
 LATIN = re.compile("[\u0020-\u024f\u2010-\u2044]+")  # and typographic punctuation
 AGENCY = re.compile(r"\s*\((AP|AFP|Reuters|SPACE\.com|washingtonpost\.com|TechWeb)\)\s*$")
 
@@ -100,10 +100,10 @@ def write(path: Path, rows: Iterable[dict], *columns: str) -> None:
 
 
 def write_headlines(folder: Path, output: Path, seed: int) -> None:
-    """Write headlines.csv, and headlines-judge.jsonl of those that it is without."""
+    """Write headlines.csv, and headlines-labelled.jsonl of those that it is without."""
     rows = rows_of(folder, KINDS["headline"].files, "headline", seed)
-    held = min(ONE_KIND_JUDGED, len(rows) // 5)
-    write(output / "headlines-judge.jsonl", rows[:held], "text", "label")
+    held = min(ONE_KIND_LABELLED, len(rows) // 5)
+    write(output / "headlines-labelled.jsonl", rows[:held], "text", "label")
     with open(output / "headlines.csv", "w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, ("text", "label"), extrasaction="ignore")
         table.writeheader()

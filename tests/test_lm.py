@@ -188,6 +188,29 @@ def test_the_greedy_rows_that_end_do_so_at_different_steps():
     assert len({tuple(row) for row in write(gpt2(), PREFIXES, [], 12, greedy=True)}) > 2
 
 
+@pytest.mark.parametrize("streams", [numbers(40), None])
+def test_a_row_ends_where_an_end_is_likeliest_whatever_is_drawn(streams):
+    model = gpt2(eos_token_id=END)
+    model.set_output_embeddings(torch.nn.Linear(SMALL["hidden_size"], V))
+    head = model.get_output_embeddings()
+    with torch.no_grad():
+        head.weight.zero_()
+        head.bias.copy_(torch.tensor([0.3, 0.4] + [0.3 / (V - 2)] * (V - 2)).log())  # END is 1
+
+    def draw(**settings):
+        return write(model, [[0]] * 40, streams, 8, greedy=streams is None, **settings)
+
+    assert draw(end_when_likeliest=True) == [[END]] * 40
+    assert (draw() == [[END]] * 40) == (streams is None)
+
+
+def test_a_row_goes_on_where_an_end_is_not_likeliest(model):
+    own = write(model, PREFIXES, numbers(5), 20)
+    found = write(model, PREFIXES, numbers(5), 20, end_when_likeliest=True)
+    assert all(one[: len(two) - 1] == two[:-1] and two[-1] in (END, one[len(two) - 1])
+               for one, two in zip(own, found, strict=True))
+
+
 def test_cached_logits_are_those_of_the_whole_text(model, monkeypatch):
     seen, own = [], writing.choose
 

@@ -139,7 +139,7 @@ def test_accuracy_is_the_share_of_tokens_ranked_first(codec):
     assert codec.token_accuracy(latents, texts, batch_size=3) == pytest.approx(sum(right) / len(right))
 
 
-@pytest.mark.parametrize("preset", ["sampled", "greedy", "beam"])
+@pytest.mark.parametrize("preset", ["sampled", "careful", "greedy", "beam"])
 def test_a_text_that_reaches_the_limit_is_cut_with_a_warning(codec, preset):
     latents = codec.encode(TEXTS[:3])
     codec.tokenizer.eos_token = codec.tokenizer.convert_ids_to_tokens(0)
@@ -148,7 +148,7 @@ def test_a_text_that_reaches_the_limit_is_cut_with_a_warning(codec, preset):
     assert decoded.cut == [True] * 3
 
 
-@pytest.mark.parametrize("preset", ["sampled", "greedy", "beam"])
+@pytest.mark.parametrize("preset", ["sampled", "careful", "greedy", "beam"])
 def test_a_text_that_ends_is_not_cut(codec, preset):
     latents, network = codec.encode(TEXTS[:3]), codec.language_model
     end = codec.tokenizer.eos_token_id
@@ -324,8 +324,8 @@ def test_an_encoder_cannot_write(writers):
 
 
 @pytest.mark.parametrize("options, said", [
-    ({"preset": "gready"}, "no decoding 'gready', only sampled, greedy, beam; did you mean greedy?"),
-    ({"preset": "ld4lg"}, "no decoding 'ld4lg', only sampled, greedy, beam"),
+    ({"preset": "gready"}, "no decoding 'gready', only sampled, careful, greedy, beam; did you mean greedy?"),
+    ({"preset": "ld4lg"}, "no decoding 'ld4lg', only sampled, careful, greedy, beam"),
     ({"top_k": 4}, "decoding option top_k is set with sampled, which has no such option; there is num_beams with beam"),
     ({"preset": "greedy", "top_p": 0.5}, "top_p is set with greedy, which has no such option"),
     ({"preset": "greedy", "greedy": False}, "greedy is set with greedy, which has no such option"),

@@ -31,7 +31,11 @@ from latdiff.models.writer import (
     writer_features,
 )
 
-SETTINGS: dict[str, dict[str, Any]] = {"sampled": {"top_p": 0.8}, "greedy": {"greedy": True}, "beam": {"num_beams": 4}}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "sampled": {"top_p": 0.8}, "careful": {"top_p": 0.6, "end_when_likeliest": True}, "greedy": {"greedy": True},
+    "beam": {"num_beams": 4},
+}
+OPTIONS = ("top_p", "num_beams")  # those settings that may be others
 
 
 class WritingCodec(ModelMixin, ConfigMixin, Codec):
@@ -310,8 +314,9 @@ class WritingCodec(ModelMixin, ConfigMixin, Codec):
             cond: the first words of each text, where it `continues`; what is written goes on from them.
             batch_size: how many at once, times the beams.
             generators: one for each text, which it is sampled with (default: text i of seed i).
-            preset: sampled, token by token from the likeliest ones that together hold top_p; greedy; or beam.
-            options: top_p of sampled, num_beams of beam.
+            preset: sampled, token by token from the likeliest ones that together hold top_p; careful, from fewer, with
+                an end as soon as that is the likeliest token; greedy; or beam.
+            options: top_p of sampled and careful, num_beams of beam.
 
         Raises:
             UserError: For an unknown preset or option.
@@ -377,8 +382,8 @@ def decoding(preset: str = "sampled", **options) -> dict[str, Any]:
         raise UserError(f"no decoding {preset!r}, only {', '.join(SETTINGS)}{nearest(str(preset), SETTINGS)}")
     settings = SETTINGS[preset]
     for name, value in options.items():
-        if name not in settings or name == "greedy":
-            known = "num_beams with beam, top_p with sampled"
+        if name not in settings or name not in OPTIONS:
+            known = "num_beams with beam, top_p with sampled and careful"
             raise UserError(f"decoding option {name} is set with {preset}, which has no such option; there is {known}")
         if name == "num_beams":
             check_whole(name, value)

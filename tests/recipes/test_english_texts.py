@@ -69,11 +69,11 @@ def test_every_kind_is_there_and_what_is_held_out_stays_out(sets, tmp_path):
     assert all((again / file.name).read_bytes() == file.read_bytes() for file in out.iterdir())
 
 
-def test_headlines_are_a_corpus_of_their_own_and_its_judge_has_others(sets, tmp_path):
+def test_headlines_are_a_corpus_of_their_own_and_heads_have_others(sets, tmp_path):
     english_texts.put_together(sets, tmp_path / "english")
     with open(tmp_path / "english" / "headlines.csv", encoding="utf-8", newline="") as file:
         own = list(csv.DictReader(file))
-    judged = read(tmp_path / "english" / "headlines-judge.jsonl")
+    judged = read(tmp_path / "english" / "headlines-labelled.jsonl")
     assert (len(own), len(judged)) == (24, 6) and {row["label"] for row in own} == {"World", "Sports"}
     assert {row["text"] for row in own + judged} == {f"Title {i} Of An Item" for i in range(30)}
 

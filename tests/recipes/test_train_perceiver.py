@@ -189,7 +189,7 @@ def test_another_checkpoints_codec_is_trained_on_and_its_latents_stay(finished):
     (["perceiver.max_tokens=41"], SentenceModelError,
      r"perceiver\.max_tokens is 41, but 'llama' reads no more than 40 tokens beside 8 soft prompts; lower it"),
     (["perceiver.encoder=llama"], SentenceModelError, "the sentence encoder is 'llama', a llama that writes"),
-    (["sampling.decoding=ld4lg"], RecipeError, "must be one of sampled, greedy, beam"),
+    (["sampling.decoding=ld4lg"], RecipeError, "must be one of sampled, careful, greedy, beam"),
     (["perceiver.assumed_noise=0.8"], RecipeError, r"training adds noise of at most train_drafts\.latent_noise=0\.7"),
     (["data.max_tokens=25"], RecipeError, r"data\.max_tokens: 25 is more than perceiver\.max_tokens=24"),
     (["data.condition=start"], RecipeError, "the Perceiver codec reads no source texts; set none or label"),

@@ -171,7 +171,7 @@ def test_a_pipeline_samples_by_class_and_guide(pipe):
     greedy = pipe("size", num_samples=3, decode_options="greedy", generator=torch.Generator().manual_seed(0))
     assert torch.equal(greedy.latents, out.latents) and greedy.texts != out.texts
     assert len(pipe("size", decode_options={"preset": "beam", "num_beams": 2}).texts) == 1
-    with pytest.raises(UserError, match="no decoding 'ld4lg', only sampled, greedy, beam"):
+    with pytest.raises(UserError, match="no decoding 'ld4lg', only sampled, careful, greedy, beam"):
         pipe("size", decode_options="ld4lg")
 
 
@@ -420,8 +420,8 @@ def test_as_many_tokens_as_the_context_has_room_for_are_taken(recipe):
 
 
 @pytest.mark.parametrize("settings, said", [
-    (["sampling.decoding=ld4lg"], "sampling.decoding: is 'ld4lg', must be one of sampled, greedy, beam"),
-    (["sampling.decoding=gready"], "must be one of sampled, greedy, beam; did you mean greedy?"),
+    (["sampling.decoding=ld4lg"], "sampling.decoding: is 'ld4lg', must be one of sampled, careful, greedy, beam"),
+    (["sampling.decoding=gready"], "must be one of sampled, careful, greedy, beam; did you mean greedy?"),
     (["sentence.assumed_noise=0.8"], "sentence.assumed_noise: is 0.8, but training adds noise of at most"),
     (["sentence.finetune=true"], "sentence.finetune: is true, but sentence.path names no checkpoint; set it"),
     (["data.max_tokens=25"], "data.max_tokens: 25 is more than sentence.max_tokens=24; raise the latter"),

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from latdiff.config.sections import Number, Section, Whole, codec_problems, stage
 
-PRESETS = ("sampled", "greedy", "beam")  # ways to write a text
+PRESETS = ("sampled", "careful", "greedy", "beam")  # ways to write a text
 
 
 class SentenceConfig(Section):
