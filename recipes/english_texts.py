@@ -7,8 +7,8 @@ tatoeba/train below the first folder, as .jsonl or .jsonl.gz with a column `text
 train.jsonl and valid.jsonl with the columns text and kind (review, comment, headline, caption, remark), and for each
 attribute (sentiment, toxicity, topic, kind) ATTRIBUTE-head.jsonl and ATTRIBUTE-judge.jsonl with text and label: the
 first of training texts, for heads, the second of texts that the training does not see, for judges and for comparison
-with real texts. headlines.csv, with text and label, has all headlines but those of headlines-labelled.jsonl: a corpus of
-one kind, as of the recipe english-own.
+with real texts. headlines.csv, with text and label, has all headlines but those of headlines-labelled.jsonl: a corpus
+of one kind, for the recipe english-own.
 """
 
 from __future__ import annotations
@@ -104,10 +104,11 @@ def write_headlines(folder: Path, output: Path, seed: int) -> None:
     rows = rows_of(folder, KINDS["headline"].files, "headline", seed)
     held = min(ONE_KIND_LABELLED, len(rows) // 5)
     write(output / "headlines-labelled.jsonl", rows[:held], "text", "label")
+    known = {letters_of(row["text"]) for row in rows[:held]}
     with open(output / "headlines.csv", "w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, ("text", "label"), extrasaction="ignore")
         table.writeheader()
-        table.writerows(rows[held:])
+        table.writerows(row for row in rows[held:] if letters_of(row["text"]) not in known)
 
 
 def put_together(folder: Path, output: Path, seed: int = 0) -> dict[str, int]:
