@@ -37,7 +37,8 @@ class AutoencoderConfig(Section):
 
     def problems(self, recipe) -> Iterator[str]:
         yield from headed("autoencoder", self.width, self.heads)
-        yield from codec_problems(recipe, "autoencoder", tuple(DECODING), "train_autoencoder")
+        if recipe.codec == "autoencoder":
+            yield from codec_problems(recipe, "autoencoder", tuple(DECODING), "train_autoencoder")
 
 
 class TrainAutoencoderConfig(Section):
