@@ -46,7 +46,7 @@ KINDS = {
 }
 LEAST, HELD_OUT, OF_JUDGES = 3, 4000, 40_000  # words; texts of each kind; at most, where they have a file of their own
 OF_HEADS, UNSEEN = 2000, 200  # labelled texts of each kind, for heads and to judge kinds; of each kind in valid
-ONE_KIND_LABELLED = 1000  # headlines that headlines.csv is without, at most
+OF_HEADLINES = 1000  # headlines of headlines-labelled.jsonl, at most
 LATIN = re.compile("[\u0020-\u024f\u2010-\u2044]+")  # and typographic punctuation
 AGENCY = re.compile(r"\s*\((AP|AFP|Reuters|SPACE\.com|washingtonpost\.com|TechWeb)\)\s*$")
 
@@ -102,7 +102,7 @@ def write(path: Path, rows: Iterable[dict], *columns: str) -> None:
 def write_headlines(folder: Path, output: Path, seed: int) -> None:
     """Write headlines.csv, and headlines-labelled.jsonl of those that it is without."""
     rows = rows_of(folder, KINDS["headline"].files, "headline", seed)
-    held = min(ONE_KIND_LABELLED, len(rows) // 5)
+    held = min(OF_HEADLINES, len(rows) // 5)
     write(output / "headlines-labelled.jsonl", rows[:held], "text", "label")
     known = {letters_of(row["text"]) for row in rows[:held]}
     with open(output / "headlines.csv", "w", encoding="utf-8", newline="") as file:

@@ -86,14 +86,17 @@ def places(pieces: Tensor, size: int) -> Tensor:
 
 
 class Ending(nn.Module):
-    """What is added to the output embedding of end-of-text, [H], as something to be trained.
+    """The vector [H] that is added to the output embedding of end-of-text, as a module to be trained and resumed.
 
-    A vector of its own learns it soon, and the low-rank updates learn features that tell where a text ends.
+    Adam moves such a vector sooner than low-rank updates of inner layers raise the odds of one token (see `fit_end`).
+
+    Args:
+        ending: a codec's, whose memory is trained in place, so that texts shown under way end as is learnt so far.
     """
 
     def __init__(self, ending: Tensor):
         super().__init__()
-        self.weight = nn.Parameter(ending)  # the codec's own memory: texts that are shown end as is learnt so far
+        self.weight = nn.Parameter(ending)
 
     def forward(self, features: Tensor) -> Tensor:
         """What is added to the logit of end-of-text [N], of features [N, H]."""
@@ -129,16 +132,16 @@ class WritingLoss(nn.Module):
 def train(recipe: Recipe, stage: Stage, quiet: bool) -> None:
     """Train a writing codec, or take another checkpoint's, save it with the corpus' latents, and measure it.
 
-    A codec that is taken is trained on where `finetune` is set. Else the ends of texts alone are fitted: headlines end
+    A codec that is taken is fine-tuned where `finetune` is set. Else only the ends of texts are fitted: headlines end
     without a full stop, reviews do not.
     """
     folder, section = recipe.folder, getattr(recipe, recipe.codec)
-    path, whole = section.path, not section.path or section.finetune
+    path, trains = section.path, not section.path or section.finetune
     refuse_changes(recipe, stage.settings)
     if finished(recipe):
         print(f"{folder / 'codec'} is already trained; delete {folder} or set name= to train another")
         return
-    corpus = load_corpus(recipe.data, recipe.seed, extra=whole)
+    corpus = load_corpus(recipe.data, recipe.seed, extra=trains)
     codec = taken(recipe, stage.kind, path) if path else stage.build(recipe)
     codec.to(default_device())
     texts, own = readable(recipe, codec, corpus)
@@ -146,10 +149,10 @@ def train(recipe: Recipe, stage: Stage, quiet: bool) -> None:
     recipe.save(folder / "recipe.yaml")
     if path:
         latents, made = codec.latents_of(texts.all, progress=encoding_bar(quiet)), {"adopted_from": path}
-        print(f"the codec of {path} -> {folder}, {'trained on' if whole else 'where texts end is learnt anew'}")
+        print(f"the codec of {path} -> {folder}, {'to be fine-tuned' if trains else 'where texts end is learnt anew'}")
     else:
         latents, made = stage.encode(recipe, codec, texts, own, unseen, quiet)
-    if whole:
+    if trains:
         made |= write_from(recipe, codec, latents, texts, unseen, quiet)
     made |= end_texts(recipe, codec.eval(), latents, texts, unseen, quiet)
     save_latents(folder, latents[:own], codec.digest)
@@ -161,7 +164,7 @@ def train(recipe: Recipe, stage: Stage, quiet: bool) -> None:
 
 
 def write_from(recipe: Recipe, codec: WritingCodec, latents: Tensor, texts: Texts, unseen: Texts, quiet: bool) -> dict:
-    """Train prompts, low-rank updates and ends to write texts from latents [N, L, D]; returns what is to be kept."""
+    """Train soft prompts, low-rank updates and ends to write texts of latents [N, L, D]; returns minutes, dtype."""
     name = recipe.codec
     settings, rank = getattr(recipe, f"train_{name}"), codec.config.rank
     run = Run(recipe, name, recipe.folder / "train" / f"{name}.safetensors", settings, quiet)

@@ -16,10 +16,11 @@ from diffusers import ConfigMixin, ModelMixin
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from latdiff.codecs.presets import decoding
 from latdiff.codecs.protocol import Codec, Decoded, TextError, as_texts
 from latdiff.config import DECODING
 from latdiff.config.stages.sentence import PRESETS
-from latdiff.errors import UserError, check_whole, nearest
+from latdiff.errors import check_whole
 from latdiff.fetch import located
 from latdiff.lm import led, write
 from latdiff.models.writer import (
@@ -30,12 +31,6 @@ from latdiff.models.writer import (
     merge_updates,
     writer_features,
 )
-
-SETTINGS: dict[str, dict[str, Any]] = {
-    "sampled": {"top_p": 0.8}, "careful": {"top_p": 0.6, "end_when_likeliest": True}, "greedy": {"greedy": True},
-    "beam": {"num_beams": 4},
-}
-OPTIONS = ("top_p", "num_beams")  # those settings that may be others
 
 
 class WritingCodec(ModelMixin, ConfigMixin, Codec):
@@ -374,22 +369,6 @@ class WritingCodec(ModelMixin, ConfigMixin, Codec):
             right += sum(a == b for a, b in zip(guessed, wanted, strict=True))
             total += len(wanted)
         return right / total
-
-
-def decoding(preset: str = "sampled", **options) -> dict[str, Any]:
-    """Settings of a preset with options on top; raises UserError for unknown ones and for values out of range."""
-    if preset not in SETTINGS:
-        raise UserError(f"no decoding {preset!r}, only {', '.join(SETTINGS)}{nearest(str(preset), SETTINGS)}")
-    settings = SETTINGS[preset]
-    for name, value in options.items():
-        if name not in settings or name not in OPTIONS:
-            known = "num_beams with beam, top_p with sampled and careful"
-            raise UserError(f"decoding option {name} is set with {preset}, which has no such option; there is {known}")
-        if name == "num_beams":
-            check_whole(name, value)
-        elif not (isinstance(value, (int, float)) and 0 < value <= 1):
-            raise UserError(f"top_p is {value}, must be above 0 and at most 1")
-    return settings | options
 
 
 def digest_of(tensors: dict[str, Tensor], words: str = "") -> str:

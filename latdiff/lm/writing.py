@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -82,10 +82,7 @@ def write(
         logits = out.logits[:, -1].float()
         free = [place for place, row in enumerate(rows) if not waiting[row]]
         own = None if greedy else [streams[rows[place]] for place in free]
-        chosen = dict(zip(free, choose(logits[free], own, top_p), strict=True))
-        if end_when_likeliest:
-            likeliest = logits.argmax(-1).tolist()
-            chosen |= {place: likeliest[place] for place in free if likeliest[place] in ends}
+        chosen = dict(zip(free, choose(logits[free], own, top_p, ends if end_when_likeliest else ()), strict=True))
         for place, row in enumerate(rows):
             token = chosen[place] if place in chosen else waiting[row].pop(0)
             written[row].append(token)
@@ -146,10 +143,16 @@ def _ends(model) -> set[int]:
     return {ends} if isinstance(ends, int) else set(ends or [])
 
 
-def choose(logits: Tensor, streams: Sequence[torch.Generator] | None, top_p: float) -> list[int]:
-    """A token for each row of logits [B, V]: the likeliest without streams, else one of the row's distribution."""
+def choose(
+    logits: Tensor, streams: Sequence[torch.Generator] | None, top_p: float, at_once: Collection[int] = ()
+) -> list[int]:
+    """A token for each row of logits [B, V]: the likeliest without streams, else one of the row's distribution.
+
+    Tokens of `at_once` are taken wherever they are the likeliest, whatever is drawn.
+    """
+    likeliest = logits.argmax(-1).tolist()
     if streams is None:
-        return logits.argmax(-1).tolist()
+        return likeliest
     if not streams:
         return []
     if top_p < 1:
@@ -157,4 +160,5 @@ def choose(logits: Tensor, streams: Sequence[torch.Generator] | None, top_p: flo
     below = logits.double().softmax(-1).cumsum(-1)
     below = below / below[:, -1:]  # the last is 1 exactly, above every number drawn
     drawn = [torch.rand(1, generator=one, device=one.device, dtype=torch.float64) for one in streams]
-    return torch.searchsorted(below, torch.stack([one.to(below.device) for one in drawn]), right=True)[:, 0].tolist()
+    found = torch.searchsorted(below, torch.stack([one.to(below.device) for one in drawn]), right=True)[:, 0].tolist()
+    return [one if one in at_once else other for one, other in zip(likeliest, found, strict=True)]

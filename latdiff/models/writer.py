@@ -121,7 +121,7 @@ def fit_end(features: Tensor, odds: Tensor, ends: Tensor, penalty: float = 1e-3)
 def add_updates(model: PreTrainedModel, rank: int) -> nn.ModuleList:
     """Low-rank updates of all linear layers (LoRA, Hu et al. 2022); returns what is to be trained.
 
-    Zero so far, or those that the model came with, which are taken out of its weights again.
+    They are zero, or those that the model came with, whose sum with its weights is undone (`merge_updates`).
     """
     found = [part for part in model.modules() if isinstance(part, BaseTunerLayer)]
     for part in found:

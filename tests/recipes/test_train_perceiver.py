@@ -176,7 +176,7 @@ def test_another_checkpoints_codec_is_taken_as_it_is(finished):
     assert figures["adopted_from"] == "checkpoints/codec"
 
 
-def test_another_checkpoints_codec_is_trained_on_and_its_latents_stay(finished):
+def test_another_checkpoints_codec_is_fine_tuned_and_its_latents_stay(finished):
     mine = finished("name=mine", "perceiver.path=checkpoints/codec", "perceiver.finetune=true")
     train_perceiver.main(mine, quiet=True)
     one, two = load_codec("checkpoints/codec"), load_codec(mine.folder)

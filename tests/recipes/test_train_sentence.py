@@ -19,7 +19,7 @@ from latdiff.codecs.protocol import TextError
 from latdiff.config import RecipeError, load_recipe
 from latdiff.data.corpus import DataError
 from latdiff.errors import UserError
-from latdiff.models.writer import SentenceModelError, load_writer
+from latdiff.models.writer import SentenceModelError, load_writer, writer_features
 from latdiff.pipelines.files import open_checkpoint
 from latdiff.training import ResumeError, load_latents
 
@@ -337,9 +337,29 @@ def test_another_checkpoints_codec_is_taken_and_learns_where_these_texts_end(fin
         train_sentence.main(finished("name=x", "sentence.path=checkpoints/codec", "data.max_tokens=40"), quiet=True)
 
 
+def test_the_loss_is_of_the_logits_that_are_written_from_and_ends_are_trained_in_place(whole, recipe):
+    codec = load_codec(whole / "checkpoints" / "codec")
+    assert codec.ending.any()
+    ids, latents = codec.tokenize(TEXTS[:5]), codec.encode(TEXTS[:5])
+    pieces = torch.tensor(sorted({one for row in ids for one in row}))
+    objective = WritingLoss(codec, 0.0, pieces)
+    loss = objective(latents, ids, [[]] * 5, torch.Generator().manual_seed(0))
+    head, expected = codec.language_model.get_output_embeddings(), []
+    for prompt, row in zip(codec.reader(latents, torch.zeros(5)), ids, strict=True):
+        logits = head(writer_features(codec.language_model, prompt[None], [row]))[:, pieces]
+        wanted = torch.searchsorted(pieces, torch.tensor(row))
+        expected.append(torch.nn.functional.cross_entropy(logits, wanted, reduction="sum").item())
+    assert loss.item() == pytest.approx(sum(expected) / sum(map(len, ids)), rel=1e-4)
+    loss.backward()
+    assert objective.ending.weight.grad.any()
+    with torch.no_grad():
+        objective.ending.weight += 1
+    assert torch.equal(codec.ending, objective.ending.weight)
+
+
 @pytest.fixture
 def houses(finished):
-    """houses(*settings): a recipe of other texts, for which the finished run's codec is trained on."""
+    """houses(*settings): a recipe of other texts, on which the finished run's codec is fine-tuned."""
     texts = [f"A {one} {what}." for words in KINDS.values() for one in words for what in ("house", "boat")]
     Path("houses.txt").write_text("\n".join(texts), encoding="utf-8")
 
@@ -359,10 +379,10 @@ def nats(folder, texts):
         return objective(codec.encode(texts), ids, [[]] * len(ids), torch.Generator().manual_seed(0)).item()
 
 
-def test_another_checkpoints_codec_is_trained_on_and_its_latents_stay(houses, capsys):
+def test_another_checkpoints_codec_is_fine_tuned_and_its_latents_stay(houses, capsys):
     mine = houses("train_sentence.steps=60", "train_sentence.learning_rate=0.01")
     train_denoiser.main(mine, quiet=True)
-    assert "the codec of checkpoints/codec -> checkpoints/houses, trained on" in capsys.readouterr().out
+    assert "the codec of checkpoints/codec -> checkpoints/houses, to be fine-tuned" in capsys.readouterr().out
     one, two = load_codec("checkpoints/codec"), load_codec(mine.folder)
     assert one.digest == two.digest and torch.equal(one.encode(TEXTS), two.encode(TEXTS))
     texts = Path("houses.txt").read_text(encoding="utf-8").splitlines()
@@ -374,7 +394,7 @@ def test_another_checkpoints_codec_is_trained_on_and_its_latents_stay(houses, ca
     assert len(open_checkpoint(mine.folder)(num_samples=2).texts) == 2
 
 
-def test_training_on_begins_where_the_codec_was_left(houses):
+def test_fine_tuning_begins_where_the_codec_was_left(houses):
     train_sentence.main(houses("train_sentence.steps=1", "train_sentence.learning_rate=0.0"), quiet=True)
     found, taken = weights("checkpoints/houses/codec"), weights("checkpoints/codec/codec")
     ending = found.pop("ending"), taken.pop("ending")
@@ -383,7 +403,7 @@ def test_training_on_begins_where_the_codec_was_left(houses):
     assert_equal(*(weights(f"{place}/codec/adapter") for place in ("checkpoints/houses", "checkpoints/codec")))
 
 
-def test_training_on_that_was_interrupted_is_the_same_in_the_end(houses, interrupt):
+def test_fine_tuning_that_was_interrupted_is_the_same_in_the_end(houses, interrupt):
     train_sentence.main(houses("name=whole"), quiet=True)
     interrupt(train_sentence, 4)
     with pytest.raises(Interrupted):

@@ -16,8 +16,8 @@ class SentenceConfig(Section):
 
     path: str = Field("", description="a checkpoint whose sentence codec is taken, which learns where these "
                       "texts end; empty: train one")
-    finetune: bool = Field(False, description="whether the codec of `path` is trained on these texts as well, by "
-                           "train_sentence; its latents stay what they are")
+    finetune: bool = Field(False, description="whether the codec of `path` is fine-tuned on these texts, with "
+                           "the settings of train_sentence; its latents stay what they are")
     language_model: str = Field("smollm2-135m-instruct", description="the frozen causal language model: a name that "
                                 "`latdiff fetch` knows, a folder, or a hub id such as HuggingFaceTB/SmolLM2-135M")
     encoder: str = Field("all-minilm-l6-v2", description="the frozen sentence encoder, likewise; a hub id such as "
