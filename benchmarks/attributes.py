@@ -36,7 +36,7 @@ from latdiff.cli.sampling import guide_words, read_guides
 from latdiff.data.corpus import load_labelled
 from latdiff.data.splits import Split
 from latdiff.errors import UserError, nearest, plain_errors
-from latdiff.evaluation.judges import FluencyJudge, WellFormedJudge
+from latdiff.evaluation.judges import FluencyJudge, MauveJudge, WellFormedJudge
 from latdiff.evaluation.report import check_writable, machine
 from latdiff.heads.attribute import AttributeHead
 from latdiff.heads.files import load_head
@@ -127,12 +127,13 @@ def main() -> None:
             writer.begun(prompt)  # which a language model that cannot be asked refuses
     fluency = FluencyJudge(options.fluency) if options.fluency else None
     wellformed = WellFormedJudge(options.wellformed) if options.wellformed else None
+    mauve = MauveJudge(options.mauve) if options.mauve else None
     fudge, how = fitted_fudge(options, writer, labelled, heads) if writer and labelled else (None, None)
     table = Table(options, pipe, always, starts, Measured(
-        {name: judge for name, (judge, _) in judged.items()}, fluency, wellformed), {
+        {name: judge for name, (judge, _) in judged.items()}, fluency, wellformed, mauve), {
         "checkpoint": folder.name, "seed": options.seed, "cond": options.cond, "guides": options.guide,
         "machine": machine(pipe.config.dtype), "steps": pipe.config.num_inference_steps, "fluency": options.fluency,
-        "wellformed": options.wellformed, "decoding": options.decode or pipe.decoding,
+        "wellformed": options.wellformed, "mauve": options.mauve, "decoding": options.decode or pipe.decoding,
         "heads": {head.name: head.report for head in heads},
         "judges": {name: judge.describe() for name, (judge, _) in judged.items()},
     } | (described(options, starts) if starts else {}) | ({"fudge": how} if how else {}))
@@ -166,6 +167,9 @@ def check(options: argparse.Namespace) -> None:
     both = [name for _, name, _ in guide_words(options.guide) if Path(name).name in options.head]
     if both:
         raise UserError(f"--guide is of the head {both[0]!r}, which --head steers and judges; leave one of them out")
+    if options.mauve and (options.prefixes or len(options.head) > 1):
+        raise UserError("--mauve compares texts with real ones of their label, of which there are some for one --head "
+                        "and without --prefixes; leave it out")
     if options.prefixes and options.cond:
         raise UserError("--prefixes is a condition, as --cond is; give one of them")
     for flag, value in (("--prefix-label", options.prefix_label), ("--prefix-words", options.prefix_words)):
@@ -215,6 +219,8 @@ def _options() -> argparse.Namespace:
         help="a language model that read LABEL, or LABEL+LABEL, before every text: latdiff train-ar")
     add("--fluency", help="a language model for perplexity")
     add("--wellformed", help="folder of a judge that recipes/train_wellformed.py wrote")
+    add("--mauve", metavar="MODEL", help="a language model or an encoder for MAUVE against real texts of the label "
+        "that are not in the table: a name, a folder, or a hub id; of rows with --num-samples texts")
     add("--seed", type=int, default=0)
     add("--json", type=Path, required=True)
     add("--plot", type=Path, metavar="FILE", help="also draw right against fluency: .svg, .png or .pdf")

@@ -12,7 +12,7 @@ from latdiff.data.corpus import load_labelled
 from latdiff.data.splits import Split
 from latdiff.data.tokens import tokenize
 from latdiff.evaluation import metrics
-from latdiff.evaluation.judges import FluencyJudge, LabelJudge, SeenTexts, WellFormedJudge
+from latdiff.evaluation.judges import FluencyJudge, LabelJudge, MauveJudge, SeenTexts, WellFormedJudge
 from latdiff.heads.attribute import AttributeHead
 from latdiff.lm import token_losses
 
@@ -20,18 +20,23 @@ SHOWN = 50  # texts of each row that are kept, the first ones, to be read
 
 
 class Measured:
-    """What is measured of a set of texts: one judge a head, and the fluency model if there is one."""
+    """What is measured of a set of texts: one judge a head, and judges of fluency and of likeness if there are any."""
 
-    def __init__(self, judges: dict[str, LabelJudge], fluency: FluencyJudge | None, wellformed: WellFormedJudge | None):
-        self.judges, self.fluency, self.wellformed = judges, fluency, wellformed
+    def __init__(
+        self, judges: dict[str, LabelJudge], fluency: FluencyJudge | None, wellformed: WellFormedJudge | None,
+        mauve: MauveJudge | None = None,
+    ):
+        self.judges, self.fluency, self.wellformed, self.mauve = judges, fluency, wellformed, mauve
 
     def row(
-        self, who: dict, target: dict[str, str], make: Callable[[], list[str]], starts: Sequence[str] = ()
+        self, who: dict, target: dict[str, str], make: Callable[[], list[str]], starts: Sequence[str] = (),
+        others: Sequence[str] = (),
     ) -> dict:
         """Figures of the texts that `make` writes, with the seconds that each took.
 
         A text without a word is wrong and not well-formed, and not counted in the other figures. Where texts go on from
         starts, the first ones, one each, fluency is that of start and text together; all else is of the text alone.
+        MAUVE depends on how many texts there are: only rows with as many as there are `others`, real ones, have it.
         """
         began = time.monotonic()
         texts = make()
@@ -50,6 +55,8 @@ class Measured:
         }
         if len(target) > 1:
             figures["right_of_each"] = {name: sum(row) / len(row) for name, row in hits.items()}
+        if self.mauve and len(texts) == len(others):
+            figures["mauve"] = self.mauve.mauve(texts, list(others))
         figures |= self._fluency(texts, starts)
         return who | {"target": target} | figures | {"seconds_a_text": seconds / len(texts), "texts": texts[:SHOWN]}
 

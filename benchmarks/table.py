@@ -47,6 +47,7 @@ class Table:
     ):
         self.options, self.pipe, self.always, self.measured = options, pipe, always, measured
         self.starts = starts
+        self.others: dict[str, list[str]] = {}
         self.document: dict[str, Any] = document | {"rows": []}
 
     def begun(self, n: int) -> list[str]:
@@ -61,25 +62,30 @@ class Table:
                          decode_options=self.options.decode, batch_size=64).texts
 
     def note(self, who: dict, target: dict[str, str], make: Callable[[], list[str]]) -> None:
-        row = self.measured.row(who, target, make, [start.before for start in self.starts])
+        row = self.measured.row(who, target, make, [start.before for start in self.starts],
+                                self.others.get(title(target), []))
         self.document["rows"].append(row)
         write_json(self.options.json, self.document)
         print(row_line({key: value for key, value in row.items() if key != "texts"}), flush=True)
 
     def samples(self, targets: list[dict[str, str]], heads: list[AttributeHead], real: dict[str, list[str]]) -> None:
-        """Real texts, samples, steered samples and the best of several, for every target."""
-        options, largest = self.options, max(self.options.best_of, default=0)
-        plain, each = timed(partial(self.draw, options.num_samples))
+        """Real texts, samples, steered samples and the best of several, for every target.
+
+        Beyond the real texts of the table there are others by label, which MAUVE compares every row with.
+        """
+        options, largest, n = self.options, max(self.options.best_of, default=0), self.options.num_samples
+        self.others = {label: texts[n : 2 * n] for label, texts in real.items()}
+        plain, each = timed(partial(self.draw, n))
         pool, each_of_pool = timed(partial(self.draw, options.best, each=largest, seed=options.seed + 1)
                                    if largest else list)
         for target in targets:
-            genuine = ([start.behind for start in self.starts] or real.get(title(target), []))[: options.num_samples]
+            genuine = ([start.behind for start in self.starts] or real.get(title(target), []))[:n]
             if genuine:
                 self.note({"who": "real texts"}, target, partial(list, genuine))
             self.note({"who": "unsteered", "seconds_before": each}, target, partial(list, plain))
             for times in options.times:
                 guides = [head.toward(target[head.name], times * head.usual_scale("x0")) for head in heads]
-                self.note({"who": "steered", "times": times}, target, partial(self.draw, options.num_samples, guides))
+                self.note({"who": "steered", "times": times}, target, partial(self.draw, n, guides))
             for k in options.best_of:
                 guides = [head.toward(target[head.name]) for head in heads]
                 self.note({"who": f"best of {k}", "seconds_before": k * each_of_pool}, target,

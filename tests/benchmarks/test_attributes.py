@@ -38,7 +38,7 @@ def test_one_head_beside_its_rivals(checkpoint, labelled, tiny, tmp_path, monkey
         begun=lambda prompt: [], goes_on=lambda prompt, starts, seed: ["I was glad."] * len(starts)))
     monkeypatch.setattr(measure_attributes, "WellFormedJudge", lambda path: SimpleNamespace(share=lambda texts: 0.5))
     flags = ["--head", "sentiment", "--judge", labelled("sentiment"), "--fluency", str(tiny.ar), "--decode", "ld4lg",
-             "--wellformed", "judge"]
+             "--wellformed", "judge", "--mauve", str(tiny.ar)]
     document = run(monkeypatch, checkpoint, tmp_path / "m.json", *flags, "--prompt", "positive=Be glad.")
     rows = document["rows"]
     each = ["real texts", "unsteered", "steered", "best of 2"]
@@ -48,6 +48,8 @@ def test_one_head_beside_its_rivals(checkpoint, labelled, tiny, tmp_path, monkey
     assert document["decoding"] == "ld4lg" and document["wellformed"] == "judge"
     assert {row["well_formed"] for row in rows} == {0.5}
     assert rows[0]["right"] > 0.5 and rows[0]["distinct"] == 1
+    assert [("mauve" in row) for row in rows] == [True, True, True, False] * 2 + [True]
+    assert all(0 <= row.get("mauve", 0.5) <= 1 for row in rows) and document["mauve"] == str(tiny.ar)
     assert rows[-1]["distinct"] == 0.25 and rows[-1]["self_bleu"] == pytest.approx(100)
     assert [row["n"] for row in rows] == [4, 4, 4, 3] * 2 + [4]
     assert "held out" in document["judges"]["sentiment"]
@@ -98,6 +100,8 @@ def test_what_cannot_be_measured(checkpoint, labelled, tiny, tmp_path, monkeypat
     (["--guide", "kind"], "--guide is 'kind', must be HEAD=LABEL"),
     (["--guide", "sentiment=positive"], "--guide is of the head 'sentiment', which --head steers"),
     (["--prefixes", "a", "--cond", "b"], "--prefixes is a condition, as --cond is"),
+    (["--prefixes", "a", "--mauve", "m"], "--mauve compares texts with real ones of their label"),
+    (["--head", "tense", "--judge", "b", "--mauve", "m"], "--mauve compares texts with real ones of their label"),
     (["--prefix-label", "a"], "--prefix-label is a, but there are no --prefixes"),
     (["--prefix-words", "3"], "--prefix-words is 3, but there are no --prefixes"),
     (["--prefixes", "a", "--prefix-words", "0"], "--prefix-words is 0, must be 1 or more"),
