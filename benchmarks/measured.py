@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,9 +35,10 @@ class Measured:
     ) -> dict:
         """Figures of the texts that `make` writes, with the seconds that each took.
 
-        A text without a word is wrong and not well-formed, and not counted in the other figures. Where texts go on from
-        starts, the first ones, one each, fluency is that of start and text together; all else is of the text alone.
-        MAUVE depends on how many texts there are: only rows with as many as there are `others`, real ones, have it.
+        A text without a word is wrong and not well-formed, and not counted in the other figures, such as the shares of
+        labels that each judge sees (`judged`). Where texts go on from starts, the first ones, one each, fluency is that
+        of start and text together; all else is of the text alone. MAUVE depends on how many texts there are: only rows
+        with as many as there are `others`, real ones, have it.
         """
         began = time.monotonic()
         texts = make()
@@ -44,8 +46,9 @@ class Measured:
         seconds += who.pop("seconds_before", 0.0) * len(texts)
         starts = list(starts)[: len(texts)] or [""] * len(texts)
         said = [text for text in texts if text.strip()] or ["."]
-        hits = {name: [found == label and bool(text.strip()) for found, text in
-                       zip(self.judges[name].predict(texts), texts, strict=True)] for name, label in target.items()}
+        found = {name: list(map(str, self.judges[name].predict(texts))) for name in target}
+        hits = {name: [one == label and bool(text.strip()) for one, text in zip(found[name], texts, strict=True)]
+                for name, label in target.items()}
         every = [all(row) for row in zip(*hits.values(), strict=True)]
         figures: dict[str, Any] = {
             "n": len(texts), "right": sum(every) / len(every), "distinct": metrics.distinct(texts),
@@ -55,6 +58,7 @@ class Measured:
         }
         if len(target) > 1:
             figures["right_of_each"] = {name: sum(row) / len(row) for name, row in hits.items()}
+        figures["judged"] = {name: _shares(row, texts) for name, row in found.items()}
         if self.mauve and len(texts) == len(others):
             figures["mauve"] = self.mauve.mauve(texts, list(others))
         figures |= self._fluency(texts, starts)
@@ -81,6 +85,12 @@ class Measured:
         (of_all, tokens), (of_starts, before) = judge.losses(whole), token_losses(judge.model, judge.start, begun)
         count = (tokens.sum() - before.sum()).item()
         return math.exp((of_all.sum() - of_starts.sum()).item() / count) if count > 0 else math.nan
+
+
+def _shares(labels: list[str], texts: list[str]) -> dict[str, float]:
+    """The share of each label among those of texts with a word."""
+    counts = Counter(label for label, text in zip(labels, texts, strict=True) if text.strip())
+    return {label: count / counts.total() for label, count in sorted(counts.items())}
 
 
 def judge_and_real(

@@ -159,18 +159,18 @@ def test_a_judge_keeps_off_what_is_measured_and_what_rivals_learnt(folder, tmp_p
 def test_fluency_is_of_the_start_and_its_text(writers, instruct):
     """Perplexity of what goes on is that of the whole without the start's share."""
     fluency = FluencyJudge(instruct)
-    judge = SimpleNamespace(predict=lambda texts: ["a"] * len(texts))
+    judge = SimpleNamespace(predict=lambda texts: ["a" if "red" in text else "b" for text in texts])
     wellformed = SimpleNamespace(share=lambda texts: float(texts == ["The cat is red.", ""]))
     measured = Measured({"kind": judge}, fluency, wellformed)
     row = measured.row({"who": "x"}, {"kind": "a"}, lambda: ["is red.", ""], ["The cat", "The dog", "The owl"])
     assert (row["right"], row["empty"], row["words"], row["well_formed"]) == (0.5, 1, 2, 1)
-    assert "self_bleu" not in row  # of a single text
+    assert "self_bleu" not in row and row["judged"] == {"kind": {"a": 1}}  # of a single text
     assert row["perplexity"] == pytest.approx(fluency.perplexity(["The cat is red."])["tokens"])
     (whole, most), (start, least) = fluency.losses(["The cat is red."]), fluency.losses(["The cat"])
     expected = ((whole - start) / (most - least)).exp().item()
     assert row["perplexity_of_continuation"] == pytest.approx(expected, rel=1e-4)
     alone = measured.row({"who": "x"}, {"kind": "a"}, lambda: ["is red.", "is blue."])
-    assert "perplexity_of_continuation" not in alone
+    assert "perplexity_of_continuation" not in alone and alone["judged"] == {"kind": {"a": 0.5, "b": 0.5}}
 
 
 def test_a_writer_is_asked_and_its_answer_begins_with_the_start(instruct):
