@@ -1,4 +1,4 @@
-"""The sentence codec's recipe, and a denoiser on it: fresh, interrupted, adopted, and started with mistakes."""
+"""The sentence codec's recipe, and a denoiser on it: fresh, interrupted, and started with mistakes."""
 
 import json
 import shutil
@@ -8,63 +8,30 @@ import pytest
 import torch
 from latdiff.recipes import train_denoiser, train_sentence
 from latdiff.recipes.writing import WritingLoss
-from runs import Interrupted, assert_equal, weights
-from safetensors.torch import load_file
-from sentence_models import KINDS, LABELS, TEXTS, lay_out
+from runs import Interrupted, weights
+from sentence_models import KINDS, LABELS, TEXTS
+from sentence_runs import assert_same_codec, nats, words
 
 from latdiff import cli, fit_head
 from latdiff.checkpoints import CheckpointError
-from latdiff.codecs.files import load_codec, save_codec
+from latdiff.codecs.files import load_codec
 from latdiff.codecs.protocol import TextError
-from latdiff.config import RecipeError, load_recipe
+from latdiff.config import RecipeError
 from latdiff.data.corpus import DataError
 from latdiff.errors import UserError
 from latdiff.models.writer import SentenceModelError, load_writer, writer_features
 from latdiff.pipelines.files import open_checkpoint
 from latdiff.training import ResumeError, load_latents
 
-WORDS = """
-name: words
-codec: sentence
-data: {source: words.jsonl, condition: label, condition_column: kind, valid_size: 6, max_tokens: 24}
-sentence: {num_latents: 4, num_prompts: 3, width: 24, rank: 2, max_tokens: 24}
-train_sentence: {steps: 6, batch_size: 4, warmup_steps: 2, sample_every: 100, save_every: 3}
-denoiser: {width: 16, depth: 1, heads: 2}
-train_denoiser: {steps: 6, batch_size: 8, warmup_steps: 2, sample_every: 100, save_every: 3}
-sampling: {steps: 3}
-"""
 
-
-def words(*settings):
-    return load_recipe("words.yaml", ["sentence.language_model=llama", "sentence.encoder=encoder", *settings])
-
-
-@pytest.fixture(scope="module")
-def whole(writers, tmp_path_factory):
-    """Working directory of a finished run; to be read, never written to."""
-    with pytest.MonkeyPatch.context() as patch:
-        root = tmp_path_factory.mktemp("words")
-        patch.chdir(root)
-        lay_out(root, writers, WORDS)
-        train_sentence.main(words(), quiet=True)
-        shutil.copytree("checkpoints/words", "checkpoints/codec")
-        train_denoiser.main(words(), quiet=True)
-    return root
+@pytest.fixture
+def whole(sentence_run):
+    return sentence_run
 
 
 @pytest.fixture
-def recipe(writers, tmp_path, monkeypatch):
-    """recipe(*settings), in a working directory without a run."""
-    monkeypatch.chdir(tmp_path)
-    lay_out(tmp_path, writers, WORDS)
-    return words
-
-
-@pytest.fixture
-def finished(recipe, whole):
-    """The recipe in a copy of the finished run's working directory."""
-    shutil.copytree(whole / "checkpoints", "checkpoints")
-    return recipe
+def recipe(sentence_recipe):
+    return sentence_recipe
 
 
 @pytest.fixture
@@ -73,12 +40,6 @@ def pipe(whole, monkeypatch):
     loaded = open_checkpoint("checkpoints/words")
     loaded.set_progress_bar_config(disable=True)
     return loaded
-
-
-def assert_same_codec(found, expected):
-    assert_equal(weights(found / "codec"), weights(expected / "codec"))
-    assert_equal(weights(found / "codec" / "adapter"), weights(expected / "codec" / "adapter"))
-    assert_equal(*(load_file(place / "train" / "latents.safetensors") for place in (found, expected)))
 
 
 # From texts to samples
@@ -150,12 +111,6 @@ def test_a_prompt_is_refused_by_texts_that_go_on_from_none(pipe):
         cli.main(["sample", "checkpoints/words", "--quiet", "--prompt", "the big"])
     with pytest.raises(SystemExit, match="give one of them"):
         cli.main(["sample", "checkpoints/words", "--quiet", "--prompt", "the big", "--cond", "size"])
-
-
-def test_a_codec_that_goes_on_from_nothing_is_not_adopted_for_first_words(finished):
-    with pytest.raises(UserError, match="was not trained to go on from its source"):
-        other = finished("data.condition=start", "name=other", "sentence.path=checkpoints/codec")
-        train_sentence.main(other, quiet=True)
 
 
 @pytest.mark.filterwarnings("ignore:head 'kind' is right on")
@@ -314,29 +269,6 @@ def test_texts_that_are_too_long_are_left_out_and_counted(recipe, capsys):
     assert len(open_checkpoint("checkpoints/words")("size").texts) == 1
 
 
-def test_another_checkpoints_codec_is_taken_and_learns_where_these_texts_end(finished, capsys):
-    other = [{"text": f"A {one} {what}.", "kind": kind} for kind, words in KINDS.items() for one in words
-             for what in ("house", "boat")]
-    Path("houses.jsonl").write_text("\n".join(map(json.dumps, other)), encoding="utf-8")
-    mine = finished("name=houses", "data.source=houses.jsonl", "data.valid_size=2", "sentence.path=checkpoints/codec",
-                    "sentence.language_model=not/there", "sentence.num_latents=7")
-    train_denoiser.main(mine, quiet=True)
-    assert "the codec of checkpoints/codec -> checkpoints/houses" in capsys.readouterr().out
-    one, two = load_codec("checkpoints/codec"), load_codec(mine.folder)
-    assert one.digest == two.digest
-    own, taken = weights(mine.folder / "codec"), weights("checkpoints/codec/codec")
-    assert not torch.equal(own.pop("ending"), taken.pop("ending"))
-    assert_equal(own, taken)
-    assert_equal(weights(mine.folder / "codec/adapter"), weights("checkpoints/codec/codec/adapter"))
-    figures = json.loads((mine.folder / "metrics.json").read_text(encoding="utf-8"))["meaning"]
-    assert figures["adopted_from"] == "checkpoints/codec" and figures["n"] == 2
-    assert figures["end_of_text"] > figures["end_of_text_before"]
-    assert [file.name for file in (mine.folder / "train").iterdir()] == ["latents.safetensors"]
-    assert len(open_checkpoint(mine.folder)("size", num_samples=2).texts) == 2
-    with pytest.raises(DataError, match=r"data\.max_tokens is 40, but the codec of checkpoints/codec writes 24 tokens"):
-        train_sentence.main(finished("name=x", "sentence.path=checkpoints/codec", "data.max_tokens=40"), quiet=True)
-
-
 def test_the_loss_is_of_the_logits_that_are_written_from_and_ends_are_trained_in_place(whole, recipe):
     codec = load_codec(whole / "checkpoints" / "codec")
     assert codec.ending.any()
@@ -355,63 +287,6 @@ def test_the_loss_is_of_the_logits_that_are_written_from_and_ends_are_trained_in
     with torch.no_grad():
         objective.ending.weight += 1
     assert torch.equal(codec.ending, objective.ending.weight)
-
-
-@pytest.fixture
-def houses(finished):
-    """houses(*settings): a recipe of other texts, on which the finished run's codec is fine-tuned."""
-    texts = [f"A {one} {what}." for words in KINDS.values() for one in words for what in ("house", "boat")]
-    Path("houses.txt").write_text("\n".join(texts), encoding="utf-8")
-
-    def recipe(*settings):
-        return finished("name=houses", "data.source=houses.txt", "data.condition=none", "data.valid_size=2",
-                        "sentence.path=checkpoints/codec", "sentence.finetune=true", *settings)
-
-    return recipe
-
-
-def nats(folder, texts):
-    """What the codec of a folder needs for a token of texts, those of its end among them."""
-    codec = load_codec(folder)
-    ids = codec.tokenize(texts)
-    objective = WritingLoss(codec, 0.0, torch.tensor(sorted({one for row in ids for one in row})))
-    with torch.no_grad():
-        return objective(codec.encode(texts), ids, [[]] * len(ids), torch.Generator().manual_seed(0)).item()
-
-
-def test_another_checkpoints_codec_is_fine_tuned_and_its_latents_stay(houses, capsys):
-    mine = houses("train_sentence.steps=60", "train_sentence.learning_rate=0.01")
-    train_denoiser.main(mine, quiet=True)
-    assert "the codec of checkpoints/codec -> checkpoints/houses, to be fine-tuned" in capsys.readouterr().out
-    one, two = load_codec("checkpoints/codec"), load_codec(mine.folder)
-    assert one.digest == two.digest and torch.equal(one.encode(TEXTS), two.encode(TEXTS))
-    texts = Path("houses.txt").read_text(encoding="utf-8").splitlines()
-    assert nats(mine.folder, texts) < nats("checkpoints/codec", texts) - 0.5
-    assert not torch.equal(*(weights(place / "codec/adapter").popitem()[1]
-                             for place in (mine.folder, Path("checkpoints/codec"))))
-    figures = json.loads((mine.folder / "metrics.json").read_text(encoding="utf-8"))["meaning"]
-    assert figures["adopted_from"] == "checkpoints/codec" and figures["training_minutes"] > 0
-    assert len(open_checkpoint(mine.folder)(num_samples=2).texts) == 2
-
-
-def test_fine_tuning_begins_where_the_codec_was_left(houses):
-    train_sentence.main(houses("train_sentence.steps=1", "train_sentence.learning_rate=0.0"), quiet=True)
-    found, taken = weights("checkpoints/houses/codec"), weights("checkpoints/codec/codec")
-    ending = found.pop("ending"), taken.pop("ending")
-    assert_equal(found, taken)
-    assert ending[0].any() and ending[1].any() and not torch.equal(*ending)
-    assert_equal(*(weights(f"{place}/codec/adapter") for place in ("checkpoints/houses", "checkpoints/codec")))
-
-
-def test_fine_tuning_that_was_interrupted_is_the_same_in_the_end(houses, interrupt):
-    train_sentence.main(houses("name=whole"), quiet=True)
-    interrupt(train_sentence, 4)
-    with pytest.raises(Interrupted):
-        train_sentence.main(houses(), quiet=True)
-    interrupt(train_sentence)
-    train_sentence.main(houses(), quiet=True)
-    assert interrupt.starts == [0, 3]
-    assert_same_codec(Path("checkpoints/houses"), Path("checkpoints/whole"))
 
 
 # Mistakes
@@ -450,9 +325,3 @@ def test_settings_that_do_not_go_together(recipe, settings, said):
     with pytest.raises(RecipeError) as error:
         recipe(*settings)
     assert said in str(error.value)
-
-
-def test_another_kind_of_codec_is_not_taken(recipe, codec):
-    save_codec(codec, Path("checkpoints/t5"))
-    with pytest.raises(UserError, match=r"t5', a checkpoint with a TextCodec, must be one with a Sentence"):
-        train_sentence.main(recipe("sentence.path=checkpoints/t5"), quiet=True)
