@@ -228,6 +228,9 @@ def taken(recipe: Recipe, kind: type[WritingCodec], path: str) -> WritingCodec:
         raise UserError(f"data.condition is {recipe.data.condition!r}, but the codec of {path} was "
                         f"{'' if codec.continues else 'not '}trained to go on from its source; leave "
                         f"{recipe.codec}.path out")
+    section = getattr(recipe, recipe.codec)
+    if section.finetune:
+        codec.register_to_config(assumed_noise=section.assumed_noise)
     return codec
 
 

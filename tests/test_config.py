@@ -303,7 +303,7 @@ def test_a_new_family_declares_its_sections_and_edits_no_other_file(recipe_file,
 def test_a_stage_or_a_codec_that_is_not_there_is_refused(recipe_file):
     said = problems(recipe_file(""), ["stages=[train_denoisr]", "codec=autoencodr"])
     assert "stages: has 'train_denoisr', must be of " in said and "did you mean train_denoiser?" in said
-    assert "codec: is 'autoencodr', must be one of autoencoder, sentence, perceiver; did you mean autoencoder?" in said
+    assert "codec: is 'autoencodr', must be one of autoencoder, perceiver, sentence; did you mean autoencoder?" in said
 
 
 @pytest.mark.parametrize("name", ["denoiser", "ar"])

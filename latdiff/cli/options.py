@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from latdiff.config import DECODING
-from latdiff.config.stages.sentence import PRESETS
+from latdiff.config.writing import PRESETS
 from latdiff.errors import UserError
 
 

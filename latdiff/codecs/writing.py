@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from latdiff.codecs.presets import decoding
 from latdiff.codecs.protocol import Codec, Decoded, TextError, as_texts
 from latdiff.config import DECODING
-from latdiff.config.stages.sentence import PRESETS
+from latdiff.config.writing import PRESETS
 from latdiff.errors import check_whole
 from latdiff.fetch import located
 from latdiff.lm import led, write

@@ -121,8 +121,6 @@ def codec_problems(recipe, name: str, presets: Sequence[str], *trainings: str) -
         if section.assumed_noise > most:
             yield (f"{name}.assumed_noise: is {section.assumed_noise:g}, but training adds noise of at most "
                    f"{training}.latent_noise={most:g}; lower the former or raise the latter")
-    if getattr(section, "finetune", False) and not section.path:
-        yield f"{name}.finetune: is true, but {name}.path names no checkpoint; set it, or leave finetune out"
     if not section.path and recipe.data.max_tokens > section.max_tokens:
         yield (f"data.max_tokens: {recipe.data.max_tokens} is more than {name}.max_tokens={section.max_tokens}; "
                "raise the latter")

@@ -6,28 +6,21 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
-from latdiff.config.sections import Number, Section, Whole, codec_problems, headed, stage
-from latdiff.config.stages.sentence import PRESETS, TrainSentenceConfig
+from latdiff.config.sections import Number, Section, Whole, headed, stage
+from latdiff.config.writing import TrainWritingConfig, WritingConfig
 
 
-class PerceiverConfig(Section):
+class PerceiverConfig(WritingConfig):
     """The Perceiver codec: features of a text's tokens as L latents of width D, which draft it for a language model."""
 
-    path: str = Field("", description="a checkpoint whose Perceiver codec is taken, which learns where these "
-                      "texts end; empty: train one")
-    finetune: bool = Field(False, description="whether the codec of `path` is fine-tuned on these texts, with "
-                           "the settings of train_perceiver; its latents stay what they are")
-    language_model: str = Field("smollm2-135m-instruct", description="the frozen causal language model: a name that "
-                                "`latdiff fetch` knows, a folder, or a hub id such as HuggingFaceTB/SmolLM2-135M")
-    encoder: str = Field("all-minilm-l6-v2", description="the frozen encoder whose features are compressed, likewise")
     num_latents: Whole = Field(24, ge=1, description="L, and as many soft prompts; latent i drafts token i")
     latent_dim: Whole = Field(16, ge=1, description="D")
     width: Whole = Field(256, ge=8, description="inner width of compressor and reconstructor")
     depth: Whole = Field(2, ge=1, description="blocks in each")
     heads: Whole = Field(4, ge=1, description="attention heads; must divide width")
-    rank: Whole = Field(16, ge=0, description="rank of the language model's low-rank updates (LoRA); 0: none")
     max_tokens: Whole = Field(24, ge=4, description="of a text, in the language model's tokens, end-of-text included")
-    assumed_noise: Number = Field(0.2, gt=0.0, description="sd of the latent noise that is assumed in decoding")
+    assumed_noise: Number = Field(0.2, gt=0.0, description="sd of the latent noise that is assumed in decoding; a "
+                                  "codec that is taken and not fine-tuned keeps its own")
 
     def problems(self, recipe) -> Iterator[str]:
         yield from headed("perceiver", self.width, self.heads)
@@ -36,7 +29,7 @@ class PerceiverConfig(Section):
         if recipe.data.condition in ("start", "text", "prefix"):
             yield (f"data.condition: is {recipe.data.condition!r}, but the Perceiver codec reads no source texts; set "
                    "none or label, or codec=sentence")
-        yield from codec_problems(recipe, "perceiver", PRESETS, "train_drafts", "train_perceiver")
+        yield from self.writing_problems(recipe, "perceiver", "train_drafts", "train_perceiver")
 
 
 class TrainDraftsConfig(Section):
@@ -52,7 +45,7 @@ class TrainDraftsConfig(Section):
     save_every: Whole = Field(500, ge=1, description="steps between resume states")
 
 
-class TrainPerceiverConfig(TrainSentenceConfig):
+class TrainPerceiverConfig(TrainWritingConfig):
     """Its second training, of reconstructor and low-rank updates, by what the language model writes."""
 
     steps: Whole = Field(500, ge=1, description="optimiser steps")
