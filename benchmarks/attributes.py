@@ -175,7 +175,9 @@ def check(options: argparse.Namespace) -> None:
     for flag, value in (("--prefix-label", options.prefix_label), ("--prefix-words", options.prefix_words)):
         if value is not None and not options.prefixes:
             raise UserError(f"{flag} is {value}, but there are no --prefixes; give a file of texts, or leave it out")
-    for flag, value in (("--prefix-words", options.prefix_words), ("--fudge-limit", options.fudge_limit),
+    for flag, value in (("--num-samples", options.num_samples), ("--best", options.best),
+                        *(("--best-of", count) for count in options.best_of),
+                        ("--prefix-words", options.prefix_words), ("--fudge-limit", options.fudge_limit),
                         ("--fudge-top", options.fudge_top), ("--fudge-samples", options.fudge_samples)):
         if value is not None and value < 1:
             raise UserError(f"{flag} is {value}, must be 1 or more")

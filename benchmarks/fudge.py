@@ -9,7 +9,6 @@ that learn from far more labels.
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ from transformers import DynamicCache
 from latdiff.data.tokens import pad
 from latdiff.errors import UserError
 from latdiff.heads.regression import FOLDS, softmax_form
-from latdiff.lm import choose, context, left_padded
+from latdiff.lm import Past, choose, context, empty_cache, ends_of, left_padded
 
 GRID = (1e-4, 1e-3, 1e-2, 1e-1)  # of C, on features of standard deviation 1
 BATCH = 16  # texts that are written at once, each with all of its candidates
@@ -97,14 +96,14 @@ class Fudge:
     """
 
     def __init__(self, tokenizer, model, begin: list[int], top: int = 100):
-        """Raises UserError for a language model that cannot read candidates side by side."""
+        """Raises UserError for a language model that cannot read candidates side by side behind keys and values."""
         if "position_ids" not in inspect.signature(model.forward).parameters:
             raise UserError(f"the language model's kind is {model.config.model_type}, which cannot read several "
                             "candidates at one position; take another, e.g. smollm2-135m-instruct")
         self.tokenizer, self.model, self.begin, self.top = tokenizer, model, begin, top
         self.classifiers: dict[str, PrefixClassifier] = {}
-        ends = model.generation_config.eos_token_id
-        self._ends = [ends] if isinstance(ends, int) else list(ends or [])
+        self._ends = ends_of(model)
+        empty_cache(model)  # which refuses what keeps something else
 
     def fit(self, name: str, texts: list[str], labels: list[str]) -> dict:
         """Learn an attribute from labelled texts; returns the report of its classifier."""
@@ -150,7 +149,7 @@ class Fudge:
         written: list[list[int]] = [[] for _ in begun]
         rows = [row for row, most in enumerate(room) if most > 0]
         ids, mask = left_padded([begun[row] for row in rows], self.model.device)
-        positions, cache = (mask.cumsum(1) - 1).clamp(min=0), DynamicCache(config=self.model.config)
+        positions, cache = (mask.cumsum(1) - 1).clamp(min=0), empty_cache(self.model)
         total = torch.zeros(len(rows), self.model.config.hidden_size, device=self.model.device)
         step = 0
         while rows:
@@ -184,12 +183,12 @@ class Fudge:
         bias = torch.zeros(seen.shape, device=mask.device).masked_fill(~seen, torch.finfo(torch.float32).min)
         return self.model.base_model(
             input_ids=candidates, attention_mask=bias[:, None], position_ids=position.expand(-1, count),
-            past_key_values=copy.deepcopy(cache), use_cache=True,
+            past_key_values=Past(cache, mask).fork(), use_cache=True,
         )[0]
 
     def _log_prob_of(self, target, candidates: Tensor, states: Tensor, total: Tensor, step: int) -> Tensor:
         """log p(labels | text so far, candidate) [B, k]; a text that ends is judged by what it has, if it has any."""
-        ends = torch.isin(candidates, torch.tensor(self._ends, dtype=torch.long, device=candidates.device))
+        ends = torch.isin(candidates, torch.tensor(sorted(self._ends), dtype=torch.long, device=candidates.device))
         means = torch.where(ends[..., None], total[:, None] / max(step, 1), (total[:, None] + states) / (step + 1))
         found = torch.zeros(ends.shape, device=ends.device)
         for name, label in target.items():

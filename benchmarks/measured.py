@@ -37,8 +37,8 @@ class Measured:
 
         A text without a word is wrong and not well-formed, and not counted in the other figures, such as the shares of
         labels that each judge sees (`judged`). Where texts go on from starts, the first ones, one each, fluency is that
-        of start and text together; all else is of the text alone. MAUVE depends on how many texts there are: only rows
-        with as many as there are `others`, real ones, have it.
+        of start and text together; all else is of the text alone. MAUVE counts texts without a word, and depends on
+        how many texts there are: only rows with as many as there are `others`, real ones, have it.
         """
         began = time.monotonic()
         texts = make()
@@ -51,7 +51,7 @@ class Measured:
                 for name, label in target.items()}
         every = [all(row) for row in zip(*hits.values(), strict=True)]
         figures: dict[str, Any] = {
-            "n": len(texts), "right": sum(every) / len(every), "distinct": metrics.distinct(texts),
+            "n": len(texts), "right": sum(every) / len(every), "distinct": metrics.distinct(said),
             "distinct_2": metrics.distinct_ngrams(said, 2),
             **({"self_bleu": metrics.self_bleu(said[:200])} if len(said) > 1 else {}),
             "words": metrics.mean_words(said), "empty": len(texts) - sum(bool(text.strip()) for text in texts),

@@ -42,6 +42,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=2, help="of the cuts and the noise (default 2)")
     parser.add_argument("--steps", type=int, nargs="+", default=[5, 10, 20, 50], help="of a thought")
     options = parser.parse_args()
+    if options.num_samples < 2:
+        raise UserError(f"--num-samples is {options.num_samples}, must be 2 or more, for a standard error")
     pipe = load_for_commands(options.checkpoint, quiet=True, kind=StarPipeline)
     splits = readable(pipe, unseen(options.checkpoint, options.num_samples, options.seed))
     began = time.monotonic()

@@ -88,12 +88,12 @@ class Run:
         self.trained, self.ema = trained or objective, ema
         if ema is not None:
             ema.to(self.device)
-        self.start = load_state(self.state, {"model": self.trained}, self.optimizers, ema)
+        self.start, self.minutes = load_state(self.state, {"model": self.trained}, self.optimizers, ema)
         return objective
 
     def steps(self, order: BatchOrder) -> Iterator[tuple[int, list[int]]]:
         """Steps and their batches' rows, from where the run was left to the end; saves the resume state under way."""
-        began, steps = time.monotonic(), self.settings.steps
+        began, steps = time.monotonic() - 60 * self.minutes, self.settings.steps
         warmup = getattr(self.settings, "warmup_steps", WARMUP_STEPS)
         self.bar = progress_bar(self.start, steps, self.stage, self.quiet)
         for step in self.bar:
@@ -101,7 +101,8 @@ class Run:
             set_learning_rate(self.optimizers, self.settings.learning_rate, step, steps, warmup)
             yield step, order[step]
             if self.due(getattr(self.settings, "save_every", SAVE_EVERY)) and step + 1 < steps:
-                save_state(self.state, step + 1, {"model": self.trained}, self.optimizers, self.ema)
+                self.minutes = (time.monotonic() - began) / 60
+                save_state(self.state, step + 1, {"model": self.trained}, self.optimizers, self.ema, self.minutes)
         self.minutes = (time.monotonic() - began) / 60
         self.accelerate.end_training()
 
@@ -229,9 +230,19 @@ def step_generator(seed: int, step: int) -> torch.Generator:
 
 
 def save_state(
-    path: Path, step: int, modules: dict[str, nn.Module], optimizers: list, ema: EMAModel | None = None
+    path: Path, step: int, modules: dict[str, nn.Module], optimizers: list, ema: EMAModel | None = None,
+    minutes: float = 0.0,
 ) -> None:
-    """Write a resume state, as safetensors, in one move: a cut-off write leaves the older one whole."""
+    """Write a resume state, as safetensors, in one move: a cut-off write leaves the older one whole.
+
+    Args:
+        path: of the file.
+        step: to go on from.
+        modules: by name.
+        optimizers: theirs.
+        ema: running averages of their weights.
+        minutes: that the steps before took.
+    """
     tensors: dict[str, Tensor] = {}
     for name, module in modules.items():
         tensors |= {f"{name}/{key}": value for key, value in module.state_dict().items()}
@@ -244,21 +255,23 @@ def save_state(
     unfinished = path.with_suffix(".unfinished")
     # clone: tied weights share memory, which safetensors refuses
     save_file({key: value.detach().cpu().clone() for key, value in tensors.items()}, unfinished,
-              metadata={"step": json.dumps(step)})
+              metadata={"step": json.dumps(step), "minutes": json.dumps(minutes)})
     os.replace(unfinished, path)
 
 
-def load_state(path: Path, modules: dict[str, nn.Module], optimizers: list, ema: EMAModel | None = None) -> int:
-    """Put a resume state back and return the step to go on from; 0 where there is none.
+def load_state(
+    path: Path, modules: dict[str, nn.Module], optimizers: list, ema: EMAModel | None = None
+) -> tuple[int, float]:
+    """Put a resume state back; returns the step to go on from and the minutes before it, 0 where there is none.
 
     Raises ResumeError when the file is cut short or belongs to a model of another shape.
     """
     if not path.exists():
-        return 0
+        return 0, 0.0
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            step = json.loads(file.metadata()["step"])
+            step, minutes = (json.loads(file.metadata().get(name, "0")) for name in ("step", "minutes"))
         for name, module in modules.items():
             module.load_state_dict(_below(tensors, name))
     except (SafetensorError, RuntimeError) as error:
@@ -276,7 +289,7 @@ def load_state(path: Path, modules: dict[str, nn.Module], optimizers: list, ema:
         averaged = _below(tensors, "ema")
         ema.shadow_params = [averaged[str(i)].to(p) for i, p in enumerate(ema.shadow_params)]
         ema.optimization_step = step  # the averaging decay depends on it
-    return step
+    return step, minutes
 
 
 def refuse_changes(recipe: Recipe, sections: tuple[str, ...], folder: Path | None = None) -> None:

@@ -69,7 +69,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     print(table(model, tokenizer, corpus.valid[:500], recipe))
     model.to(torch.bfloat16).save_pretrained(folder)
     state.unlink(missing_ok=True)
-    print(f"{settings.steps - run.start} steps in {run.minutes:.1f} minutes -> {folder}")
+    print(f"{settings.steps} steps in {run.minutes:.1f} minutes -> {folder}")
 
 
 def model_config(recipe: Recipe, vocab_size: int) -> T5Config:

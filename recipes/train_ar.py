@@ -66,7 +66,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     state.unlink(missing_ok=True)
     unseen = FluencyJudge(folder).perplexity(corpus.valid)
     print(f"perplexity of {len(corpus.valid):,} unseen texts: {unseen['tokens']:.2f} a token, mean of the texts' own "
-          f"{unseen['texts']:.2f}; {settings.steps - run.start} steps in {run.minutes:.1f} minutes -> {folder}")
+          f"{unseen['texts']:.2f}; {settings.steps} steps in {run.minutes:.1f} minutes -> {folder}")
 
 
 def prefixes(recipe: Recipe, corpus: Corpus, tokenizer, fits: list[bool]) -> list[list[int]]:

@@ -10,6 +10,7 @@ how many unseen texts come back.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -88,7 +89,7 @@ def draft(recipe: Recipe, codec: PerceiverCodec, texts: list[str], unseen: list[
         if run.due(settings.sample_every) and not quiet:
             show_drafts(run.bar, codec, unseen)
     if run.start < settings.steps:
-        save_state(run.state, settings.steps, {"model": reader}, run.optimizers)
+        save_state(run.state, settings.steps, {"model": reader}, run.optimizers, minutes=run.minutes)
     codec.eval()
     return run.minutes
 
@@ -118,8 +119,9 @@ def build(recipe: Recipe) -> PerceiverCodec:
 
 
 def measure(recipe: Recipe, codec: PerceiverCodec, texts: Texts) -> tuple[str, dict]:
-    """How many unseen texts come back, and how many drafts of them are already right."""
-    measured = reconstruction(codec, texts.all, recipe.seed, recipe.sampling.decoding or "greedy")
+    """How many unseen texts come back, and how many drafts of them are right; BLEU too where sacrebleu is installed."""
+    measured = reconstruction(codec, texts.all, recipe.seed, recipe.sampling.decoding or "greedy",
+                              bleu=find_spec("sacrebleu") is not None)
     measured["exact_match_of_drafts"] = metrics.exact_match(codec.drafts(codec.encode(texts.all)), texts.all)
     print(reconstruction_table(measured))
     return "reconstruction", measured

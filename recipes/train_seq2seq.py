@@ -68,7 +68,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     document = {"training_minutes": round(run.minutes, 2), "dtype": run.dtype, "by_source": [figures]}
     write_json(folder / "metrics.json", document)
     print(f"BLEU {figures['bleu']:.1f}, SARI {figures['sari']:.1f}, {figures['n']:,} unseen sources; "
-          f"{settings.steps - run.start} steps in {run.minutes:.1f} minutes -> {folder}")
+          f"{settings.steps} steps in {run.minutes:.1f} minutes -> {folder}")
 
 
 def pair_loss(model, source: Tensor, source_mask: Tensor, ids: Tensor, mask: Tensor) -> Tensor:

@@ -70,6 +70,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     tokenizer, language_model = load(recipe)
     corpus = load_corpus(recipe.data, recipe.seed)
     cut = readable(recipe, codec, tokenizer, language_model, corpus.train)
+    shown = beginnings(recipe, tokenizer, language_model, corpus.valid)
     recipe.save(folder / "recipe.yaml", "train_star")
     plans = cached_plans(recipe, codec, cut.texts, quiet)
 
@@ -80,7 +81,6 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
           f"of them the planner's -> {folder}")
     ema = EMAModel(loss_of.parameters(), decay=settings.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
     objective = run.prepare(loss_of, ema=ema)
-    shown = [one.before for one in split_texts(short(recipe, tokenizer, language_model, corpus.valid), 1, recipe.seed)]
     order = BatchOrder(len(plans), settings.batch_size, recipe.seed, list(map(len, cut.behind)))
     for step, rows in run.steps(order):
         draws = step_generator(recipe.seed, step)
@@ -141,10 +141,20 @@ def most_tokens(recipe: Recipe, language_model) -> int:
     return min(recipe.data.max_tokens, context(language_model) - recipe.star.num_prompts)
 
 
-def short(recipe: Recipe, tokenizer, language_model, texts: list[str]) -> list[str]:
-    """The texts that are short enough, to show what becomes of their first words."""
-    ids = tokenizer(texts, truncation=False).input_ids
-    return [text for text, row in zip(texts, ids, strict=True) if len(row) < most_tokens(recipe, language_model)]
+def beginnings(recipe: Recipe, tokenizer, language_model, texts: list[str]) -> list[str]:
+    """The first words of those unseen texts that are short enough, to show what becomes of them.
+
+    Raises:
+        DataError: When there are none.
+    """
+    ids, most = tokenizer(texts, truncation=False).input_ids, most_tokens(recipe, language_model)
+    short = [text for text, row in zip(texts, ids, strict=True) if len(row) < most]
+    found = [one.before for one in split_texts(short, 1, recipe.seed)]
+    if not found:
+        raise DataError(f"{recipe.data.source}: of {len(texts)} unseen texts none can be cut and has fewer than {most} "
+                        f"tokens; raise data.max_tokens ({recipe.data.max_tokens}) or data.valid_size, or give other "
+                        "texts")
+    return found
 
 
 def cached_plans(recipe: Recipe, codec: Codec, texts: list[str], quiet: bool) -> Tensor:

@@ -190,6 +190,30 @@ def test_texts_that_are_too_long_are_refused(codec):
         codec.encode([TEXTS[0], long])
 
 
+def test_first_words_leave_room_for_a_text(writers):
+    codec = sentence_codec(writers.llama, writers.encoder, continues=True)
+    with pytest.raises(TextError, match=r"source 1 of 2 has \d+ tokens, more than the 21 that leave the language"):
+        codec.encode_condition([TEXTS[0], " ".join(["owl"] * 22)])
+
+
+def test_a_source_may_be_as_long_as_the_encoder_reads(writers):
+    """The language model reads first words alone."""
+    codec = sentence_codec(writers.llama, writers.encoder)
+    source = " ".join(["owl"] * 40)
+    assert len(codec.ids([source])[0]) > 21 and codec.encode_condition([source]).features.shape == (1, 1, 16)
+    with pytest.raises(TextError, match=r"source 0 of 1 has 82 tokens, more than the 64 that the encoder reads; give"):
+        codec.encode_condition([" ".join(["owl"] * 80)])
+
+
+def test_careful_writing_ends_where_an_end_is_likeliest(codec, monkeypatch):
+    seen = []
+    monkeypatch.setattr("latdiff.codecs.writing.write", lambda *given, **settings: seen.append(settings) or [[1]])
+    for preset in ("sampled", "careful"):
+        codec.generate(codec.encode(TEXTS[:1]), preset=preset)
+    assert [one.get("end_when_likeliest", False) for one in seen] == [False, True]
+    assert seen[1]["top_p"] < seen[0]["top_p"]
+
+
 # Saving
 
 

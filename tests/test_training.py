@@ -192,11 +192,11 @@ def test_a_run_goes_on_where_it_was_left(tmp_path):
 
     model, optimisers, ema = fresh()
     advance(model, optimisers, ema, range(3))
-    save_state(path, 3, {"model": model}, optimisers, ema)
+    save_state(path, 3, {"model": model}, optimisers, ema, 1.5)
     torch.manual_seed(99)
     model = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 3))
     optimisers, ema = optimizers(model, 1e-2), EMAModel(model.parameters(), decay=0.9, use_ema_warmup=True)
-    assert load_state(path, {"model": model}, optimisers, ema) == 3
+    assert load_state(path, {"model": model}, optimisers, ema) == (3, 1.5)
     advance(model, optimisers, ema, range(3, 6))
 
     for expected, found in zip(whole.parameters(), model.parameters(), strict=True):
@@ -212,13 +212,13 @@ def test_tied_weights_can_be_saved(tmp_path):
     )
     one, other = (T5ForConditionalGeneration(config) for _ in range(2))
     save_state(path, 5, {"model": one}, optimizers(one, 1e-2))
-    assert load_state(path, {"model": other}, optimizers(other, 1e-2)) == 5
+    assert load_state(path, {"model": other}, optimizers(other, 1e-2)) == (5, 0)
     assert torch.equal(one.shared.weight, other.lm_head.weight)
 
 
 def test_no_state_means_the_beginning(tmp_path, model):
     before = [p.clone() for p in model.parameters()]
-    assert load_state(tmp_path / "none.safetensors", {"model": model}, optimizers(model, 1e-2)) == 0
+    assert load_state(tmp_path / "none.safetensors", {"model": model}, optimizers(model, 1e-2)) == (0, 0)
     assert all(map(torch.equal, before, model.parameters()))
 
 
@@ -252,7 +252,7 @@ def test_a_write_that_breaks_off_leaves_the_older_state(tmp_path, model, monkeyp
     monkeypatch.setattr("latdiff.training.save_file", full_disk)
     with pytest.raises(OSError, match="no space"):
         save_state(path, 6, {"model": model}, optimizers(model, 1e-2))
-    assert load_state(path, {"model": model}, optimizers(model, 1e-2)) == 3
+    assert load_state(path, {"model": model}, optimizers(model, 1e-2)) == (3, 0)
 
 
 # The cache of latents

@@ -110,12 +110,10 @@ class SentenceCodec(WritingCodec):
     def encode_condition(self, sources: Iterable[str], batch_size: int = 256) -> Source:
         """Vectors [B, 1, E] of source texts, whitened; raises TextError for what is empty or too long."""
         sources = as_texts(sources, "source")
-        most = context(self.language_model) - self.config.num_prompts - self.config.max_tokens
-        most = min(most, self.encoder_limit)
-        long = [i for i, row in enumerate(self.ids(sources)) if len(row) > most]
-        if long:
-            raise TextError(f"source {long[0]} of {len(sources)} is longer than the {most} tokens that leave room for "
-                            "a text behind it; give its end alone")
+        _refuse_long(self.encoder_ids(sources, cut=False), self.encoder_limit, "that the encoder reads")
+        if self.continues:
+            room = context(self.language_model) - self.config.num_prompts - self.config.max_tokens
+            _refuse_long(self.ids(sources), room, "that leave the language model room for a text behind it")
         return self._source(sources, batch_size)
 
     def conditions(self, sources: Sequence[str]) -> Callable[[list[int]], Source]:
@@ -135,3 +133,11 @@ class SentenceCodec(WritingCodec):
     def whitened(self, vectors: Tensor) -> Tensor:
         """Vectors [B, E] to latents [B, L, D]."""
         return ((vectors - self.mean) / self.sd).unflatten(1, self.latent_shape)
+
+
+def _refuse_long(sources: list[list[int]], most: int, why: str) -> None:
+    """Raise TextError for the first of the sources' rows of ids that has more than `most`."""
+    for place, row in enumerate(sources):
+        if len(row) > most:
+            raise TextError(f"source {place} of {len(sources)} has {len(row)} tokens, more than the {most} {why}; give "
+                            "its end alone")

@@ -272,9 +272,10 @@ class WritingCodec(ModelMixin, ConfigMixin, Codec):
             )
         return self.latents_of(texts, batch_size)
 
-    def encoder_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """The encoder's ids of every text, cut where it reads no further."""
-        return self._frozen["encoder_tokenizer"](list(texts), truncation=True, max_length=self.encoder_limit).input_ids
+    def encoder_ids(self, texts: Sequence[str], cut: bool = True) -> list[list[int]]:
+        """The encoder's ids of every text, cut where it reads no further, or whole."""
+        settings = {"truncation": True, "max_length": self.encoder_limit} if cut else {"verbose": False}
+        return self._frozen["encoder_tokenizer"](list(texts), **settings).input_ids
 
     @property
     def encoder_pad(self) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -15,40 +14,24 @@ from latdiff.lm.loading import context
 from latdiff.lm.reading import Past, empty_cache, led, left_padded
 
 
-@dataclass(frozen=True)
-class Interrupt:
-    """What happens when a row writes a token: ids are computed and put behind it, and writing goes on.
-
-    Attributes:
-        token: the id that interrupts.
-        compute: gets all ids of the row, its prefix and `token` included, and returns those to put behind them.
-    """
-
-    token: int
-    compute: Callable[[list[int]], list[int]]
-
-
 @torch.no_grad()
 def write(
     model, prefix_ids: Sequence[list[int]], streams: Sequence[torch.Generator], max_new_tokens: int,
-    top_p: float = 1.0, greedy: bool = False, interrupts: Sequence[Interrupt] = (), lead: Tensor | None = None,
-    prompts: Tensor | None = None, past: Past | None = None, until: Callable[[list[int]], bool] | None = None,
-    end_when_likeliest: bool = False,
+    top_p: float = 1.0, greedy: bool = False, lead: Tensor | None = None, prompts: Tensor | None = None,
+    past: Past | None = None, until: Callable[[list[int]], bool] | None = None, end_when_likeliest: bool = False,
 ) -> list[list[int]]:
     """Continue every prefix token by token, up to the model's end-of-text, which is kept.
 
-    Row i is sampled from numbers of its own, one for each token that it chooses: it depends on its prefix and its
-    stream, not on the rows beside it. Every step feeds every row one token, what it chose or the next of those that
-    an interrupt put there, so that rows stay in step in one cache.
+    Row i is sampled from numbers of its own, one for each token: it depends on its prefix and its stream, not on the
+    rows beside it.
 
     Args:
         model: a causal language model.
         prefix_ids: N rows of any lengths, none empty unless there is a lead or there are prompts.
         streams: a generator for each row, on any device; greedy writing takes no numbers from them.
-        max_new_tokens: of each row, interrupts' tokens among them; nor does a row outgrow the model's context.
+        max_new_tokens: of each row; nor does a row outgrow the model's context.
         top_p: 1 is ancestral sampling; less, nucleus sampling (Holtzman et al. 2020).
         greedy: take the likeliest token.
-        interrupts: heeded where a row chose the token itself, as end-of-text is.
         lead: embeddings [N, K, H] that are read before the prefixes.
         prompts: embeddings [N, K, H] that are read behind them.
         past: what `read` has read of the prefixes, in place of reading them again; only with prompts.
@@ -65,11 +48,11 @@ def write(
         LanguageModelError: For a model whose past is not a cache of keys and values, such as Mamba.
     """
     _check_rows(prefix_ids, None if greedy else streams, lead, prompts, past)
-    ends, compute = _ends(model), {one.token: one.compute for one in interrupts}
+    ends = ends_of(model)
+    at_once = ends if end_when_likeliest else ()
     beside = sum(given.shape[1] for given in (lead, prompts) if given is not None)
     room = [min(max_new_tokens, context(model) - beside - len(prefix)) for prefix in prefix_ids]
     written: list[list[int]] = [[] for _ in prefix_ids]
-    waiting: list[list[int]] = [[] for _ in prefix_ids]  # what an interrupt put there and the row has yet to take
     rows = [row for row, most in enumerate(room) if most > 0]
     first, behind = (None if given is None else given[rows] for given in (lead, prompts))
     inputs, mask, cache = _begun(model, [prefix_ids[row] for row in rows], first, behind,
@@ -79,17 +62,11 @@ def write(
     while rows:
         given = {name: value for name, value in (("position_ids", positions), ("logits_to_keep", 1)) if name in takes}
         out = model(**inputs, attention_mask=mask, past_key_values=cache, use_cache=True, **given)
-        logits = out.logits[:, -1].float()
-        free = [place for place, row in enumerate(rows) if not waiting[row]]
-        own = None if greedy else [streams[rows[place]] for place in free]
-        chosen = dict(zip(free, choose(logits[free], own, top_p, ends if end_when_likeliest else ()), strict=True))
-        for place, row in enumerate(rows):
-            token = chosen[place] if place in chosen else waiting[row].pop(0)
+        own = None if greedy else [streams[row] for row in rows]
+        for row, token in zip(rows, choose(out.logits[:, -1].float(), own, top_p, at_once), strict=True):
             written[row].append(token)
-            if (place in chosen and token in ends) or (until is not None and until(written[row])):
+            if token in ends or (until is not None and until(written[row])):
                 room[row] = 0
-            elif place in chosen and token in compute:
-                waiting[row] = list(compute[token]([*prefix_ids[row], *written[row]]))
         going = [place for place, row in enumerate(rows) if len(written[row]) < room[row]]
         if len(going) < len(rows):
             rows = [rows[place] for place in going]
@@ -137,7 +114,7 @@ def _begun(
     return {"inputs_embeds": words}, mask, empty_cache(model)
 
 
-def _ends(model) -> set[int]:
+def ends_of(model) -> set[int]:
     """The ids that end a text, as the model's generation settings have them: one, several or none."""
     ends = model.generation_config.eos_token_id
     return {ends} if isinstance(ends, int) else set(ends or [])
@@ -153,8 +130,6 @@ def choose(
     likeliest = logits.argmax(-1).tolist()
     if streams is None:
         return likeliest
-    if not streams:
-        return []
     if top_p < 1:
         logits = TopPLogitsWarper(top_p)(None, logits)
     below = logits.double().softmax(-1).cumsum(-1)

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 from sentence_models import STORIES, TEXTS
-from transformers import AutoModelForCausalLM, AutoTokenizer, BloomConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, BloomConfig, Lfm2Config
 
 from benchmarks.fudge import Fudge, PrefixClassifier, reweighted
 from latdiff.errors import UserError
@@ -132,6 +132,14 @@ def test_the_classifier_is_the_regression_that_was_fitted():
     assert found.classes == ["high", "low"] and found.report["accuracy_of_texts"] > 0.9
     log_prob = found.log_prob_of("high", torch.tensor([[2.0, 0.0, 0.0], [-2.0, 0.0, 0.0]]))
     assert log_prob[0].exp() > 0.9 and log_prob[1].exp() < 0.1
+
+
+def test_a_language_model_that_keeps_no_keys_and_values_is_refused():
+    model = AutoModelForCausalLM.from_config(Lfm2Config(
+        vocab_size=9, hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, layer_types=["conv", "full_attention"]))
+    with pytest.raises(UserError, match="kind is lfm2, whose past is not a cache of keys and values"):
+        Fudge(None, model, [1])
 
 
 def test_a_language_model_without_positions_is_refused():

@@ -69,6 +69,11 @@ def test_a_row_for_every_plan(measured, checkpoint):
     assert all(0 <= row["valid_plans"] <= 1 for row in document["writing"][2:])
 
 
+def test_one_story_is_too_few(measured):
+    with pytest.raises(UserError, match="--num-samples is 1, must be 2 or more"):
+        measured("--num-samples", "1")
+
+
 def test_a_checkpoint_of_other_texts_is_refused(tmp_path):
     load_recipe("storyworld", ["data.source=words.txt"]).save(tmp_path / "recipe.yaml")
     with pytest.raises(UserError, match=r"was trained on words.txt, must be on storyworld"):

@@ -5,7 +5,7 @@ import torch
 from random_models import ATTENTION, KINDS, SMALL, numbers, random_model
 from transformers import Lfm2Config, MambaConfig, OpenAIGPTConfig
 
-from latdiff.lm import Interrupt, LanguageModelError, write
+from latdiff.lm import LanguageModelError, write
 
 PROMPTED = [[], [3, 4, 5], [9], []]
 
@@ -76,14 +76,6 @@ def test_prompts_take_room_in_the_context(model, place):
     rows = write(model, [[], [3] * 5, [3] * 8, [3]], numbers(4), 100, **{place: prompts})
     assert [len(row) for row in rows] == [8, 3, 0, 7]
     assert write(model, [], [], 4, **{place: prompts[:0]}) == []
-
-
-def test_an_interrupted_row_knows_its_prefix_and_not_its_prompts(prompted):
-    model, prompts = prompted
-    first, calls = write(model, [[3]], [], 1, greedy=True, prompts=prompts[:1])[0][0], []
-    interrupt = Interrupt(first, lambda ids: calls.append(ids) or [4, 8])
-    row = write(model, [[3]], [], 3, greedy=True, prompts=prompts[:1], interrupts=[interrupt])[0]
-    assert row == [first, 4, 8] and calls == [[3, first]]
 
 
 @pytest.mark.parametrize("config", [

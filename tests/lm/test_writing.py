@@ -1,11 +1,11 @@
-"""The token loop writes what transformers would, each row by its own numbers, and goes on where it is interrupted."""
+"""The token loop writes what transformers would, each row by its own numbers."""
 
 import pytest
 import torch
 from random_models import KINDS, SMALL, V, gpt2, numbers, random_model
 from transformers import TopPLogitsWarper
 
-from latdiff.lm import Interrupt, context, write, writing
+from latdiff.lm import context, write, writing
 
 END = 1
 PREFIXES = [[0], [0, 5, 6, 7], [0, 9], [0, 3, 3], [0, 2]]
@@ -36,27 +36,30 @@ def test_the_greedy_rows_that_end_do_so_at_different_steps():
     assert len({tuple(row) for row in write(gpt2(), PREFIXES, [], 12, greedy=True)}) > 2
 
 
-@pytest.mark.parametrize("streams", [numbers(40), None])
-def test_a_row_ends_where_an_end_is_likeliest_whatever_is_drawn(streams):
+def constant(end):
+    """A model whose next token is END with the probability `end`, 0 with 0.35, whatever stands before."""
     model = gpt2(eos_token_id=END)
     model.set_output_embeddings(torch.nn.Linear(SMALL["hidden_size"], V))
     head = model.get_output_embeddings()
     with torch.no_grad():
         head.weight.zero_()
-        head.bias.copy_(torch.tensor([0.3, 0.4] + [0.3 / (V - 2)] * (V - 2)).log())  # END is 1
+        head.bias.copy_(torch.tensor([0.35, end] + [(0.65 - end) / (V - 2)] * (V - 2)).log())
+    return model
 
+
+@pytest.mark.parametrize("streams", [numbers(40), None])
+def test_a_row_ends_where_an_end_is_likeliest_whatever_is_drawn(streams):
     def draw(**settings):
-        return write(model, [[0]] * 40, streams, 8, greedy=streams is None, **settings)
+        return write(constant(0.4), [[0]] * 40, streams, 8, greedy=streams is None, **settings)
 
     assert draw(end_when_likeliest=True) == [[END]] * 40
     assert (draw() == [[END]] * 40) == (streams is None)
 
 
-def test_a_row_goes_on_where_an_end_is_not_likeliest(model):
-    own = write(model, PREFIXES, numbers(5), 20)
-    found = write(model, PREFIXES, numbers(5), 20, end_when_likeliest=True)
-    assert all(one[: len(two) - 1] == two[:-1] and two[-1] in (END, one[len(two) - 1])
-               for one, two in zip(own, found, strict=True))
+def test_a_row_goes_on_where_an_end_is_not_likeliest_unless_one_is_drawn():
+    own = write(constant(0.3), [[0]] * 40, numbers(40), 8)
+    assert write(constant(0.3), [[0]] * 40, numbers(40), 8, end_when_likeliest=True) == own
+    assert {row[-1] == END for row in own} == {True, False}
 
 
 def test_cached_logits_are_those_of_the_whole_text(model, monkeypatch):
@@ -107,50 +110,6 @@ def test_writing_stops_at_the_models_context(model):
     rows = write(model, [[0], [0] * 46, [0] * 48], numbers(3), 100)
     assert [len(row) for row in rows] == [context(model) - 1, 2, 0]
     assert write(model, [[0]], numbers(1), 0) == [[]]
-
-
-# Interrupts
-
-
-def test_an_interrupted_row_goes_on_as_a_fresh_one_would(model):
-    plain = write(model, PREFIXES, [], 12, greedy=True)
-    token, given = plain[1][2], [4, 8, 2, 8]
-    calls = []
-
-    def compute(ids):
-        calls.append(ids)
-        return given if len(calls) == 1 else []
-
-    cut = plain[1].index(token) + 1
-    begun = [*PREFIXES[1], *plain[1][:cut]]
-    row = write(model, PREFIXES[1:2], [], 16, greedy=True, interrupts=[Interrupt(token, compute)])[0]
-    assert calls[0] == begun
-    assert row[: cut + 4] == [*plain[1][:cut], *given]
-    assert row[cut + 4 :] == by_transformers(model, [*begun, *given], 12 - cut)
-
-
-def test_rows_beside_an_interrupted_one_are_left_as_they_are(model):
-    """Each row is sampled, interrupted at other steps than the rest, and given another number of tokens."""
-    interrupts = [Interrupt(token, lambda ids: [ids[-1]] * (len(ids) % 4)) for token in range(0, V, 3)]
-    together = write(model, PREFIXES, numbers(5), 24, interrupts=interrupts)
-    alone = [write(model, [prefix], numbers(1, place), 24, interrupts=interrupts)[0]
-             for place, prefix in enumerate(PREFIXES)]
-    assert together == alone != write(model, PREFIXES, numbers(5), 24)
-
-
-def test_only_what_a_row_chose_itself_interrupts_or_ends_it():
-    model = gpt2(END)
-    first = write(model, [[0]], [], 1, greedy=True)[0][0]
-    assert first != END
-    given = iter([[first, END, first]])
-    row = write(model, [[0]], [], 5, greedy=True, interrupts=[Interrupt(first, lambda _: next(given, []))])[0]
-    assert row[:4] == [first, first, END, first] and len(row) == 5
-
-
-def test_what_is_given_counts_as_new_and_is_cut_where_there_is_no_room(model):
-    first = write(model, [[0]], [], 1, greedy=True)[0][0]
-    row = write(model, [[0]], [], 3, greedy=True, interrupts=[Interrupt(first, lambda _: [2] * 9)])[0]
-    assert row == [first, 2, 2]
 
 
 # Refusals

@@ -1,8 +1,10 @@
 """The Perceiver codec's recipe, and a denoiser on it: fresh, interrupted in either training, adopted, with mistakes."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -92,6 +94,7 @@ def test_a_run_leaves_a_codec_its_latents_and_its_figures(whole):
     assert [file.name for file in (folder / "train").iterdir()] == ["latents.safetensors"]
     figures = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["reconstruction"]
     assert figures["n"] == 4 and figures["decoding"] == "greedy"
+    assert set(figures["bleu_under_noise"]) == {"0.25", "0.5", "1.0"} and 0 <= figures["bleu"] <= 100
     assert 0 <= figures["exact_match"] <= 1 and 0 <= figures["exact_match_of_drafts"] <= 1
     assert figures["training_minutes"] >= 0 and figures["drafting_minutes"] >= 0
 
@@ -142,6 +145,8 @@ def test_a_pipeline_samples_and_edits(whole, monkeypatch):
     ("drafts", 3, [("drafts", 2), ("perceiver", 0)]), ("perceiver", 3, [("drafts", 4), ("perceiver", 2)]),
 ])
 def test_a_codec_that_was_interrupted_is_the_same_in_the_end(whole, recipe, monkeypatch, stage, before, starts):
+    """And its minutes are those of both runs, here by a clock that each look moves on by one."""
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=map(float, itertools.count(0, 60)).__next__))
     with monkeypatch.context() as patch:
         break_off(patch, stage, before)
         with pytest.raises(Interrupted):
@@ -150,6 +155,8 @@ def test_a_codec_that_was_interrupted_is_the_same_in_the_end(whole, recipe, monk
     found = break_off(monkeypatch, "", 0)
     train_perceiver.main(recipe(), quiet=True)
     assert found == starts
+    figures = json.loads((recipe().folder / "metrics.json").read_text(encoding="utf-8"))["reconstruction"]
+    assert figures[{"drafts": "drafting_minutes", "perceiver": "training_minutes"}[stage]] == 2
     expected = whole / "checkpoints" / "codec"
     for part in ("codec", "codec/adapter"):
         assert_equal(weights(recipe().folder / part), weights(expected / part))

@@ -152,3 +152,11 @@ def test_mistakes_are_said_before_anything_is_trained(recipe):
     recipe("train_star.plan_weight=1").save(Path("checkpoints/think/recipe.yaml"), "train_star")
     with pytest.raises(ResumeError, match=r"train_star.plan_weight was 1.0, is 5.0"):
         train_star.main(recipe(), quiet=True)
+
+
+def test_unseen_texts_that_cannot_be_cut_are_said_before_anything_is_trained(recipe):
+    """They are shown at the end, when all is trained."""
+    tokenizer, language_model = train_star.load(recipe())
+    assert train_star.beginnings(recipe(), tokenizer, language_model, ["owl", TEXTS[0]])
+    with pytest.raises(DataError, match=r"words.txt: of 2 unseen texts none can be cut and has fewer than 24 tokens"):
+        train_star.beginnings(recipe(), tokenizer, language_model, ["owl", "owl " * 50])
