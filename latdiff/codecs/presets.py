@@ -7,7 +7,7 @@ from typing import Any
 from latdiff.errors import UserError, check_whole, nearest
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "sampled": {"top_p": 0.8}, "careful": {"top_p": 0.6, "end_when_likeliest": True}, "greedy": {"greedy": True},
+    "sampled": {"top_p": 0.8}, "careful": {"top_p": 0.7, "end_when_likeliest": True}, "greedy": {"greedy": True},
     "beam": {"num_beams": 4},
 }
 OPTIONS = ("top_p", "num_beams")  # those settings that may be others
