@@ -271,7 +271,8 @@ def load_state(
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            step, minutes = (json.loads(file.metadata().get(name, "0")) for name in ("step", "minutes"))
+            step = json.loads(file.metadata()["step"])
+            minutes = json.loads(file.metadata().get("minutes", "0.0"))  # which older states are without
         for name, module in modules.items():
             module.load_state_dict(_below(tensors, name))
     except (SafetensorError, RuntimeError) as error:

@@ -82,6 +82,12 @@ def writers(tmp_path_factory):
     return folders
 
 
+@pytest.fixture(params=["llama", "gpt2"])
+def writer(request, writers):
+    """The folder of a language model, in each layout."""
+    return getattr(writers, request.param)
+
+
 @pytest.fixture
 def head(pipe):
     """A random head of the checkpoint's latents."""

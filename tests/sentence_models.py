@@ -65,6 +65,13 @@ def gpt2(folder, seed=0, width=WIDTH, end=END):
 WRITERS = {"llama": llama, "gpt2": gpt2}
 
 
+def other(make, folder, **settings):
+    """The folder of another model."""
+    folder.mkdir()
+    make(folder, **settings)
+    return folder
+
+
 def sentence_codec(language_model, encoder, rank=0, seed=0, **settings):
     """A codec of two folders' models, whitened on TEXTS, whose low-rank updates are merged and not zero."""
     torch.manual_seed(seed)

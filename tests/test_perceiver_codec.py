@@ -12,12 +12,6 @@ from latdiff.errors import UserError
 from latdiff.models.drafts import Drafts, directions_of
 
 
-@pytest.fixture(params=sentence_models.WRITERS)
-def writer(request, writers):
-    """The folder of a language model, in each layout."""
-    return getattr(writers, request.param)
-
-
 @pytest.fixture
 def codec(writer, writers):
     return perceiver_codec(writer, writers.encoder, rank=2)

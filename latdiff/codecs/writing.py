@@ -50,7 +50,7 @@ class WritingCodec(ModelMixin, ConfigMixin, Codec):
         writer_digest: of the language model as it came, set by `attach`.
     """
 
-    presets = PRESETS
+    presets = tuple(PRESETS)
     latent_shape: Any
     ending: Tensor  # [H], a buffer: what is added to the output embedding of end-of-text
     _frozen: dict[str, Any]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from pydantic import Field
 
 from latdiff.config.sections import Number, Section, Whole, codec_problems
 
-PRESETS = ("sampled", "careful", "greedy", "beam")  # ways to write a text
+PRESETS: dict[str, dict[str, Any]] = {  # ways to write a text; the first is the default
+    "sampled": {"top_p": 0.8}, "careful": {"top_p": 0.7, "end_when_likeliest": True}, "greedy": {"greedy": True},
+    "beam": {"num_beams": 4},
+}
 
 
 class WritingConfig(Section):
@@ -31,7 +35,7 @@ class WritingConfig(Section):
         """What does not go together in this section, whose name is given, and in those of its trainings."""
         if self.finetune and not self.path:
             yield f"{name}.finetune: is true, but {name}.path names no checkpoint; set it, or leave finetune out"
-        yield from codec_problems(recipe, name, PRESETS, *trainings)
+        yield from codec_problems(recipe, name, tuple(PRESETS), *trainings)
 
 
 class TrainWritingConfig(Section):

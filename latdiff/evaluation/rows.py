@@ -6,10 +6,12 @@ A `generators.Generator` writes, a `scoring.Scorer` scores; here they are brough
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from latdiff.codecs.protocol import Codec
 from latdiff.diffusion.gaussian import GaussianDiffusion
@@ -47,18 +49,36 @@ def reconstruction(
     fitting = list(itertools.compress(texts, codec.fits(texts)))
     options: dict[str, Any] = {"preset": preset or codec.presets[0]} if codec.presets else {}
     latents = codec.encode(fitting)
-    generator = torch.Generator().manual_seed(seed)
-    written = {}
-    for sd in NOISE_LEVELS:
-        eps = torch.randn(latents.shape, generator=generator).to(latents)
-        written[str(sd)] = codec.decode(latents + sd * eps, **options)
-    clean, accuracy = codec.decode(latents, **options), codec.token_accuracy(latents, fitting)
+    accuracy = codec.token_accuracy(latents, fitting)
     found: dict[str, Any] = {"n": len(fitting), "too_long": len(texts) - len(fitting)}
     found |= {} if accuracy is None else {"token_accuracy": accuracy}
-    found |= {"exact_match": metrics.exact_match(clean, fitting), "decoding": options.get("preset"),
-              "under_noise": {sd: metrics.exact_match(noisy, fitting) for sd, noisy in written.items()}}
+    found |= {"decoding": options.get("preset")}
+    return found | coming_back(partial(codec.decode, **options), latents, fitting, seed, bleu)
+
+
+def coming_back(
+    read: Callable[[Tensor], list[str]], latents: Tensor, texts: list[str], seed: int = 0, bleu: bool = False
+) -> dict[str, Any]:
+    """How many of B texts come back of their latents, clean ones and ones with noise of sd 0.25 to 1.
+
+    Args:
+        read: latents [B, L, D] to B texts.
+        latents: of the texts, [B, L, D].
+        texts: B of them.
+        seed: of the noise.
+        bleu: BLEU against the texts as well, which needs the extra `eval`.
+    """
+    generator, written = torch.Generator().manual_seed(seed), {}
+    for sd in NOISE_LEVELS:
+        eps = torch.randn(latents.shape, generator=generator).to(latents)
+        written[str(sd)] = read(latents + sd * eps)
+    clean = read(latents)
+    found: dict[str, Any] = {
+        "exact_match": metrics.exact_match(clean, texts),
+        "under_noise": {sd: metrics.exact_match(noisy, texts) for sd, noisy in written.items()},
+    }
     if bleu:
-        references = [[text] for text in fitting]
+        references = [[text] for text in texts]
         found["bleu"] = metrics.bleu(clean, references)
         found["bleu_under_noise"] = {sd: metrics.bleu(noisy, references) for sd, noisy in written.items()}
     return found

@@ -3,10 +3,7 @@
 import shutil
 
 import pytest
-from latdiff.recipes import train_denoiser, train_sentence
 from runs import Interrupted
-from sentence_models import lay_out
-from sentence_runs import WORDS, words
 from tqdm.auto import tqdm
 
 from latdiff import training
@@ -24,27 +21,6 @@ def workplace(tiny, tmp_path, monkeypatch):
 @pytest.fixture
 def recipe(workplace):
     return lambda *settings: load_recipe("tiny.yaml", list(settings))
-
-
-@pytest.fixture(scope="session")
-def sentence_run(writers, tmp_path_factory):
-    """Working directory of the sentence codec's finished run; to be read, never written to."""
-    with pytest.MonkeyPatch.context() as patch:
-        root = tmp_path_factory.mktemp("words")
-        patch.chdir(root)
-        lay_out(root, writers, WORDS)
-        train_sentence.main(words(), quiet=True)
-        shutil.copytree("checkpoints/words", "checkpoints/codec")
-        train_denoiser.main(words(), quiet=True)
-    return root
-
-
-@pytest.fixture
-def sentence_recipe(writers, tmp_path, monkeypatch):
-    """The sentence codec's recipe(*settings), in a working directory without a run."""
-    monkeypatch.chdir(tmp_path)
-    lay_out(tmp_path, writers, WORDS)
-    return words
 
 
 @pytest.fixture

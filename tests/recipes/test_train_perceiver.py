@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +11,7 @@ from latdiff.recipes import train_denoiser, train_perceiver
 from runs import Interrupted, assert_equal, weights
 from safetensors.torch import load_file
 from sentence_models import TEXTS, lay_out
+from writing_runs import finished_run
 
 from latdiff import training
 from latdiff.codecs.files import load_codec, save_codec
@@ -42,14 +42,7 @@ def words(*settings):
 @pytest.fixture(scope="module")
 def whole(writers, tmp_path_factory):
     """Working directory of a finished run; to be read, never written to."""
-    with pytest.MonkeyPatch.context() as patch:
-        root = tmp_path_factory.mktemp("words")
-        patch.chdir(root)
-        lay_out(root, writers, WORDS)
-        train_perceiver.main(words(), quiet=True)
-        shutil.copytree("checkpoints/words", "checkpoints/codec")
-        train_denoiser.main(words(), quiet=True)
-    return root
+    return finished_run(tmp_path_factory.mktemp("words"), writers, WORDS, words, train_perceiver)
 
 
 @pytest.fixture
@@ -58,13 +51,6 @@ def recipe(writers, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lay_out(tmp_path, writers, WORDS)
     return words
-
-
-@pytest.fixture
-def finished(recipe, whole):
-    """The recipe in a copy of the finished run's working directory."""
-    shutil.copytree(whole / "checkpoints", "checkpoints")
-    return recipe
 
 
 def break_off(monkeypatch, stage, before):
@@ -95,7 +81,8 @@ def test_a_run_leaves_a_codec_its_latents_and_its_figures(whole):
     figures = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["reconstruction"]
     assert figures["n"] == 4 and figures["decoding"] == "greedy"
     assert set(figures["bleu_under_noise"]) == {"0.25", "0.5", "1.0"} and 0 <= figures["bleu"] <= 100
-    assert 0 <= figures["exact_match"] <= 1 and 0 <= figures["exact_match_of_drafts"] <= 1
+    assert 0 <= figures["exact_match"] <= 1 and 0 <= figures["drafts"]["exact_match"] <= 1
+    assert set(figures["drafts"]["bleu_under_noise"]) == {"0.25", "0.5", "1.0"}
     assert figures["training_minutes"] >= 0 and figures["drafting_minutes"] >= 0
 
 

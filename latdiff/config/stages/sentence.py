@@ -22,15 +22,11 @@ class SentenceConfig(WritingConfig):
             yield from self.writing_problems(recipe, "sentence", "train_sentence")
 
 
-class TrainSentenceConfig(TrainWritingConfig):
-    """Its training."""
-
-
 stage(
     "train_sentence",
     shared=("data", "sampling"),
     codec=True,
     help="train the sentence codec: soft prompts for a frozen language model",
     sentence=SentenceConfig,
-    train_sentence=TrainSentenceConfig,
+    train_sentence=TrainWritingConfig,
 )

@@ -25,16 +25,6 @@ from latdiff.training import ResumeError, load_latents
 
 
 @pytest.fixture
-def whole(sentence_run):
-    return sentence_run
-
-
-@pytest.fixture
-def recipe(sentence_recipe):
-    return sentence_recipe
-
-
-@pytest.fixture
 def pipe(whole, monkeypatch):
     monkeypatch.chdir(whole)
     loaded = open_checkpoint("checkpoints/words")

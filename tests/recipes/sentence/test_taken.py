@@ -16,16 +16,6 @@ from latdiff.errors import UserError
 from latdiff.pipelines.files import open_checkpoint
 
 
-@pytest.fixture
-def whole(sentence_run):
-    return sentence_run
-
-
-@pytest.fixture
-def recipe(sentence_recipe):
-    return sentence_recipe
-
-
 def test_another_checkpoints_codec_is_taken_and_learns_where_these_texts_end(finished, capsys):
     other = [{"text": f"A {one} {what}.", "kind": kind} for kind, words in KINDS.items() for one in words
              for what in ("house", "boat")]
