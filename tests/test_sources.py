@@ -108,6 +108,8 @@ FILE_PROBLEMS = {
     ),
     "missing csv column": ("a.csv", b"story,id\nb,1\n", r"line 2: no column 'text' \(there is story, id\)"),
     "number for a text": ("a.jsonl", b'{"text": 5}\n', r"line 1: text is 5, must be a text"),
+    "half a character": ("a.jsonl", b'{"text": "a \\ud83d"}\n', r"line 1: text holds .* half of a surrogate pair"),
+    "two columns of one name": ("a.csv", b"text,id,text\na,1,b\n", r"line 1: two columns are named 'text'; rename or"),
     "all blank": (
         "a.jsonl",
         b'{"text": " ", "id": 1}\n{"text": null}\n',

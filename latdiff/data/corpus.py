@@ -305,6 +305,7 @@ def _texts(table: Table, column: str) -> list[str]:
             )
         if text is not None and not isinstance(text, str):
             raise DataError(f"{table.at(number)}: {column} is {str(text)[:40]}, must be a text")
+        _check_whole(table.at(number), column, text or "")
         texts.append(" ".join((text or "").split()))
     if not any(texts):
         there = columns((row for _, row in table.rows), "")
@@ -326,12 +327,22 @@ def _labelled(table: Table, texts: list[str], column: str) -> Iterator[tuple[int
             )
         known |= label is not MISSING
         label = "" if label in (MISSING, None) else " ".join(str(label).split())
+        _check_whole(table.at(number), column, label)
         if text and label:
             yield number, text, label
     if not known:
         there = columns((row for _, row in table.rows), column)
         raise DataError(f"{table.place}: no row has a column {column!r}{there}; name that of the labels: "
                         "--label-column, in a recipe data.condition_column")
+
+
+def _check_whole(place: str, column: str, text: str) -> None:
+    """Raise DataError for half of a surrogate pair, which JSON can hold and UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{place}: {column} holds {text[error.start]!a}, half of a surrogate pair, which is half a "
+                        "character; drop it, or export the texts again") from None
 
 
 def _check_classes(place: str, column: str, counts: Counter) -> None:

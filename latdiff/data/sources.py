@@ -14,11 +14,12 @@ import json
 import re
 import textwrap
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from latdiff.errors import UserError, nearest
+from latdiff.errors import UserError, first_line, nearest
 from latdiff.worlds import WORLDS
 
 VALID = ("valid", "validation", "dev")  # one split goes by any of these names
@@ -241,6 +242,9 @@ def _read_separated(path: Path, separator: str) -> Iterator[tuple[int, dict]]:
     hint = "put a field that holds a separator, quote or line break in double quotes, its own quotes doubled"
     try:
         columns = next(reader, [])
+        twice = [column for column, count in Counter(columns).items() if count > 1]
+        if twice:
+            raise DataError(f"{path}, line 1: two columns are named {twice[0]!r}; rename or drop one")
         for fields in filter(None, reader):
             if len(fields) != len(columns):
                 raise csv.Error(f"has {len(fields)} fields, the first line has {len(columns)}")
@@ -256,7 +260,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, dict]]:
     try:
         return enumerate(pyarrow.parquet.read_table(path).to_pylist(), 1)
     except pyarrow.ArrowInvalid as error:
-        raise DataError(f"{path}: is not a readable parquet file: {error}") from None
+        raise DataError(f"{path}: is not a readable parquet file: {first_line(error)}") from None
 
 
 READERS: dict[str, Callable[[Path], Iterable[tuple[int, dict]]]] = {
