@@ -313,18 +313,20 @@ def refuse_changes(recipe: Recipe, sections: tuple[str, ...], folder: Path | Non
         )
 
 
-def save_latents(folder: Path, latents: Tensor, digest: str) -> None:
-    """Cache whitened latents [N, L, D] of the training set, with the digest of the codec that made them."""
+def save_latents(folder: Path, latents: Tensor, codec: str, texts: str) -> None:
+    """Cache whitened latents [N, L, D] of the training set, with digests of the codec and of the corpus' texts."""
     path = folder / LATENTS
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({"latents": latents.cpu().contiguous()}, path, metadata={"codec_digest": digest})
+    save_file({"latents": latents.cpu().contiguous()}, path, metadata={"codec_digest": codec, "texts_digest": texts})
 
 
-def load_latents(folder: Path, digest: str) -> Tensor | None:
-    """The cached latents [N, L, D], or None where there are none, or those of another codec, or a torn file."""
+def load_latents(folder: Path, codec: str, texts: str) -> Tensor | None:
+    """The cached latents [N, L, D]; None where there are none, for those of another codec or texts, or a torn file."""
     try:
         with safe_open(folder / LATENTS, framework="pt") as file:
-            return file.get_tensor("latents") if file.metadata().get("codec_digest") == digest else None
+            made_of = file.metadata()
+            same = made_of.get("codec_digest") == codec and made_of.get("texts_digest") == texts
+            return file.get_tensor("latents") if same else None
     except (FileNotFoundError, SafetensorError):
         return None
 

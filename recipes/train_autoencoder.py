@@ -85,6 +85,7 @@ class ReconstructionLoss(nn.Module):
 
 
 def main(recipe: Recipe, quiet: bool = False) -> None:
+    recipe.check_codec("autoencoder")
     folder, settings = recipe.folder, recipe.train_autoencoder
     refuse_changes(recipe, SETTINGS)
     if finished(recipe):
@@ -127,7 +128,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
         latents = codec.compress(ids)
     autoencoder.set_whitening(latents.mean(0), latents.var(0))
     made = alone | {"training_minutes": round(run.minutes, 2), "dtype": run.dtype}
-    finish(recipe, codec, autoencoder.normalise(latents[: len(own)]), corpus.valid, made)
+    finish(recipe, codec, autoencoder.normalise(latents[: len(own)]), corpus, made)
     run.state.unlink(missing_ok=True)
     print(f"trained in {run.minutes:.1f} minutes -> {folder}")
 
@@ -157,7 +158,7 @@ def adopt(recipe: Recipe, corpus: Corpus) -> None:
     codec.to(default_device())
     with autocast(codec.autoencoder.device.type, recipe.dtype):
         latents = codec.autoencoder.normalise(codec.compress(own))
-    finish(recipe, codec, latents, corpus.valid, {"adopted_from": recipe.autoencoder.path})
+    finish(recipe, codec, latents, corpus, {"adopted_from": recipe.autoencoder.path})
     print(f"the backbone and the autoencoder of {recipe.autoencoder.path} -> {recipe.folder}")
 
 
@@ -255,12 +256,12 @@ def show(bar, codec: TextCodec, texts: list[str]) -> None:
     codec.autoencoder.train()
 
 
-def finish(recipe: Recipe, codec: TextCodec, latents: torch.Tensor, valid: list[str], made: dict) -> None:
+def finish(recipe: Recipe, codec: TextCodec, latents: torch.Tensor, corpus: Corpus, made: dict) -> None:
     """Cache the corpus' latents, save the codec, and measure on unseen texts; `made` says where it comes from."""
     folder = recipe.folder
-    save_latents(folder, latents, codec.seal().digest)
+    save_latents(folder, latents, codec.seal().digest, corpus.digest)
     save_codec(codec, folder)
-    measured = reconstruction(codec, valid, recipe.seed, recipe.sampling.decoding)
+    measured = reconstruction(codec, corpus.valid, recipe.seed, recipe.sampling.decoding)
     update_metrics(folder, {"reconstruction": measured | made})
     print(reconstruction_table(measured))
 

@@ -21,7 +21,7 @@ from latdiff.codecs.protocol import Codec
 from latdiff.config import Recipe, recipe_from_command_line
 from latdiff.data.corpus import Corpus, load_corpus
 from latdiff.diffusion.gaussian import GaussianDiffusion
-from latdiff.diffusion.sampling import make_scheduler
+from latdiff.diffusion.sampling import checked_scheduler
 from latdiff.errors import plain_errors
 from latdiff.evaluation.card import write_card
 from latdiff.evaluation.report import update_metrics
@@ -30,20 +30,12 @@ from latdiff.models.denoiser import LatentDenoiser
 from latdiff.pipelines.latent import LatentTextDiffusionPipeline
 from latdiff.precision import autocast
 from latdiff.schedule import betas
-from latdiff.training import (
-    LATENTS,
-    BatchOrder,
-    ResumeError,
-    Run,
-    load_latents,
-    refuse_changes,
-    save_latents,
-    step_generator,
-)
+from latdiff.training import BatchOrder, Run, load_latents, refuse_changes, save_latents, step_generator
 
 
 def main(recipe: Recipe, quiet: bool = False) -> None:
     folder, settings, how = recipe.folder, recipe.train_denoiser, recipe.diffusion
+    checked_scheduler(recipe.sampling, betas(how.schedule))
     codec_stage = importlib.import_module(f"latdiff.recipes.train_{recipe.codec}")
     if not codec_stage.finished(recipe):
         codec_stage.main(recipe, quiet)
@@ -99,13 +91,13 @@ def write_pipeline(recipe: Recipe, run: Run, codec: Codec, corpus: Corpus, quiet
 
 def cached_latents(recipe: Recipe, codec: Codec, corpus: Corpus, short: list[bool]) -> torch.Tensor:
     """Latents [N, L, D] of the training texts that are short enough, from disk, or encoded and put there."""
-    latents = load_latents(recipe.folder, codec.digest)
+    latents = load_latents(recipe.folder, codec.digest, corpus.digest)
     if latents is None:
         texts = list(itertools.compress(corpus.train, short))
         print(f"encoding {len(texts):,} texts once, for all steps to come")
         with autocast(codec.device.type, recipe.dtype):
             latents = codec.encode(texts).cpu()
-        save_latents(recipe.folder, latents, codec.digest)
+        save_latents(recipe.folder, latents, codec.digest, corpus.digest)
     return latents
 
 
@@ -116,12 +108,6 @@ def conditioned(
     if not corpus.train_conditions:
         return latents, lambda rows: None
     conditions = list(itertools.compress(corpus.train_conditions, short))
-    if len(conditions) != len(latents):
-        raise ResumeError(
-            f"{recipe.folder / LATENTS} holds {len(latents):,} texts, but {recipe.data.source} now has "
-            f"{len(conditions):,}: it has changed. Delete the folder to train on what there is now, or set name= to "
-            "train beside it."
-        )
     if recipe.data.condition == "label":
         labels = Labels.of(conditions, corpus.classes).to(codec.device)
         return latents, labels.__getitem__
@@ -150,7 +136,7 @@ def build(recipe: Recipe, codec: Codec, corpus: Corpus) -> LatentDenoiser:
 def pipeline(recipe: Recipe, codec: Codec, denoiser: LatentDenoiser) -> LatentTextDiffusionPipeline:
     return LatentTextDiffusionPipeline(
         codec=codec, denoiser=denoiser,
-        scheduler=make_scheduler(recipe.sampling.scheduler, betas(recipe.diffusion.schedule)),
+        scheduler=checked_scheduler(recipe.sampling, betas(recipe.diffusion.schedule)),
         num_inference_steps=recipe.sampling.steps, decoding=recipe.sampling.decoding, dtype=recipe.dtype,
     )
 

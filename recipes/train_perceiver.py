@@ -56,7 +56,7 @@ class DraftingLoss(nn.Module):
 
 
 def main(recipe: Recipe, quiet: bool = False) -> None:
-    train(recipe, Stage(SETTINGS, PerceiverCodec, build, encode, measure, (DRAFTS, STATE)), quiet)
+    train(recipe, Stage("perceiver", SETTINGS, PerceiverCodec, build, encode, measure, (DRAFTS, STATE)), quiet)
 
 
 def encode(

@@ -30,7 +30,7 @@ VECTORS, STATE = Path("train/vectors.safetensors"), Path("train/sentence.safeten
 
 
 def main(recipe: Recipe, quiet: bool = False) -> None:
-    train(recipe, Stage(SETTINGS, SentenceCodec, build, encode, measure, (VECTORS, STATE)), quiet)
+    train(recipe, Stage("sentence", SETTINGS, SentenceCodec, build, encode, measure, (VECTORS, STATE)), quiet)
 
 
 def build(recipe: Recipe) -> SentenceCodec:

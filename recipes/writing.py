@@ -27,6 +27,7 @@ from latdiff.precision import default_device
 from latdiff.training import BatchOrder, Run, refuse_changes, save_latents, step_generator
 
 SHOWN, MEASURED = 3, 200  # unseen texts that are printed under way, and measured at the end
+CHANGED = ("max_tokens", "assumed_noise")  # settings of a codec that may differ where it is taken
 ENDED = 2000  # training texts by whose ends the language model learns to end
 
 
@@ -53,6 +54,7 @@ class Stage:
     """What is a writing codec's own in its training.
 
     Attributes:
+        codec: what a recipe calls it.
         settings: the recipe's sections that the result depends on.
         kind: of the codec.
         build: recipe -> an untrained codec with its models.
@@ -62,6 +64,7 @@ class Stage:
         working: files below the run's folder that a finished run does without.
     """
 
+    codec: str
     settings: tuple[str, ...]
     kind: type[WritingCodec]
     build: Callable[[Recipe], Any]
@@ -135,6 +138,7 @@ def train(recipe: Recipe, stage: Stage, quiet: bool) -> None:
     A codec that is taken is fine-tuned where `finetune` is set. Else only the ends of texts are fitted: headlines end
     without a full stop, reviews do not.
     """
+    recipe.check_codec(stage.codec)
     folder, section = recipe.folder, getattr(recipe, recipe.codec)
     path, trains = section.path, not section.path or section.finetune
     refuse_changes(recipe, stage.settings)
@@ -155,7 +159,7 @@ def train(recipe: Recipe, stage: Stage, quiet: bool) -> None:
     if trains:
         made |= write_from(recipe, codec, latents, texts, unseen, quiet)
     made |= end_texts(recipe, codec.eval(), latents, texts, unseen, quiet)
-    save_latents(folder, latents[:own], codec.digest)
+    save_latents(folder, latents[:own], codec.digest, corpus.digest)
     save_codec(codec.eval(), folder)
     for file in stage.working:
         (folder / file).unlink(missing_ok=True)
@@ -229,6 +233,11 @@ def taken(recipe: Recipe, kind: type[WritingCodec], path: str) -> WritingCodec:
                         f"{'' if codec.continues else 'not '}trained to go on from its source; leave "
                         f"{recipe.codec}.path out")
     section = getattr(recipe, recipe.codec)
+    for key, field in type(section).model_fields.items():
+        given, held = getattr(section, key), codec.config.get(key)
+        if key in codec.config and key not in CHANGED and given not in (held, field.default):
+            raise UserError(f"{recipe.codec}.{key} is {given!r}, but the codec of {path} has {held!r} and is taken as "
+                            f"it is; leave it out, or leave {recipe.codec}.path out to train a codec")
     if section.finetune:
         codec.register_to_config(assumed_noise=section.assumed_noise)
     return codec

@@ -1,10 +1,14 @@
-"""Tiny runs of the training recipes: their recipe, how to break one off, undo a part of one, and compare two."""
+"""Tiny runs of the training recipes: their recipe, how to break one off, undo a part of one, compare two."""
 
 import shutil
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+
+from latdiff.codecs.files import load_codec
+from latdiff.data.corpus import load_corpus
+from latdiff.training import load_latents
 
 TINY = """
 name: tiny
@@ -22,6 +26,12 @@ sampling: {steps: 3}
 
 class Interrupted(Exception):
     pass
+
+
+def cached(recipe, folder=None):
+    """Latents that were cached of a recipe's texts as they are now, or None."""
+    folder = folder or recipe.folder
+    return load_latents(folder, load_codec(folder).digest, load_corpus(recipe.data, recipe.seed).digest)
 
 
 def weights(folder):

@@ -4,10 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from runs import cached
 
 from latdiff.codecs.files import load_codec
 from latdiff.codecs.protocol import TextError
 from latdiff.codecs.t5 import TextCodec
+from latdiff.config import load_recipe
+from latdiff.data.corpus import load_corpus
 from latdiff.data.tokens import tokenize
 from latdiff.errors import UserError
 
@@ -43,17 +46,13 @@ def test_a_texts_latents_do_not_depend_on_its_batch(codec, texts, batch_size):
 
 
 def test_latents_of_the_training_set_are_white(codec, tiny):
-    from latdiff.config import load_recipe
-    from latdiff.data.corpus import load_corpus
-    from latdiff.training import load_latents
-
     recipe = load_recipe(str(tiny.recipe))
-    cached = load_latents(tiny.checkpoint, codec.digest)  # what the denoiser trains on
-    torch.testing.assert_close(cached.mean(0), torch.zeros(L, D), rtol=0, atol=1e-4)
-    torch.testing.assert_close(cached.std(0), torch.ones(L, D), rtol=0, atol=1e-2)
+    kept = cached(recipe, tiny.checkpoint)  # what the denoiser trains on
+    torch.testing.assert_close(kept.mean(0), torch.zeros(L, D), rtol=0, atol=1e-4)
+    torch.testing.assert_close(kept.std(0), torch.ones(L, D), rtol=0, atol=1e-2)
     # They were encoded in bfloat16 where that is fast; these are not.
     latents = codec.encode(load_corpus(recipe.data, recipe.seed).train)
-    assert (latents - cached).square().mean().sqrt() < 0.1
+    assert (latents - kept).square().mean().sqrt() < 0.1
 
 
 def test_decode_writes_a_text_for_each_of_the_latents(talkative):

@@ -348,3 +348,13 @@ def test_the_command_line_says_where_the_output_goes(recipe_file, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train", recipe_file(""), "--output", "elsewhere", "seed=2"])
     recipe, _ = recipe_from_command_line("Train.")
     assert (recipe.folder, recipe.seed) == (Path("elsewhere/mine"), 2)
+
+
+@pytest.mark.parametrize("name, setting, said", [
+    ("english-own", "train_autoencoder.steps=5",
+     r"only `latdiff train-ae` reads it, but the recipe's codec is 'sentence'; did you mean train_sentence\.steps\?"),
+    ("storyworld", "sentence.rank=2", "only `latdiff train-sentence` reads it, but .* codec is 'autoencoder'"),
+])
+def test_a_setting_that_only_another_codec_s_training_reads_is_refused(name, setting, said):
+    with pytest.raises(RecipeError, match=said):
+        load_recipe(name, [setting])

@@ -260,17 +260,17 @@ def test_a_write_that_breaks_off_leaves_the_older_state(tmp_path, model, monkeyp
 
 def test_latents_come_back_for_the_codec_that_made_them(tmp_path):
     latents = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0))
-    assert load_latents(tmp_path, "abc") is None
-    save_latents(tmp_path, latents, "abc")
-    assert torch.equal(load_latents(tmp_path, "abc"), latents)
-    assert load_latents(tmp_path, "other") is None
+    assert load_latents(tmp_path, "abc", "texts") is None
+    save_latents(tmp_path, latents, "abc", "texts")
+    assert torch.equal(load_latents(tmp_path, "abc", "texts"), latents)
+    assert load_latents(tmp_path, "other", "texts") is load_latents(tmp_path, "abc", "other texts") is None
 
 
 def test_a_torn_cache_counts_as_none(tmp_path):
-    save_latents(tmp_path, torch.zeros(5, 2, 3), "abc")
+    save_latents(tmp_path, torch.zeros(5, 2, 3), "abc", "texts")
     (file,) = tmp_path.rglob("*.safetensors")
     file.write_bytes(file.read_bytes()[:-9])
-    assert load_latents(tmp_path, "abc") is None
+    assert load_latents(tmp_path, "abc", "texts") is None
 
 
 # Settings that must not change under way

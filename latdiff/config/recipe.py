@@ -6,7 +6,7 @@ import argparse
 import importlib
 import pkgutil
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -64,6 +64,13 @@ class Recipe(BaseModel):
             return str(own)
         return str(Path(path).expanduser())
 
+    def check_codec(self, codec: str) -> None:
+        """Raise RecipeError when the recipe's codec is not the one that a stage trains."""
+        if self.codec != codec:
+            asked, own = (STAGES[f"train_{name}"].command for name in (codec, self.codec))
+            raise RecipeError(f"{self.name}: the recipe's codec is {self.codec!r}, which `latdiff {own}` trains, but "
+                              f"`latdiff {asked}` was called; call the former, or set codec={codec}")
+
     def sections(self, *stages: str) -> list[str]:
         """Names of the sections of stages, by default the recipe's, behind those of the stages that they build on."""
         found: dict[str, None] = {}
@@ -116,7 +123,7 @@ def load_recipe(recipe: str, overrides: list[str] | tuple[str, ...] = ()) -> Rec
     given.setdefault("name", path.stem)
     built = _build(given, problems)
     if not problems:
-        problems += _contradictions(built, given)
+        problems += [*_unread(built, overrides), *_contradictions(built, given)]
     if problems:
         count = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise RecipeError(f"{path}: {count}\n" + "\n".join(f"  - {problem}" for problem in problems))
@@ -195,6 +202,18 @@ def _sentence(model: type[BaseModel], key: str, value: Any, error: Any) -> str:
 
 def _number(value: Any) -> Any:
     return float(value) if isinstance(value, str) else value  # YAML reads 2e-3 as a string
+
+
+def _unread(recipe: Recipe, overrides: Iterable[str]) -> Iterator[str]:
+    """Problems of overrides in sections that only the training of another codec reads."""
+    for override in overrides:
+        section, _, key = override.partition("=")[0].partition(".")
+        readers = {name for name, stage in STAGES.items() if section in stage.sections}
+        own = f"train_{recipe.codec}"
+        if key and readers and own not in readers and all(STAGES[name].codec for name in readers):
+            commands = " and ".join(f"`latdiff {STAGES[name].command}`" for name in sorted(readers))
+            meant = f"; did you mean {own}.{key}?" if own in SECTIONS and key in SECTIONS[own].model_fields else ""
+            yield f"{section}.{key}: only {commands} reads it, but the recipe's codec is {recipe.codec!r}{meant}"
 
 
 def _contradictions(recipe: Recipe, given: dict) -> Iterator[str]:

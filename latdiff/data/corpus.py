@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from latdiff.config import MIN_PER_CLASS, DataConfig
 from latdiff.data.sources import MISSING, DataError, Sample, Table, columns, open_source, reach
@@ -37,6 +39,11 @@ class Corpus:
     valid_conditions: list[str] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
     extra: list[str] = field(default_factory=list)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the training texts in their order, which what is cached of them is kept with."""
+        return hashlib.sha256("\0".join(self.train).encode(errors="surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from diffusers import (
 )
 from torch import Tensor
 
-from latdiff.config import SCHEDULERS
+from latdiff.config import SCHEDULERS, SamplingConfig
 from latdiff.errors import UserError, first_line, nearest
 from latdiff.models.conditions import Condition
 
@@ -146,6 +146,16 @@ def make_scheduler(name: str, trained_betas: list[float]):
         # z <- alpha x0 + sigma eps at every step, which diffusers ships as the sampler of latent consistency models
         "renoise": lambda: LCMScheduler(**common, **consistency),
     }[name]()
+
+
+def checked_scheduler(sampling: SamplingConfig, trained_betas: list[float]):
+    """The scheduler of a recipe's section `sampling`; raises SchedulerError where it would mis-sample in its steps."""
+    scheduler = make_scheduler(sampling.scheduler, trained_betas)
+    try:
+        check_scheduler(scheduler, sampling.steps)
+    except SchedulerError as error:
+        raise SchedulerError(f"sampling.steps is {sampling.steps}: {error}") from error
+    return scheduler
 
 
 def check_scheduler(scheduler, num_inference_steps: int) -> None:

@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from latdiff.recipes import train_autoencoder, train_denoiser
-from runs import Interrupted, assert_equal, weights
+from runs import Interrupted, assert_equal, cached, weights
 
 from latdiff import cli, storyworld
 from latdiff.codecs.files import load_codec
-from latdiff.data.corpus import DataError
+from latdiff.data.corpus import DataError, load_corpus
 from latdiff.models.denoiser import LatentDenoiser
 from latdiff.pipelines.files import open_checkpoint
-from latdiff.training import ResumeError, load_latents, save_latents
 
 CONDITIONS = {
     "a class": (["data.condition=label", "data.condition_column=sentiment"], "positive"),
@@ -49,15 +48,20 @@ def test_a_conditional_denoiser(recipe, interrupt, settings, given):
     assert [row["guidance_scale"] for row in rows] == [1, 1, 2, 2]
 
 
-def test_a_source_that_has_changed_since_its_latents_were_cached(recipe):
-    by_tone = ["name=by-tone", "data.condition=label", "data.condition_column=sentiment", "data.train_size=150"]
-    train_autoencoder.main(recipe(*by_tone), quiet=True)
-    cache = recipe(*by_tone).folder / "train" / "latents.safetensors"
-    latents = load_latents(recipe(*by_tone).folder, load_codec(recipe(*by_tone).folder).digest)
-    save_latents(recipe(*by_tone).folder, latents[:-1], load_codec(recipe(*by_tone).folder).digest)
-    with pytest.raises(ResumeError, match="holds 149 texts, but storyworld now has 150"):
-        train_denoiser.main(recipe(*by_tone), quiet=True)
-    assert cache.exists()
+def test_texts_that_have_changed_since_they_were_encoded_are_encoded_again(recipe, capsys):
+    """Rows in another order, whose labels would else be paired with other texts."""
+    rows = [json.dumps({"text": one.text, "label": one.attributes["sentiment"]}) for one in storyworld.sample(80, 5)]
+    Path("mine.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    by_tone = recipe("name=by-tone", "data.condition=label", "data.source=mine.jsonl", "data.train_size=60")
+    train_autoencoder.main(by_tone, quiet=True)
+    first = cached(by_tone)
+    Path("mine.jsonl").write_text("\n".join(rows[::-1]), encoding="utf-8")
+    assert cached(by_tone) is None
+    train_denoiser.main(by_tone, quiet=True)
+    assert "encoding 60 texts once" in capsys.readouterr().out
+    again, corpus = cached(by_tone), load_corpus(by_tone.data, by_tone.seed)
+    assert again.shape == first.shape and not torch.equal(again, first)
+    torch.testing.assert_close(again, load_codec(by_tone.folder).encode(corpus.train), rtol=0, atol=0.2)
 
 
 def test_sources_that_are_all_too_long_are_reported_before_training(recipe, tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from latdiff.recipes import train_autoencoder, train_denoiser
+from runs import cached
 
 from latdiff import storyworld
 from latdiff.codecs.files import load_codec
@@ -15,7 +16,6 @@ from latdiff.data.corpus import DataError
 from latdiff.errors import UserError
 from latdiff.models.backbone import BackboneError
 from latdiff.pipelines.files import open_checkpoint
-from latdiff.training import load_latents
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_extra_texts_train_backbone_and_autoencoder_and_not_the_denoiser(recipe,
     train_denoiser.main(mine, quiet=True)
     assert "30 extra texts that are short enough" in capsys.readouterr().out
     codec = load_codec(mine.folder)
-    latents = load_latents(mine.folder, codec.digest)
+    latents = cached(mine)
     assert len(latents) == 40
     theirs = codec.encode([json.loads(row)["body"] for row in Path("more.jsonl").read_text("utf-8").splitlines()])
     mean = torch.cat([latents, theirs]).mean(0)

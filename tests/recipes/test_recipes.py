@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 
 from latdiff import storyworld, training
 from latdiff.codecs.files import load_codec
-from latdiff.config import STAGES, load_recipe
+from latdiff.config import STAGES, RecipeError, load_recipe
+from latdiff.diffusion.sampling import SchedulerError
 from latdiff.errors import UserError
 from latdiff.models.backbone import BackboneError
 from latdiff.pipelines.files import open_checkpoint
@@ -203,6 +204,24 @@ def test_a_finished_autoencoder_is_not_taken_for_one_of_other_settings(recipe, f
         with pytest.raises(ResumeError, match=r"autoencoder\.num_latents was 3, is 5"):
             stage.main(recipe("autoencoder.num_latents=5"), quiet=True)
     assert fingerprint("checkpoints") == before
+
+
+def test_more_steps_than_a_sampler_has_are_refused_before_training(recipe):
+    new = recipe("name=new", "sampling.steps=5000")
+    with pytest.raises(SchedulerError, match=r"sampling\.steps is 5000: DDPMScheduler cannot be run for 5000 steps"):
+        train_denoiser.main(new, quiet=True)
+    assert not new.folder.exists()
+
+
+@pytest.mark.parametrize("codec, command", [("autoencoder", "train-ae"), ("sentence", "train-sentence"),
+                                            ("perceiver", "train-perceiver")])
+def test_a_codec_is_trained_by_its_own_command_alone(recipe, codec, command):
+    other = "perceiver" if codec == "sentence" else "sentence"
+    stage = importlib.import_module(f"latdiff.recipes.train_{codec}")
+    with pytest.raises(RecipeError, match=f"codec is '{other}', which `latdiff train-{other}` trains, but "
+                                          f"`latdiff {command}` was called"):
+        stage.main(recipe("name=new", f"codec={other}", "data.max_tokens=24"), quiet=True)
+    assert not recipe("name=new").folder.exists()
 
 
 def test_what_a_finished_run_leaves(tiny):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from latdiff.recipes import train_denoiser, train_perceiver
-from runs import Interrupted, assert_equal, weights
+from runs import Interrupted, assert_equal, cached, weights
 from safetensors.torch import load_file
 from sentence_models import TEXTS, lay_out
 from writing_runs import finished_run
@@ -19,7 +19,7 @@ from latdiff.config import RecipeError, load_recipe
 from latdiff.errors import UserError
 from latdiff.models.writer import SentenceModelError
 from latdiff.pipelines.files import open_checkpoint
-from latdiff.training import ResumeError, load_latents
+from latdiff.training import ResumeError
 
 WORDS = """
 name: words
@@ -89,7 +89,7 @@ def test_a_run_leaves_a_codec_its_latents_and_its_figures(whole):
 def test_cached_latents_are_the_codecs_own(whole, monkeypatch):
     monkeypatch.chdir(whole)
     codec = load_codec("checkpoints/codec")
-    latents = load_latents(Path("checkpoints/codec"), codec.digest)
+    latents = cached(load_recipe("checkpoints/codec/recipe.yaml"))
     assert latents.shape == (36, 8, 4)
     assert (torch.cdist(latents.flatten(1), codec.encode(TEXTS).flatten(1)).min(1).values < 1e-2).all()
 

@@ -20,8 +20,7 @@ def test_another_checkpoints_codec_is_taken_and_learns_where_these_texts_end(fin
     other = [{"text": f"A {one} {what}.", "kind": kind} for kind, words in KINDS.items() for one in words
              for what in ("house", "boat")]
     Path("houses.jsonl").write_text("\n".join(map(json.dumps, other)), encoding="utf-8")
-    mine = finished("name=houses", "data.source=houses.jsonl", "data.valid_size=2", "sentence.path=checkpoints/codec",
-                    "sentence.language_model=not/there", "sentence.num_latents=7")
+    mine = finished("name=houses", "data.source=houses.jsonl", "data.valid_size=2", "sentence.path=checkpoints/codec")
     train_denoiser.main(mine, quiet=True)
     assert "the codec of checkpoints/codec -> checkpoints/houses" in capsys.readouterr().out
     one, two = load_codec("checkpoints/codec"), load_codec(mine.folder)
@@ -37,6 +36,16 @@ def test_another_checkpoints_codec_is_taken_and_learns_where_these_texts_end(fin
     assert len(open_checkpoint(mine.folder)("size", num_samples=2).texts) == 2
     with pytest.raises(DataError, match=r"data\.max_tokens is 40, but the codec of checkpoints/codec writes 24 tokens"):
         train_sentence.main(finished("name=x", "sentence.path=checkpoints/codec", "data.max_tokens=40"), quiet=True)
+
+
+@pytest.mark.parametrize("setting, said", [
+    ("sentence.num_latents=7", "num_latents is 7, but the codec of checkpoints/codec has 4"),
+    ("sentence.language_model=not/there", "language_model is 'not/there', but the codec of .* has 'llama'"),
+])
+def test_settings_that_a_taken_codec_contradicts_are_refused(finished, setting, said):
+    with pytest.raises(UserError, match=f"sentence.{said} and is taken as it is; leave it out"):
+        train_sentence.main(finished("name=x", "sentence.path=checkpoints/codec", setting), quiet=True)
+    assert not Path("checkpoints/x").exists()
 
 
 def test_a_codec_that_goes_on_from_nothing_is_not_adopted_for_first_words(finished):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from latdiff.recipes import train_denoiser, train_sentence
 from latdiff.recipes.writing import WritingLoss
-from runs import Interrupted, weights
+from runs import Interrupted, cached, weights
 from sentence_models import KINDS, LABELS, TEXTS
 from sentence_runs import assert_same_codec, nats, words
 
@@ -21,7 +21,7 @@ from latdiff.data.corpus import DataError
 from latdiff.errors import UserError
 from latdiff.models.writer import SentenceModelError, load_writer, writer_features
 from latdiff.pipelines.files import open_checkpoint
-from latdiff.training import ResumeError, load_latents
+from latdiff.training import ResumeError
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_a_run_leaves_a_codec_its_latents_and_its_figures(whole, recipe):
     assert figures["n"] == 4 and figures["decoding"] == "sampled" and figures["dtype"]
     assert 0 <= figures["token_accuracy"] <= 1 and -1 <= figures["cosine"] <= 1
     codec = load_codec(folder)
-    latents = load_latents(folder, codec.digest)
+    latents = cached(recipe(), folder)
     assert latents.shape == (36, 4, 4)
     torch.testing.assert_close(latents.mean(0), torch.zeros(4, 4), rtol=0, atol=1e-4)
     assert codec.config.language_model == "llama" and codec.config.encoder == "encoder"
@@ -91,6 +91,8 @@ def test_texts_go_on_from_first_words(recipe, capsys):
     capsys.readouterr()
     cli.main(["sample", "checkpoints/started", "--quiet", "--prompt", "the big", "--num-samples", "2"])
     assert all(line.startswith("the big ") for line in capsys.readouterr().out.strip().splitlines())
+    with pytest.raises(SystemExit, match=r"--cond is 'big', but the texts of .* go on from first words"):
+        cli.main(["sample", "checkpoints/started", "--quiet", "--cond", "big"])
     for bad, said in (("", "1 of 1 sources are empty"), ("a " * 60, "has 61 tokens, more"), ("\ud800", "surrogate")):
         with pytest.raises(TextError, match=said):
             pipe(bad)
@@ -232,7 +234,7 @@ def test_texts_that_changed_while_a_run_was_interrupted_are_encoded_again(recipe
     interrupt(train_sentence)
     train_sentence.main(recipe(), quiet=True)
     codec = load_codec(recipe().folder)
-    latents = load_latents(recipe().folder, codec.digest)
+    latents = cached(recipe())
     frogs = codec.encode([text.replace("cat", "frog") for text in TEXTS])
     assert (torch.cdist(latents.flatten(1), frogs.flatten(1)).min(1).values < 1e-2).all()
 
@@ -246,7 +248,7 @@ def test_extra_texts_train_the_codec_alone(recipe, capsys):
     train_denoiser.main(recipe('data.extra_sources=["more.jsonl"]'), quiet=True)
     said = capsys.readouterr().out
     assert "20 extra texts that are short enough, for the codec alone" in said and "56 texts -> " in said
-    assert len(load_latents(recipe().folder, load_codec(recipe().folder).digest)) == 36
+    assert len(cached(recipe())) == 36
 
 
 def test_texts_that_are_too_long_are_left_out_and_counted(recipe, capsys):
