@@ -1,5 +1,7 @@
 """A denoiser that is conditioned on a class or a source text, in the pipeline."""
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from toy_pipes import D, L, random_head, seeded
@@ -82,6 +84,24 @@ def test_some_samples_of_one_condition_are_kept(conditional):
     torch.testing.assert_close(
         latents_of(pipe, cond=[one] * 2, keep=0.5), latents_of(pipe, cond=one, num_samples=2, keep=0.5)
     )
+
+
+def test_conditions_may_come_as_arrays_series_or_generators(conditional):
+    pipe, given = conditional
+    expected = pipe(list(given), generator=torch.Generator().manual_seed(0)).texts
+    for several in (tuple(given), np.array(given), pd.Series(given), (one for one in given)):
+        assert pipe(several, generator=torch.Generator().manual_seed(0)).texts == expected
+    (alone,) = pipe(np.array(given)[0], generator=torch.Generator().manual_seed(0)).texts
+    assert alone == expected[0]
+
+
+def test_what_is_no_condition_is_refused_and_not_made_a_text(conditional):
+    pipe, (one, _) = conditional
+    for wrong, said in (({one}, "cond is a set, must be a text"), (b"calm", "cond is a bytes"), ({one: 1}, "is a dict"),
+                        ([one, None], "cond 1 of 2 is None, must be a text"), ([float("nan")], "cond 0 of 1 is nan"),
+                        ([[one]], "cond 0 of 1 is \\['"), ([], "cond is an empty list")):
+        with pytest.raises(UserError, match=said):
+            pipe(wrong)
 
 
 def test_conditions_that_are_refused(conditional, tiny):

@@ -226,7 +226,7 @@ def test_a_language_model_that_lacks_weights_is_refused(pipe, tmp_path):
 
 def test_first_words_must_be_there_and_leave_room(pipe):
     for wrong, said in (("", "cond 0 of 1 is '', must be the first words"), (["The cat", " "], "cond 1 of 2 is ' '"),
-                        ([], "it is an empty list"), (None, "there is no cond"), (["The cat", 3], "cond 1 of 2 is 3"),
+                        ([], "cond is an empty list"), (None, "there is no cond"), (["The cat", 3], "cond 1 of 2 is 3"),
                         (" ".join(TEXTS), r"cond 0 of 1 has \d+ tokens, must have at most 44")):
         with pytest.raises(UserError, match=said):
             pipe(wrong)

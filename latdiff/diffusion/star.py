@@ -77,7 +77,7 @@ def continuation_nats(
 
 
 class Thinking:
-    """Estimates the plan of what comes next behind texts that were read once: a `sampling.Denoise`.
+    """Estimates the plans of texts whose first words were read once: a `sampling.Denoise`.
 
     Args:
         language_model: a causal one.

@@ -71,7 +71,7 @@ class ScoreHead(nn.Module):
 class StarPlanner(ModelMixin, ConfigMixin):
     """The two networks around a language model that stops, thinks and writes on (STAR-LDM, Lovelace et al. 2025).
 
-    The plan of what comes next, in latents of a codec, is denoised between two tokens. At every step the language model
+    The plan of a text, in latents of a codec, is denoised between two of its tokens. At every step the language model
     reads the plan as K soft prompts behind the text so far, and its hidden states there say what the text makes of it.
 
     The plan comes in as alpha z, the best estimate for standard Gaussian latents: at pure noise nothing of it is left,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,12 +50,34 @@ def guides_of(given) -> list[Callable]:
     return found
 
 
+def conditions_of(given: Any) -> Any:
+    """One condition as it is, several ones, of a list, an array, a Series or a generator, as a list.
+
+    Raises:
+        UserError: For an empty list, and for what is in no order or no text: a set, bytes, None in a list.
+    """
+    given = given.tolist() if hasattr(given, "tolist") else given  # of numpy, torch and pandas
+    if given is None or isinstance(given, str):
+        return given
+    if isinstance(given, (bytes, Set, Mapping)):
+        raise UserError(f"cond is a {type(given).__name__}, must be a text or a list of texts")
+    if not isinstance(given, Iterable):
+        return given
+    found = list(given)
+    if not found:
+        raise UserError("cond is an empty list; give a condition, or leave it out")
+    for place, one in enumerate(found):
+        if not isinstance(one, (str, int, float)) or one != one:
+            raise UserError(f"cond {place} of {len(found)} is {one!r}, must be a text, or a number that names a class")
+    return found
+
+
 def drawn_of(asked: int, keep: float, cond, candidates: int, latents: Tensor | None) -> int:
     """How many texts to draw, of which so large a share makes what was asked for. Raises UserError as a call does."""
     if not 0 < keep <= 1:
         raise UserError(f"keep is {keep}, must be above 0 and at most 1")
     named = {"candidates": candidates > 1, "latents": latents is not None,
-             "a cond for each sample": isinstance(cond, (list, tuple)) and len(set(cond)) > 1}
+             "a cond for each sample": isinstance(cond, list) and len(set(cond)) > 1}
     if any(named.values()):
         raise UserError(f"keep is {keep:g}, which drops some of the samples, and does not go with "
                         f"{' and '.join(k for k, v in named.items() if v)}; leave one of them out")

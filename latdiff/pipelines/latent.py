@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
@@ -19,7 +20,7 @@ from latdiff.errors import UserError, check_whole, nearest
 from latdiff.mbr import Utility, most_agreed
 from latdiff.models.conditions import Condition, Labels
 from latdiff.pipelines.base import CodecPipeline, codec_parts
-from latdiff.pipelines.call import Call, drawn_of, guides_of
+from latdiff.pipelines.call import Call, conditions_of, drawn_of, guides_of
 from latdiff.pipelines.defaults import DEFAULT_STRENGTH
 from latdiff.pipelines.output import TextPipelineOutput, check_guides, chosen, scores
 from latdiff.precision import compute_dtype
@@ -133,13 +134,12 @@ class LatentTextDiffusionPipeline(CodecPipeline):
             (2, ['sentiment=positive'])
         """
         check_whole("candidates", candidates)
-        conditions = cond if isinstance(cond, (list, tuple)) else None
+        cond = conditions_of(cond)
+        conditions = cond if isinstance(cond, list) else None
         several = conditions is not None
         if num_samples is None:
             num_samples = 1 if latents is None or several else len(latents) // candidates
         check_whole("num_samples", num_samples)
-        if conditions is not None and not conditions:
-            raise UserError("cond is an empty list; give a condition, or leave it out")
         if output_type == "latent" and (keep < 1 or candidates > 1):
             raise UserError("output_type is 'latent', but keep and candidates choose among texts; leave them out, or "
                             "take output_type='text'")
@@ -204,12 +204,12 @@ class LatentTextDiffusionPipeline(CodecPipeline):
         """
         if not 0 < strength <= 1:
             raise UserError(f"strength is {strength}, must be above 0 and at most 1")
-        texts = as_texts(texts)
-        if isinstance(cond, (list, tuple)) and len(cond) != len(texts):
+        texts, cond = as_texts(texts), conditions_of(cond)
+        if isinstance(cond, list) and len(cond) != len(texts):
             raise UserError(f"cond holds {len(cond)} conditions for {len(texts)} texts; give one for each, or one for "
                             "all")
         run = self._prepare(
-            guides, num_inference_steps, cond, 1 if isinstance(cond, (list, tuple)) else len(texts), guidance_scale,
+            guides, num_inference_steps, cond, 1 if isinstance(cond, list) else len(texts), guidance_scale,
             generator, batch_size, decode_options, dtype, output_type, callback_on_step_end,
             callback_on_step_end_tensor_inputs,
         )
@@ -327,7 +327,7 @@ class LatentTextDiffusionPipeline(CodecPipeline):
                     callback, tensors, output_type)
 
     def _conditions(
-        self, cond: str | Sequence[str] | None, samples: int
+        self, cond: Any, samples: int
     ) -> tuple[Condition | None, list[int], list[str] | None]:
         """Every condition once, which of them each sample has, those of one in a row, and each sample's source text."""
         if cond is None:
@@ -335,7 +335,7 @@ class LatentTextDiffusionPipeline(CodecPipeline):
         config = self.denoiser.config
         if not config.classes and not config.source_dim:
             raise CheckpointError("this denoiser was trained without conditions; leave cond out and steer with guides")
-        given = [str(one) for one in cond] if isinstance(cond, (list, tuple)) else [str(cond)]
+        given = [str(one) for one in cond] if isinstance(cond, list) else [str(cond)]
         once = {one: place for place, one in enumerate(dict.fromkeys(given))}  # a source is encoded and held once
         unknown = sorted(set(once) - set(config.classes)) if config.classes else []
         if unknown:

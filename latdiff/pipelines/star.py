@@ -1,4 +1,4 @@
-"""The pipeline that stops, thinks and writes on: a language model whose next sentences are planned in latents."""
+"""The pipeline that stops, thinks and writes on: a language model whose texts are planned in latents."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from latdiff.errors import UserError, check_whole
 from latdiff.lm import LanguageModelError, Past, context, load_pretrained, read, write
 from latdiff.models.star import begun
 from latdiff.pipelines.base import CodecPipeline, codec_parts
-from latdiff.pipelines.call import guides_of
+from latdiff.pipelines.call import conditions_of, guides_of
 from latdiff.pipelines.output import TextPipelineOutput, check_guides, scores
 from latdiff.schedule import add_noise, log_snr
 
@@ -61,7 +61,9 @@ class _Call:
 
 
 class StarPipeline(CodecPipeline):
-    """Text that goes on from its first words: read them, think of a plan, write on (STAR-LDM, Lovelace et al. 2025).
+    """Text that goes on from its first words: read them, think of a plan of the whole, write on.
+
+    After STAR-LDM (Lovelace et al. 2025).
 
     Args:
         language_model: a causal language model of transformers, trained with the planner.
@@ -143,7 +145,8 @@ class StarPipeline(CodecPipeline):
                             max_new_tokens)
         check_whole("num_samples", num_samples)
         check_whole("batch_size", batch_size)
-        given = [one for one in ([cond] if isinstance(cond, str) else list(cond or [])) for _ in range(num_samples)]
+        words = () if cond is None else conditions_of(cond)
+        given = [one for one in ([words] if isinstance(words, str) else words) for _ in range(num_samples)]
         ids, own = self.ids(given), streams(generator, len(given))
         written: list[list[int]] = []
         plans: list[Tensor] = []
@@ -235,7 +238,7 @@ class StarPipeline(CodecPipeline):
         return written, first, cut
 
     def _think(self, run: _Call, past: Past, own: list[torch.Generator]) -> tuple[Tensor, Tensor]:
-        """The plan [B, L, D] of what comes behind each of B texts, and the soft prompts [B, K, H] that say it."""
+        """A plan [B, L, D] of each of B texts that has begun, and the soft prompts [B, K, H] that say it."""
         count, shape, device = len(own), self.codec.latent_shape, self._execution_device
         if run.steps == 0:
             return torch.zeros(count, *shape, device=device), self.prompts(None, own)
