@@ -2,15 +2,17 @@
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 import sentence_models
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from sentence_models import CONTEXT, TEXTS, other, sentence_codec
 from transformers import AutoModelForCausalLM
 
 from latdiff import SentenceCodec
+from latdiff.checkpoints import CheckpointError
 from latdiff.codecs.files import load_codec, save_codec
 from latdiff.errors import UserError
 from latdiff.fetch import FetchError
@@ -49,6 +51,27 @@ def test_a_saved_codec_is_small_and_saved_again_the_same(writer, writers, tmp_pa
     for file in files:
         one, two = (load_file(tmp_path / place / file) for place in ("one", "two"))
         assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("file, lost", [
+    ("codec/diffusion_pytorch_model.safetensors", "ending"),
+    ("codec/diffusion_pytorch_model.safetensors", "soft_prompts.out.bias"),
+    ("codec/adapter/adapter_model.safetensors", "lora_B"),
+])
+def test_a_codec_that_lacks_weights_is_refused(writer, writers, tmp_path, file, lost):
+    """It would write as before training, and nothing would tell."""
+    save_codec(sentence_codec(writer, writers.encoder, rank=4), tmp_path)
+    kept = load_file(tmp_path / file)
+    gone = sorted(name for name in kept if lost in name)[0]
+    del kept[gone]
+    save_file(kept, tmp_path / file, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=f"{Path(file).parent} lacks 1 of its weights, the first is {gone}"):
+        load_codec(tmp_path)
+
+
+def test_saving_asks_no_hub(writers, tmp_path, recwarn):
+    save_codec(sentence_codec(writers.llama, writers.encoder, rank=4), tmp_path)
+    assert [str(one.message) for one in recwarn if "config" in str(one.message)] == []
 
 
 def test_the_digest_is_of_encoder_and_whitening_alone(writers, tmp_path):

@@ -13,9 +13,11 @@ from typing import Any, Self
 import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from latdiff.checkpoints import CheckpointError
 from latdiff.codecs.presets import decoding
 from latdiff.codecs.protocol import Codec, Decoded, TextError, as_texts
 from latdiff.config import DECODING
@@ -94,9 +96,13 @@ class WritingCodec(ModelMixin, ConfigMixin, Codec):
             UserError: When one is not here, or is not the one that it was trained with.
         """
         codec = super().from_pretrained(folder, *arguments, **settings)
+        _refuse_lacking(folder, set(codec.state_dict()))
         codec.attach()
         if codec.config.rank:
-            codec.language_model.load_adapter(str(Path(folder) / "adapter"))
+            place, model = Path(folder) / "adapter", codec.language_model
+            model.load_adapter(str(place))
+            updates = {name.replace(".default.", ".") for name in model.state_dict() if "lora_" in name}
+            _refuse_lacking(place, {f"base_model.model.{name}" for name in updates})
             merge_updates(codec.language_model)
         for part in (codec.language_model, codec.encoder):
             part.to(codec.dtype)
@@ -107,7 +113,7 @@ class WritingCodec(ModelMixin, ConfigMixin, Codec):
         super().save_pretrained(folder, *arguments, **settings)
         if self.config.rank:
             for adapter in self.language_model.peft_config.values():
-                adapter.base_model_name_or_path = self.config.language_model  # else a path of this machine
+                adapter.base_model_name_or_path = None  # the codec's configuration names it; peft would ask the hub
             self.language_model.save_pretrained(Path(folder) / "adapter")
 
     def attach(self, language_model=None, tokenizer=None, encoder=None, encoder_tokenizer=None) -> Self:
@@ -379,3 +385,14 @@ def digest_of(tensors: dict[str, Tensor], words: str = "") -> str:
         sha.update(name.encode())
         sha.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
     return sha.hexdigest()[:16]
+
+
+def _refuse_lacking(folder: str | Path, wanted: set[str]) -> None:
+    """Raise CheckpointError where a folder's files lack weights: those would be what they are before training."""
+    held: set[str] = set()
+    for file in sorted(Path(folder).glob("*.safetensors")):
+        with safe_open(file, framework="pt") as opened:
+            held |= set(opened.keys())
+    lacking = sorted(wanted - held)
+    if lacking:
+        raise CheckpointError(f"{folder} lacks {len(lacking)} of its weights, the first is {lacking[0]}; copy it again")
