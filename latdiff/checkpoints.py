@@ -34,10 +34,7 @@ def folder_of(checkpoint: str | Path) -> Path:
     Raises:
         UserError: For a hub id that cannot be fetched.
     """
-    path = Path(checkpoint).expanduser()
-    shipped = SHIPPED / str(checkpoint)
-    if not path.exists() and (shipped / "model_index.json").is_file():
-        return shipped
+    path = shipped(checkpoint)
     is_id = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", str(checkpoint))
     if path.exists() or not is_id or str(checkpoint).startswith("checkpoints/"):
         return path
@@ -50,6 +47,16 @@ def folder_of(checkpoint: str | Path) -> Path:
             f"{checkpoint} is no folder here, and could not be fetched from the hub ({first_line(error)}); give the "
             "path of a checkpoint, or the id of one that can be reached"
         ) from error
+
+
+def shipped(path: str | Path) -> Path:
+    """A path with ~ as the home folder, or where a checkpoint or head lies that comes with latdiff, as english does.
+
+    What lies here comes first.
+    """
+    here, there = Path(path).expanduser(), SHIPPED / str(path)
+    comes_along = any((there / name).is_file() for name in ("model_index.json", "config.json"))
+    return there if comes_along and not here.exists() else here
 
 
 def class_of(file: Path) -> type[Any]:

@@ -189,7 +189,7 @@ def test_a_folder_that_is_not_there(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     said = refusal(path)
     assert "no such folder" in said
-    assert "make pretrain-backbone" in said
+    assert "latdiff pretrain-backbone" in said
     assert path in said
 
 

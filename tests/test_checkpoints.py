@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from latdiff import LatentTextDiffusionPipeline, cli
+from latdiff import LatentTextDiffusionPipeline, cli, load_head
 from latdiff.checkpoints import CheckpointError, publish
 from latdiff.codecs.files import load_codec
 from latdiff.config import load_recipe
@@ -127,7 +127,7 @@ def test_no_pipeline_there_names_those_beside(copy):
     said = refusal(open_checkpoint, copy.parent / "cpoy")
     assert "no model_index.json" in said
     assert "finished ones beside it: copy" in said
-    assert "make train-diffusion" in said
+    assert "latdiff train-diffusion" in said
 
 
 @pytest.mark.parametrize("part", ["tokenizer", "text_model", "autoencoder"])
@@ -135,7 +135,7 @@ def test_a_codec_with_a_part_missing(copy, part):
     shutil.rmtree(copy / part)
     said = refusal(load_codec, copy)
     assert part in said
-    assert "make train-ae" in said
+    assert "latdiff train-ae" in said
 
 
 def test_a_codec_cut_short(copy):
@@ -186,3 +186,15 @@ def test_what_cannot_be_published(tiny, tmp_path):
         publish(tmp_path / "nothing", tmp_path / "small")
     with pytest.raises(CheckpointError, match="exists; name a folder that does not"):
         publish(tiny.checkpoint, tmp_path)
+
+
+def test_what_comes_with_latdiff_is_opened_by_its_name(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_head("english/heads/sentiment").classes_.tolist() == ["negative", "positive"]
+    with pytest.raises(CheckpointError, match=r"englsh holds no finished pipeline .*; did you mean english\?"):
+        open_checkpoint("englsh")
+    shutil.copytree(tiny.checkpoint, tmp_path / "along" / "stories")
+    monkeypatch.setattr("latdiff.checkpoints.SHIPPED", tmp_path / "along")
+    for pipe in (LatentTextDiffusionPipeline.from_pretrained("stories"), open_checkpoint("stories")):
+        pipe.set_progress_bar_config(disable=True)
+        assert len(pipe(num_samples=2).texts) == 2

@@ -191,7 +191,7 @@ def test_fit_head_writes_a_head_and_says_how_good_it_is(latdiff, checkpoint, rev
     try:
         head = load_head(checkpoint / "heads" / "mood")
         assert head.classes_.tolist() == sorted(labels)
-        right = f"right on {100 * head.report['accuracy']:.1f} % of 18 held-out texts"
+        right = f"right on {100 * head.report['accuracy']:.1f} % of 18 cross-validated texts"
         accuracy = f"{right}, where the commonest label alone would be right on 33.3 %,"
         for part in ("mood", "18 texts", "calm, dull, wild", accuracy, str(checkpoint)):
             assert part in printed

@@ -87,7 +87,7 @@ def test_more_steps_than_there_are(refused):
 def test_a_checkpoint_that_is_not_there(refused, tmp_path, command):
     said = refused(*command, folder=tmp_path / "none")
     assert "no model_index.json" in said
-    assert "make train-diffusion" in said
+    assert "latdiff train-diffusion" in said
 
 
 @pytest.mark.parametrize("part", ["text_model", "autoencoder", "denoiser"])

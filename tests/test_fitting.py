@@ -91,7 +91,7 @@ def chance(each=50):
     return texts, ["heads" if i // 2 % 2 else "tails" for i in range(len(texts))]
 
 
-WEAK = "right on .* % of 100 held-out texts, where the commonest label alone would be right on 50.0 %, .* more texts"
+WEAK = "right on .* % of 100 cross-validated texts, where the commonest label alone would be right on 50.0 %, .* more"
 
 
 def test_a_head_that_guesses_warns_when_it_is_fitted_and_when_it_steers(tmp_path):

@@ -65,6 +65,9 @@ def run_fit_head(options: argparse.Namespace) -> None:
     head.save(folder)
     print(f"{options.name}: {len(texts)} texts ({fits.count(False)} too long, left out), {quality}, "
           f"fitted in {time.monotonic() - began:.1f} s -> {folder}")
+    if options.output:
+        named = folder if "/" in str(folder) else f"./{folder}"
+        print(f"steer with it: latdiff sample {options.given} --guide {named}=...")
     if "accuracy_by_noise" in head.report:
         read = "at z_t" if options.noise_aware else "at the denoiser's estimate"
         levels = "  ".join(f"{sigma}: {value:.2f}" for sigma, value in head.report["accuracy_by_noise"].items())

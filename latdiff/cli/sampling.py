@@ -68,9 +68,13 @@ def run_sample(options: argparse.Namespace) -> None:
     pipe = load_for_commands(options.checkpoint, options.quiet)
 
     guides = read_guides(options.checkpoint, wanted, options.mode)
-    if options.prompt and not pipe.codec.continues:
+    goes_on = pipe.codec.continues and pipe.denoiser.config.source_dim
+    if options.prompt and not goes_on:
         raise UserError(f"--prompt is {options.prompt[0]!r}, but the texts of {options.given} do not go on from first "
                         "words; leave it out, or train with data.condition=start")
+    if options.cond and goes_on:
+        raise UserError(f"--cond is {options.cond[0]!r}, but the texts of {options.given} go on from first words; give "
+                        "those with --prompt, and lead towards a label with --guide")
     given = options.prompt or options.cond
     several = len(given) > 1
     cond = given if several else next(iter(given), None)

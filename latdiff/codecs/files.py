@@ -42,7 +42,7 @@ def load_codec(folder: str | Path) -> Codec:
         return _of_class(folder / "codec")
     missing = [part for part in ("tokenizer", "text_model", "autoencoder") if not (folder / part).is_dir()]
     if missing:
-        raise CheckpointError(f"{folder} holds no {' and no '.join(missing)}; train them with `make train-ae`")
+        raise CheckpointError(f"{folder} holds no {' and no '.join(missing)}; train them with `latdiff train-ae`")
     tokenizer, text_model = load_text_model(folder)
     try:
         autoencoder = LatentAutoencoder.from_pretrained(folder / "autoencoder", local_files_only=True,

@@ -312,8 +312,8 @@ class AttributeHead(ClassifierMixin, LinearHead):
 
 def held_out(report: dict) -> str:
     """The accuracy that a report of `fit_head` has, beside the share of the commonest label."""
-    return (f"right on {report['accuracy']:.1%} of {report['texts']:,} held-out texts, where the commonest label alone "
-            f"would be right on {report['majority']:.1%}").replace("%", " %")
+    return (f"right on {report['accuracy']:.1%} of {report['texts']:,} cross-validated texts, where the commonest label"
+            f" alone would be right on {report['majority']:.1%}").replace("%", " %")
 
 
 def warn_of_guessing(head: AttributeHead) -> None:

@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from latdiff.checkpoints import shipped
 from latdiff.heads.attribute import AttributeHead
 from latdiff.heads.inputs import HeadError
 from latdiff.heads.number import NumberHead
@@ -39,7 +40,8 @@ def load_head(folder: str | Path) -> AttributeHead | NumberHead:
     """Read a saved head.
 
     Args:
-        folder: of the head, such as checkpoints/storyworld/heads/sentiment.
+        folder: of the head, such as checkpoints/storyworld/heads/sentiment, or english/heads/sentiment, which comes
+            with latdiff.
 
     Returns:
         The head, fitted, on the CPU.
@@ -52,7 +54,7 @@ def load_head(folder: str | Path) -> AttributeHead | NumberHead:
         >>> load_head("checkpoints/storyworld/heads/sentiment").classes_.tolist()
         ['negative', 'positive']
     """
-    folder = Path(folder)
+    folder = shipped(folder)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if isinstance(config, dict) and "labels" in config and "kind" not in config:
@@ -63,7 +65,8 @@ def load_head(folder: str | Path) -> AttributeHead | NumberHead:
         beside = sorted(p.parent.name for p in folder.parent.glob("*/config.json"))
         raise HeadError(
             f"no head in {folder} ({' and '.join(absent)} missing); "
-            f"fitted heads there: {', '.join(beside) or 'none'}. Fit one with `latdiff fit-head`."
+            f"fitted heads there: {', '.join(beside) or 'none'}. Fit one with `latdiff fit-head`, or name another "
+            "checkpoint's of the same codec, such as english/heads/sentiment."
         ) from None
     except HeadError as error:
         raise error if str(folder) in str(error) else HeadError(f"{folder}: {error}; fit it again") from None

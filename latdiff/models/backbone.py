@@ -38,7 +38,7 @@ def load_backbone(path: str, tokenizer: str | None = None, what: str = "") -> tu
     what = what or f"backbone.path is {path!r}"
     if not Path(path).is_dir() and (path.count("/") != 1 or path.startswith((".", "checkpoints/"))):
         raise BackboneError(
-            f"{what}: no such folder. Train one with `make pretrain-backbone`, "
+            f"{what}: no such folder. Train one with `latdiff pretrain-backbone`, "
             "or name a hub id such as google/flan-t5-base."
         )
 

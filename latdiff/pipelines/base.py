@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from diffusers import DiffusionPipeline
 
-from latdiff.checkpoints import CheckpointError
+from latdiff.checkpoints import CheckpointError, shipped
 from latdiff.codecs.files import load_text_model
 from latdiff.codecs.protocol import Codec
 from latdiff.codecs.t5 import TextCodec
@@ -20,6 +20,11 @@ class CodecPipeline(DiffusionPipeline):
     """A pipeline whose codec is one part, `codec`, or the three parts of a TextCodec, which stand beside the others."""
 
     _optional_components: ClassVar[list[str]] = CODEC_PARTS
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **settings):
+        """As diffusers', also by the name of a pipeline that comes with latdiff, such as english."""
+        return super().from_pretrained(shipped(pretrained_model_name_or_path), **settings)
 
     @classmethod
     def load_config(cls, *arguments, **settings):

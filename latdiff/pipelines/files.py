@@ -10,9 +10,9 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import logging
 from transformers.utils import logging as transformers_logging
 
-from latdiff.checkpoints import CheckpointError, class_of, folder_of
+from latdiff.checkpoints import SHIPPED, CheckpointError, class_of, folder_of
 from latdiff.codecs.files import refuse_gaps
-from latdiff.errors import UserError, first_line
+from latdiff.errors import UserError, first_line, nearest
 from latdiff.pipelines.latent import LatentTextDiffusionPipeline
 from latdiff.precision import default_device
 
@@ -38,10 +38,12 @@ def open_checkpoint(folder: str | Path) -> DiffusionPipeline:
     folder = folder_of(folder)
     index = folder / "model_index.json"
     if not index.exists():
-        beside = sorted(p.parent.name for p in folder.parent.glob("*/model_index.json"))
+        beside, along = ([p.parent.name for p in sorted(place.glob("*/model_index.json"))]
+                         for place in (folder.parent, SHIPPED))
         raise CheckpointError(
-            f"{folder} holds no finished pipeline (no model_index.json); finished ones beside it: "
-            f"{', '.join(beside) or 'none'}. Train one with `make train-diffusion`."
+            f"{folder} holds no finished pipeline (no model_index.json){nearest(folder.name, beside + along)}; finished"
+            f" ones beside it: {', '.join(beside) or 'none'}; with latdiff come: {', '.join(along)}. Train one with "
+            "`latdiff train-diffusion`."
         )
     try:
         named = json.loads(index.read_text(encoding="utf-8")).items()
