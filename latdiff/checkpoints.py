@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
 import shutil
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,31 @@ def class_of(file: Path) -> type[Any]:
     if not isinstance(found, type) or not hasattr(found, "from_pretrained"):
         raise CheckpointError(f"{file} names the class {name}, which this latdiff cannot open; a newer one may")
     return found
+
+
+def save_whole(folder: Path, marker: str, *saves: Callable[[Path], Any]) -> None:
+    """Save into a folder so that what is killed meanwhile leaves it as it was, or with files but without the marker.
+
+    All is written beside, synced to the disk, and then moved into the folder file by file, the marker last.
+
+    Args:
+        folder: where the files are to lie; others in it stay.
+        marker: the file of them, below the folder, that tells a finished one.
+        saves: each writes files into the folder that it is given.
+    """
+    beside = folder / ".unfinished"
+    shutil.rmtree(beside, ignore_errors=True)
+    for save in saves:
+        save(beside)
+    files = sorted((file for file in beside.rglob("*") if file.is_file()), key=lambda file: file == beside / marker)
+    for file in files:
+        with open(file, "rb") as written:
+            os.fsync(written.fileno())
+    for file in files:
+        place = folder / file.relative_to(beside)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(file, place)
+    shutil.rmtree(beside)
 
 
 def publish(folder: Path, output: Path) -> None:

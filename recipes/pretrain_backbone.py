@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from transformers import T5Config, T5ForConditionalGeneration
 
+from latdiff.checkpoints import save_whole
 from latdiff.config import Recipe, recipe_from_command_line
 from latdiff.data.corpus import load_corpus
 from latdiff.data.tokens import (
@@ -67,7 +68,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
 
     model = run.finish()
     print(table(model, tokenizer, corpus.valid[:500], recipe))
-    model.to(torch.bfloat16).save_pretrained(folder)
+    save_whole(folder, "model.safetensors", model.to(torch.bfloat16).save_pretrained)
     state.unlink(missing_ok=True)
     print(f"{settings.steps} steps in {run.minutes:.1f} minutes -> {folder}")
 

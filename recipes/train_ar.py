@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from latdiff.checkpoints import save_whole
 from latdiff.config import Recipe, recipe_from_command_line
 from latdiff.data.corpus import Corpus, load_corpus
 from latdiff.data.tokens import IGNORED, labels_of, pad, short_enough, tokenize
@@ -61,8 +62,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
         run.update(loss)
 
     model = run.finish()
-    tokenizer.save_pretrained(folder)
-    model.save_pretrained(folder)
+    save_whole(folder, "model.safetensors", tokenizer.save_pretrained, model.save_pretrained)
     state.unlink(missing_ok=True)
     unseen = FluencyJudge(folder).perplexity(corpus.valid)
     print(f"perplexity of {len(corpus.valid):,} unseen texts: {unseen['tokens']:.2f} a token, mean of the texts' own "

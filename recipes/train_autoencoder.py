@@ -260,9 +260,9 @@ def finish(recipe: Recipe, codec: TextCodec, latents: torch.Tensor, corpus: Corp
     """Cache the corpus' latents, save the codec, and measure on unseen texts; `made` says where it comes from."""
     folder = recipe.folder
     save_latents(folder, latents, codec.seal().digest, corpus.digest)
-    save_codec(codec, folder)
     measured = reconstruction(codec, corpus.valid, recipe.seed, recipe.sampling.decoding)
     update_metrics(folder, {"reconstruction": measured | made})
+    save_codec(codec, folder)
     print(reconstruction_table(measured))
 
 

@@ -16,6 +16,7 @@ import torch
 from diffusers import DDPMScheduler
 from diffusers.training_utils import EMAModel
 
+from latdiff.checkpoints import save_whole
 from latdiff.codecs.files import load_codec
 from latdiff.codecs.protocol import Codec
 from latdiff.config import Recipe, recipe_from_command_line
@@ -81,9 +82,9 @@ def write_pipeline(recipe: Recipe, run: Run, codec: Codec, corpus: Corpus, quiet
     texts = pipe(cond, None if cond else 20, generator=torch.Generator().manual_seed(recipe.seed)).texts
     texts = texts if cond is None else [f"{c} -> {text}" for c, text in zip(cond, texts, strict=True)]
     (folder / "samples.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
-    pipe.save_pretrained(folder)
     trained = {"denoiser_minutes": round(run.minutes, 2), "denoiser_steps": run.settings.steps, "dtype": run.dtype}
     update_metrics(folder, {"training": trained})
+    save_whole(folder, "model_index.json", pipe.save_pretrained)
     write_card(folder)
     run.state.unlink(missing_ok=True)
     print("\n".join(texts[:5]) if not quiet else "", f"trained in {run.minutes:.1f} minutes -> {folder}", sep="\n")

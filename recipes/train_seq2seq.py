@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from latdiff.checkpoints import save_whole
 from latdiff.codecs.t5 import decoding
 from latdiff.config import Recipe, recipe_from_command_line
 from latdiff.data.corpus import load_corpus
@@ -60,8 +61,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
         run.update(loss)
 
     model = run.finish()
-    tokenizer.save_pretrained(folder)
-    model.save_pretrained(folder)
+    save_whole(folder, "model.safetensors", tokenizer.save_pretrained, model.save_pretrained)
     state.unlink(missing_ok=True)
     unseen = Pairs.of(corpus, lambda texts: [len(row) <= most[1] for row in tokenize(tokenizer, texts)], UNSEEN)
     figures = unseen.figures(write(model, tokenizer, unseen.sources, most[0], recipe.sampling.decoding or "greedy"))

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForSequenceClassification
 
+from latdiff.checkpoints import save_whole
 from latdiff.config import Recipe, recipe_from_command_line
 from latdiff.data.corpus import load_corpus, load_labelled
 from latdiff.data.spoiling import spoilt
@@ -60,8 +61,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
         run.update(loss)
     finished = run.finish()
     finished.config.max_tokens = settings.max_tokens
-    finished.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_whole(folder, "model.safetensors", finished.save_pretrained, tokenizer.save_pretrained)
     run.state.unlink(missing_ok=True)
     judge = WellFormedJudge(folder)
     figures = {name: judge.accuracy(texts) for name, texts in unseen.items()}

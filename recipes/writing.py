@@ -160,11 +160,11 @@ def train(recipe: Recipe, stage: Stage, quiet: bool) -> None:
         made |= write_from(recipe, codec, latents, texts, unseen, quiet)
     made |= end_texts(recipe, codec.eval(), latents, texts, unseen, quiet)
     save_latents(folder, latents[:own], codec.digest, corpus.digest)
-    save_codec(codec.eval(), folder)
+    name, figures = stage.measure(recipe, codec.eval(), unseen)
+    update_metrics(folder, {name: figures | made})
+    save_codec(codec, folder)
     for file in stage.working:
         (folder / file).unlink(missing_ok=True)
-    name, figures = stage.measure(recipe, codec, unseen)
-    update_metrics(folder, {name: figures | made})
 
 
 def write_from(recipe: Recipe, codec: WritingCodec, latents: Tensor, texts: Texts, unseen: Texts, quiet: bool) -> dict:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from latdiff.checkpoints import CheckpointError, class_of, folder_of
+from latdiff.checkpoints import CheckpointError, class_of, folder_of, save_whole
 from latdiff.codecs.protocol import Codec
 from latdiff.codecs.t5 import TextCodec
 from latdiff.errors import UserError, first_line
@@ -15,9 +15,17 @@ from latdiff.models.backbone import BackboneError, load_backbone
 
 
 def save_codec(codec: Codec, folder: str | Path) -> None:
-    """Write a codec into a checkpoint's folder, as `load_codec` and a pipeline read it."""
-    for name, part in getattr(codec, "components", {"codec": codec}).items():
-        part.save_pretrained(Path(folder) / name)
+    """Write a codec into a checkpoint's folder, as `load_codec` and a pipeline read it.
+
+    The configuration of its last part comes last, so that where it is the codec is whole.
+    """
+    parts = getattr(codec, "components", {"codec": codec})
+
+    def save(place: Path) -> None:
+        for name, part in parts.items():
+            part.save_pretrained(place / name)
+
+    save_whole(Path(folder), f"{list(parts)[-1]}/config.json", save)
 
 
 def load_codec(folder: str | Path) -> Codec:

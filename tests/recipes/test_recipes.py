@@ -70,6 +70,29 @@ def test_a_denoiser_that_was_interrupted_is_the_same_in_the_end(tiny, recipe, in
     assert samples[0] == samples[1]
 
 
+@pytest.mark.parametrize("stage, part, marker", [
+    (train_autoencoder, "autoencoder", "autoencoder/config.json"), (train_denoiser, "denoiser", "model_index.json"),
+])
+@pytest.mark.parametrize("first", [True, False])
+def test_what_is_killed_while_it_saves_goes_on_and_ends_the_same(tiny, recipe, monkeypatch, stage, part, marker, first):
+    folder, replace = recipe().folder, os.replace
+    shutil.rmtree(folder) if stage is train_autoencoder else undo_denoiser(folder)
+
+    def kill(source, target):
+        if ".unfinished" in Path(source).parts and (first or Path(target) == folder / marker):
+            raise Interrupted
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", kill)
+    with pytest.raises(Interrupted):
+        stage.main(recipe(), quiet=True)
+    assert not (folder / marker).exists()
+    monkeypatch.setattr(os, "replace", replace)
+    stage.main(recipe(), quiet=True)
+    assert_equal(weights(folder / part), weights(tiny.checkpoint / part))
+    assert (folder / marker).exists() and not (folder / ".unfinished").exists()
+
+
 def test_the_averaged_weights_are_the_ones_saved(tiny, recipe):
     undo_denoiser(recipe().folder)
     train_denoiser.main(recipe("train_denoiser.ema_decay=0"), quiet=True)  # the last weights as they are

@@ -163,7 +163,7 @@ def test_a_finished_run_says_so_and_goes_on_with_its_own_settings_only(finished,
 
 
 def test_another_checkpoints_codec_is_taken_as_it_is(finished):
-    mine = finished("name=mine", "perceiver.path=checkpoints/codec", "perceiver.language_model=not/there")
+    mine = finished("name=mine", "perceiver.path=checkpoints/codec")
     train_denoiser.main(mine, quiet=True)
     assert load_codec(mine.folder).digest == load_codec("checkpoints/codec").digest
     figures = json.loads((mine.folder / "metrics.json").read_text(encoding="utf-8"))["reconstruction"]
