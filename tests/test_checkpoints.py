@@ -109,6 +109,16 @@ def test_a_text_model_lacking_a_weight(copy):
     assert f"lacks 1 weights, the first is {name}" in refusal(open_checkpoint, copy)
 
 
+@pytest.mark.parametrize("part, value", [("autoencoder", "nan"), ("denoiser", "inf"), ("text_model", "nan")])
+def test_weights_that_are_not_finite(copy, part, value):
+    (file,) = (copy / part).glob("*.safetensors")
+    kept = load_file(file)
+    name = next(name for name in sorted(kept) if kept[name].dim() > 1)
+    kept[name][0, 0] = float(value)
+    save_file(kept, file, metadata={"format": "pt"})
+    assert f"{part} has weights that are not finite, the first is {name}" in refusal(open_checkpoint, copy)
+
+
 @pytest.mark.parametrize("part", ["autoencoder", "denoiser"])
 def test_weights_of_another_shape(copy, part):
     config = copy / part / "config.json"

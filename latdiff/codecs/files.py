@@ -70,10 +70,15 @@ def load_text_model(folder: Path) -> tuple:
 
 
 def refuse_gaps(name: str | Path, part) -> None:
-    """Raise CheckpointError for weights that a file lacks: diffusers only warns, and leaves them on the meta device."""
-    gaps = [key for key, value in part.state_dict().items() if value.is_meta]
+    """Raise CheckpointError for weights that a file lacks, of which diffusers only warns, and for those not finite."""
+    weights = part.state_dict()
+    gaps = [key for key, value in weights.items() if value.is_meta]  # where diffusers leaves them
     if gaps:
         raise CheckpointError(f"{name} lacks {len(gaps)} of its weights, the first is {gaps[0]}; copy it again")
+    broken = [key for key, value in weights.items() if not value.isfinite().all()]
+    if broken:
+        raise CheckpointError(f"{name} has weights that are not finite, the first is {broken[0]}; train it again, at a "
+                              "lower learning rate")
 
 
 def _of_class(folder: Path) -> Codec:
