@@ -97,7 +97,8 @@ class GaussianDiffusion:
         Returns:
             x0 [B, L, D].
         """
-        with autocast(z.device.type, self.dtype):
+        half = getattr(self.denoiser, "dtype", None) == torch.float16  # whose norms do not take bfloat16 on a CPU
+        with autocast(z.device.type, "float32" if half else self.dtype):
             prediction = self.denoiser(z, log_snr(alpha2).to(z.device), cond, x_prev).float()
         return x0_from_v(z.float(), prediction, alpha2.to(z.device)) if self.predicts_v else prediction
 
