@@ -2,10 +2,10 @@
 
     python benchmarks/thinking.py checkpoints/star-storyworld --json thinking.json
 
-Unseen stories are cut at random places. How likely is what comes next, in nats, with the plan that is encoded from it,
-with plans that the model thinks of, with none? Beside it stands what the grammar knows, exactly: on average no plan of
-the model's own can get below that, only one that is encoded from the answer. And are the stories valid that it writes
-on, with a plan and without one, by the same weights?
+Unseen stories are cut at random places. How likely is what comes next, in nats, with the plan that is encoded from the
+story, with plans that the model thinks of, with none? Beside it stands what the grammar knows, exactly: on average no
+plan of the model's own can get below that, only one that is encoded from the answer. And are the stories valid that it
+writes on, with a plan and without one, by the same weights?
 """
 
 from __future__ import annotations
@@ -41,10 +41,13 @@ def main() -> None:
     parser.add_argument("--num-samples", type=int, default=500, help="stories, each cut once (default 500)")
     parser.add_argument("--seed", type=int, default=2, help="of the cuts and the noise (default 2)")
     parser.add_argument("--steps", type=int, nargs="+", default=[5, 10, 20, 50], help="of a thought")
+    parser.add_argument("--top-p", type=float, help="of what is written, 1 for ancestral sampling (default: its own)")
     options = parser.parse_args()
     if options.num_samples < 2:
         raise UserError(f"--num-samples is {options.num_samples}, must be 2 or more, for a standard error")
     pipe = load_for_commands(options.checkpoint, quiet=True, kind=StarPipeline)
+    if options.top_p is not None:
+        pipe.register_to_config(top_p=options.top_p)
     splits = readable(pipe, unseen(options.checkpoint, options.num_samples, options.seed))
     began = time.monotonic()
     document: dict = {
@@ -60,8 +63,8 @@ def main() -> None:
 
     floors = [grammar_nats(one) for one in splits]
     note("nats", {"plan": "the grammar's own"} | spread(floors))
-    encoded = pipe.codec.encode([one.behind for one in splits]).cpu()
-    for name, prompts in (("encoded from the answer", plans_read(pipe, encoded, options.seed)),
+    encoded = pipe.codec.encode([one.text for one in splits]).cpu()
+    for name, prompts in (("encoded from the story", plans_read(pipe, encoded, options.seed)),
                           ("none", plans_read(pipe, None, options.seed)), ("no place for one", lambda rows: None)):
         note("nats", {"plan": name} | compared(nats(pipe, splits, prompts), floors))
     note("writing", {"plan": "no place for one"} | alone(pipe, splits, options.seed))
@@ -84,7 +87,7 @@ def unseen(checkpoint: Path, count: int, seed: int) -> list[Split]:
 
 def readable(pipe: StarPipeline, splits: list[Split]) -> list[Split]:
     """Those that the codec and the language model can read."""
-    ids, fits = split_ids(pipe.language_tokenizer, splits), pipe.codec.fits([one.behind for one in splits])
+    ids, fits = split_ids(pipe.language_tokenizer, splits), pipe.codec.fits([one.text for one in splits])
     most = context(pipe.language_model) - pipe.planner.config.num_prompts
     return [one for one, pair, fit in zip(splits, ids, fits, strict=True)
             if pair and fit and len(pair[0]) + len(pair[1]) <= most]
@@ -135,8 +138,10 @@ def thinking(pipe: StarPipeline, splits: Sequence[Split], steps: int, seed: int)
                generator=torch.Generator().manual_seed(seed))
     row = {"seconds": time.monotonic() - began} | judged(out.texts)
     if steps:
-        told = pipe.codec.decode(out.latents)
-        row["valid_plans"] = judged([f"{one.before} {text}" for one, text in zip(splits, told, strict=True)])["valid"]
+        planned = pipe.codec.decode(out.latents)
+        agree = [text for text, one in zip(planned, splits, strict=True) if text.startswith(f"{one.before} ")]
+        row |= {"agreeing_plans": len(agree) / len(splits),
+                "valid_plans": sum(storyworld.read(text).valid for text in agree) / len(splits)}
     return row, out.latents
 
 

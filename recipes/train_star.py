@@ -1,14 +1,15 @@
-"""Train a language model to stop, think of a plan of what comes next, and write on.
+"""Train a language model to stop, think of a plan of the whole text, and write on.
 
     latdiff train-star star-storyworld train_star.steps=500
 
 Begins with a language model that `latdiff train-ar` wrote, takes the codec of another checkpoint for the plans, encodes
-what is behind every cut once, resumes where an earlier run stopped, and writes a pipeline to checkpoints/NAME.
+every text once, resumes where an earlier run stopped, and writes a pipeline to checkpoints/NAME.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,12 +21,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM
 
+from latdiff.checkpoints import save_whole
 from latdiff.codecs.files import load_codec
 from latdiff.codecs.protocol import Codec
 from latdiff.config import Recipe, recipe_from_command_line
 from latdiff.data.corpus import DataError, load_corpus
 from latdiff.data.splits import split_ids, split_texts
-from latdiff.diffusion.sampling import make_scheduler
+from latdiff.diffusion.sampling import checked_scheduler
 from latdiff.diffusion.star import StarLoss
 from latdiff.errors import plain_errors
 from latdiff.evaluation.report import update_metrics
@@ -49,14 +51,16 @@ class Cut:
     """Training texts cut in two.
 
     Attributes:
-        before: ids of each one's first words, N rows.
+        texts: M of them, whole.
+        rows: which of them is cut, at each of N cuts.
+        before: ids of the first words, N rows.
         behind: ids of the others, end-of-text included.
-        texts: the latter as N texts.
     """
 
+    texts: list[str]
+    rows: list[int]
     before: list[list[int]]
     behind: list[list[int]]
-    texts: list[str]
 
 
 def main(recipe: Recipe, quiet: bool = False) -> None:
@@ -65,6 +69,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     if (folder / "model_index.json").exists():
         print(f"{folder} already holds a finished pipeline; delete it to train another, or set name=")
         return
+    checked_scheduler(recipe.sampling, betas(SCHEDULE))
     run = Run(recipe, "star", folder / "train" / "star.safetensors", settings, quiet)
     codec = load_codec(recipe.located(recipe.star.plan)).to(run.device)
     tokenizer, language_model = load(recipe)
@@ -81,13 +86,13 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
           f"of them the planner's -> {folder}")
     ema = EMAModel(loss_of.parameters(), decay=settings.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
     objective = run.prepare(loss_of, ema=ema)
-    order = BatchOrder(len(plans), settings.batch_size, recipe.seed, list(map(len, cut.behind)))
+    order = BatchOrder(len(cut.rows), settings.batch_size, recipe.seed, list(map(len, cut.behind)))
     for step, rows in run.steps(order):
         draws = step_generator(recipe.seed, step)
         torch.manual_seed(draws.initial_seed())  # of the dropout
+        plan = plans[[cut.rows[row] for row in rows]].to(run.device, torch.float32)
         with run.autocast():
-            nats, error = objective(plans[rows].to(run.device, torch.float32), [cut.before[row] for row in rows],
-                                    [cut.behind[row] for row in rows], draws)
+            nats, error = objective(plan, [cut.before[row] for row in rows], [cut.behind[row] for row in rows], draws)
         run.update(nats + settings.plan_weight * error)
         if run.due(settings.sample_every) and step + 1 < settings.steps and not quiet:
             run.bar.write(f"  {nats.item():.3f} nats a token, {error.item():.3f} of the plan")
@@ -107,7 +112,7 @@ def load(recipe: Recipe) -> tuple:
 
     def refuse(reason: str) -> LanguageModelError:
         return LanguageModelError(f"star.language_model is {name!r}, which {reason}; train one with `latdiff train-ar "
-                                  "storyworld-rival`, or set another")
+                                  "storyworld`, or set another")
 
     path = str(located(name)) if name in MODELS else recipe.located(name)
     tokenizer, model = load_pretrained(AutoModelForCausalLM, path, refuse)
@@ -122,18 +127,19 @@ def readable(recipe: Recipe, codec: Codec, tokenizer, language_model, texts: lis
     Raises:
         DataError: When there are fewer than two.
     """
-    splits = split_texts(texts, recipe.train_star.splits, recipe.seed)
-    ids, fits = split_ids(tokenizer, splits), codec.fits([one.behind for one in splits])
+    short = list(itertools.compress(texts, codec.fits(texts)))
+    splits = split_texts(short, recipe.train_star.splits, recipe.seed)
     most = most_tokens(recipe, language_model)
-    kept = [(one.behind, *pair) for one, pair, fit in zip(splits, ids, fits, strict=True)
-            if pair and fit and len(pair[0]) + len(pair[1]) <= most]
-    print(f"{len(texts):,} texts cut at {len(splits):,} places; left out: {len(splits) - len(kept):,} that are too "
-          f"long, for the codec or for {most} tokens, or cut within a token")
+    kept = [(one.text, *pair) for one, pair in zip(splits, split_ids(tokenizer, splits), strict=True)
+            if pair and len(pair[0]) + len(pair[1]) <= most]
+    print(f"{len(texts):,} texts, {len(texts) - len(short):,} of them too long for the codec, the others cut at "
+          f"{len(splits):,} places; left out: {len(splits) - len(kept):,} within a token, or of over {most} tokens")
     if len(kept) < 2:
         raise DataError(f"{recipe.data.source}: {len(kept)} cuts are short enough, two are the least; raise "
                         f"data.max_tokens ({recipe.data.max_tokens}), or give other texts")
-    behind, first, rest = map(list, zip(*kept, strict=True))
-    return Cut(begun(language_model, tokenizer, first), rest, behind)
+    whole, before, behind = map(list, zip(*kept, strict=True))
+    place = {text: row for row, text in enumerate(dict.fromkeys(whole))}
+    return Cut(list(place), [place[text] for text in whole], begun(language_model, tokenizer, before), behind)
 
 
 def most_tokens(recipe: Recipe, language_model) -> int:
@@ -190,7 +196,7 @@ def build(recipe: Recipe, codec: Codec, language_model) -> StarPlanner:
 def pipeline(recipe: Recipe, tokenizer, trained: StarLoss, codec: Codec) -> StarPipeline:
     return StarPipeline(
         language_model=trained.language_model, language_tokenizer=tokenizer, planner=trained.planner, codec=codec,
-        scheduler=make_scheduler(recipe.sampling.scheduler, betas(SCHEDULE)),
+        scheduler=checked_scheduler(recipe.sampling, betas(SCHEDULE)),
         num_inference_steps=recipe.sampling.steps,
     )
 
@@ -214,9 +220,9 @@ def finish(recipe: Recipe, run: Run, pipe: StarPipeline, first: list[str], quiet
     found = pipe(first, generator=torch.Generator().manual_seed(recipe.seed)).continuations
     texts = [f"{one} | {' '.join(text.split())}" for one, text in zip(first, found, strict=True)]
     (folder / "samples.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
-    pipe.save_pretrained(folder)
     update_metrics(folder, {"training": {"star_minutes": round(run.minutes, 2), "star_steps": run.settings.steps,
                                          "dtype": run.dtype}})
+    save_whole(folder, "model_index.json", pipe.save_pretrained)
     run.state.unlink(missing_ok=True)
     print("\n".join(texts[:5]) if not quiet else "", f"trained in {run.minutes:.1f} minutes -> {folder}", sep="\n")
 

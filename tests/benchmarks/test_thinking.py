@@ -56,17 +56,18 @@ def measured(checkpoint, tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:.* texts are cut")
 def test_a_row_for_every_plan(measured, checkpoint):
-    document = measured("--num-samples", "4", "--steps", "1", "2")
+    document = measured("--num-samples", "4", "--steps", "1", "2", "--top-p", "1")
+    assert document["top_p"] == 1
     assert document["checkpoint"] == checkpoint.name and document["seed"] == 2 and document["seconds"] > 0
     assert document["machine"] and document["n"] == 4
     assert [row["plan"] for row in document["nats"]] == [
-        "the grammar's own", "encoded from the answer", "none", "no place for one", "1 steps", "2 steps"]
+        "the grammar's own", "encoded from the story", "none", "no place for one", "1 steps", "2 steps"]
     assert [row["plan"] for row in document["writing"]] == ["no place for one", "none", "1 steps", "2 steps"]
     floor = document["nats"][0]["nats"]
     for row in document["nats"][1:]:
         assert row["nats"] > floor > 0 and row["excess"] == pytest.approx(row["nats"] - floor)
     assert all(0 <= row["valid"] <= 1 and len(row["samples"]) == 4 for row in document["writing"])
-    assert all(0 <= row["valid_plans"] <= 1 for row in document["writing"][2:])
+    assert all(0 <= row["valid_plans"] <= row["agreeing_plans"] <= 1 for row in document["writing"][2:])
 
 
 def test_one_story_is_too_few(measured):

@@ -16,11 +16,13 @@ from latdiff.checkpoints import CheckpointError
 from latdiff.codecs.files import load_codec, save_codec
 from latdiff.config import RecipeError, load_recipe
 from latdiff.data.corpus import DataError
+from latdiff.diffusion.sampling import SchedulerError
 from latdiff.lm import LanguageModelError, load_language_model
 from latdiff.training import ResumeError
 
 THINK = """
 name: think
+dtype: float32
 data: {source: words.txt, valid_size: 6, max_tokens: 24}
 star: {language_model: gpt2, plan: checkpoints/plan, num_prompts: 3, width: 16, depth: 1, heads: 2}
 train_star: {steps: 6, batch_size: 4, splits: 2, warmup_steps: 2, sample_every: 100, save_every: 3}
@@ -87,15 +89,18 @@ def test_language_model_and_planner_are_trained_and_the_codec_is_not(whole, reci
     assert_equal(weights(folder / "codec"), weights(whole / "checkpoints" / "plan" / "codec"))
 
 
-def test_plans_are_those_of_what_is_behind_each_cut(whole, monkeypatch):
+def test_plans_are_those_of_whole_texts(whole, monkeypatch):
+    """A codec of whole texts takes the end of one for another text."""
     monkeypatch.chdir(whole)
     codec, asked = load_codec("checkpoints/plan"), think()
     tokenizer, model = train_star.load(asked)
     cut = train_star.readable(asked, codec, tokenizer, model, TEXTS)
-    assert len(cut.texts) == len(cut.before) == len(cut.behind) == 2 * len(TEXTS)
-    assert all(row[0] == model.config.bos_token_id for row in cut.before)
+    assert cut.texts == TEXTS and len(cut.rows) == len(cut.before) == len(cut.behind) == 2 * len(TEXTS)
+    for row, before, behind in zip(cut.rows, cut.before, cut.behind, strict=True):
+        assert before[0] == model.config.bos_token_id
+        assert tokenizer.decode([*before, *behind], skip_special_tokens=True) == TEXTS[row]
     plans = load_file("checkpoints/think/train/plans.safetensors")["plans"]
-    assert plans.shape == (72, 4, 4) and plans.dtype == torch.float16  # of 36 training texts
+    assert plans.shape == (36, 4, 4) and plans.dtype == torch.float16  # of as many training texts
 
 
 def test_plans_of_other_texts_or_another_codec_are_encoded_anew(recipe):
@@ -135,13 +140,14 @@ def test_the_command_is_there_and_a_finished_run_says_so(whole, recipe, capsys, 
     assert "already holds a finished pipeline" in capsys.readouterr().out
     assert fingerprint("checkpoints") == before
     cli.main(["check-config", "star-storyworld"])
-    assert "language_model: checkpoints/storyworld-rival-ar" in capsys.readouterr().out
+    assert "language_model: checkpoints/storyworld-ar" in capsys.readouterr().out
 
 
 def test_mistakes_are_said_before_anything_is_trained(recipe):
     for setting, error, said in (
         ("star.plan=checkpoints/none", CheckpointError, "checkpoints/none"),
         ("star.language_model=nowhere", LanguageModelError, "star.language_model is 'nowhere', which .* train-ar"),
+        ("sampling.steps=5000", SchedulerError, r"sampling\.steps is 5000: DDIMScheduler"),
         ("data.max_tokens=4", DataError, "0 cuts are short enough, two are the least"),
     ):
         with pytest.raises(error, match=said):

@@ -12,7 +12,7 @@ from latdiff.config.sections import Number, Section, Whole, headed, stage
 class StarConfig(Section):
     """The language model, the codec of its plans, and the two networks between them."""
 
-    language_model: str = Field("checkpoints/storyworld-rival-ar", description="the causal language model to begin "
+    language_model: str = Field("checkpoints/storyworld-ar", description="the causal language model to begin "
                                 "with, such as `latdiff train-ar` writes: a folder, a hub id, or a name that `latdiff "
                                 "fetch` knows")
     plan: str = Field("checkpoints/storyworld", description="a checkpoint whose codec's latents are the plans")
