@@ -47,7 +47,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
         place, num_labels=2, dtype=torch.float32, use_safetensors=True, trust_remote_code=False,
         local_files_only=Path(place).is_dir(),
     )
-    print(f"{len(train):,} texts, every other one spoilt or judged broken -> {folder}")
+    print(f"{len(train):,} texts, some spoilt or judged broken -> {folder}")
     run = Run(recipe, "wellformed", folder / "train" / "wellformed.safetensors", settings, quiet)
     model = run.prepare(model, muon=False).train()
     ids = tokenizer([text for text, _ in train], truncation=True, max_length=settings.max_tokens).input_ids

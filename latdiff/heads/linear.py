@@ -67,7 +67,7 @@ class LinearHead(BaseEstimator):
         if mode == "noisy" and self.log_snrs is None:
             raise HeadError(
                 f"head {self.name!r} was fitted on clean latents and mode 'noisy' reads noised ones; take another "
-                f"mode{', or fit it with noise_aware=True' if self.kind == 'labels' else ''}"
+                f"mode{', or fit it with noise_aware=True (--noise-aware)' if self.kind == 'labels' else ''}"
             )
         if scale is None and mode in MODES:  # Guide refuses any other
             scale = USUAL_PUSH[mode] if settings.get("normalise") else self.usual_scale(mode)
