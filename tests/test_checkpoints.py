@@ -208,3 +208,16 @@ def test_what_comes_with_latdiff_is_opened_by_its_name(tiny, tmp_path, monkeypat
     for pipe in (LatentTextDiffusionPipeline.from_pretrained("stories"), open_checkpoint("stories")):
         pipe.set_progress_bar_config(disable=True)
         assert len(pipe(num_samples=2).texts) == 2
+
+
+def test_a_hub_id_is_left_to_diffusers(monkeypatch):
+    asked = []
+
+    def download(name, **_):
+        asked.append(name)
+        raise FileNotFoundError
+
+    monkeypatch.setattr(LatentTextDiffusionPipeline, "download", download)
+    with pytest.raises(FileNotFoundError):
+        LatentTextDiffusionPipeline.from_pretrained("owner/name")
+    assert asked == ["owner/name"]  # a str, which is all that the hub takes

@@ -154,7 +154,9 @@ def checked_scheduler(sampling: SamplingConfig, trained_betas: list[float]):
     try:
         check_scheduler(scheduler, sampling.steps)
     except SchedulerError as error:
-        raise SchedulerError(f"sampling.steps is {sampling.steps}: {error}") from error
+        reason = str(error).partition(";")[0]  # what follows is for who makes schedulers in Python
+        raise SchedulerError(f"sampling.steps is {sampling.steps}: {reason}; set others, or another "
+                             "sampling.scheduler") from error
     return scheduler
 
 

@@ -24,7 +24,8 @@ class CodecPipeline(DiffusionPipeline):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **settings):
         """As diffusers', also by the name of a pipeline that comes with latdiff, such as english."""
-        return super().from_pretrained(shipped(pretrained_model_name_or_path), **settings)
+        place = shipped(pretrained_model_name_or_path)
+        return super().from_pretrained(place if place.exists() else pretrained_model_name_or_path, **settings)
 
     @classmethod
     def load_config(cls, *arguments, **settings):
