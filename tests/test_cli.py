@@ -185,6 +185,13 @@ def test_edit_shows_before_and_after(latdiff, tmp_path):
 # fit-head
 
 
+def test_a_head_in_a_folder_of_its_own_says_how_to_steer_with_it(latdiff, reviews, rows_of, tmp_path):
+    printed = latdiff("fit-head", "--data", reviews(rows_of(["calm", "wild", "dull"])), "--name", "mood",
+                      "--output", tmp_path / "mood")
+    assert f"--guide {tmp_path / 'mood'}=..." in printed
+    assert load_head(tmp_path / "mood").classes_.tolist() == ["calm", "dull", "wild"]
+
+
 def test_fit_head_writes_a_head_and_says_how_good_it_is(latdiff, checkpoint, reviews, rows_of):
     labels = ["calm", "wild", "dull"]
     printed = latdiff("fit-head", "--data", reviews(rows_of(labels)), "--name", "mood")
