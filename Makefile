@@ -12,7 +12,7 @@ PY         := .venv/bin/python
 LATDIFF    := .venv/bin/latdiff
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart quickstart-short english train-english test lint pretrain-backbone train-ae train-diffusion \
+.PHONY: help install quickstart quickstart-short english train-english test soak lint pretrain-backbone train-ae train-diffusion \
         train-ar train-seq2seq head sample evaluate
 
 help: ## this list
@@ -69,6 +69,9 @@ train-english: install ## train that model on the data sets in the folder DATA (
 
 test: install ## all tests, offline
 	$(PY) -m pytest $(ARGS)
+
+soak: install ## FUZZ_EXAMPLES inputs (100,000) for every parser; hours: it replaces docs/lab/results/soak-fuzz.json
+	FUZZ=soak $(PY) -m pytest tests/fuzz --quiet --no-header $(ARGS)
 
 lint: install ## style, likely mistakes and types
 	$(PY) -m ruff check .

@@ -1,0 +1,60 @@
+"""Profiles of the fuzzed properties, and what `make soak` reports of each of them.
+
+FUZZ=short, the default, tries a few examples, the same ones each time; FUZZ=soak tries FUZZ_EXAMPLES new ones.
+"""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import bounds
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+
+SOAK = os.environ.get("FUZZ", "short") == "soak"
+RESULTS = Path(os.environ.get("FUZZ_RESULTS", Path(__file__).parents[2] / "docs/lab/results/soak-fuzz.json"))
+COMMON = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}  # bounds.py has the deadline
+settings.register_profile("fuzz-short", max_examples=25, derandomize=True, **COMMON)
+settings.register_profile("fuzz-soak", max_examples=int(os.environ.get("FUZZ_EXAMPLES", 100_000)), print_blob=True,
+                          phases=[Phase.explicit, Phase.generate, Phase.shrink], **COMMON)
+settings.load_profile("fuzz-soak" if SOAK else "fuzz-short")
+ROWS = []
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """A folder that examples write to, one after another."""
+    return tmp_path_factory.mktemp("fuzz")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    name, began, failure = getattr(item, "originalname", item.name), time.perf_counter(), None
+    before = bounds.EXAMPLES[name]
+    try:
+        return (yield)
+    except BaseException as error:
+        failure = f"{type(error).__name__}: {error}"[:300]
+        raise
+    finally:
+        if Path(__file__).parent in item.path.parents:
+            ROWS.append({"target": f"{item.path.stem}::{item.name}", "examples": bounds.EXAMPLES[name] - before,
+                         "seconds": round(time.perf_counter() - began, 1), "failure": failure})
+            if SOAK:
+                _report(item.config.get_terminal_writer(), ROWS[-1])
+
+
+def pytest_sessionfinish(session):
+    if SOAK and ROWS:
+        from latdiff.evaluation.report import machine
+
+        found = {"machine": machine(), "examples": sum(row["examples"] for row in ROWS),
+                 "minutes": round(sum(row["seconds"] for row in ROWS) / 60, 1),
+                 "failures": sum(row["failure"] is not None for row in ROWS), "targets": ROWS}
+        RESULTS.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def _report(out, row):
+    out.line(f"\n{row['target']}: {row['examples']:,} examples, {row['seconds']} s, "
+             f"{'FAILED ' + row['failure'].splitlines()[0] if row['failure'] else 'no failure'}")
