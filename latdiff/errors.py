@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import itertools
 from collections.abc import Iterable
 from numbers import Integral
 
@@ -23,7 +24,39 @@ def plain_errors():
 
 def first_line(error: Exception) -> str:
     """What an exception says, on one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return shortened((str(error).strip() or type(error).__name__).splitlines()[0], 300)
+
+
+def shortened(text: str, most: int = 60) -> str:
+    """A text of at most so many characters, with ... where its end is left out."""
+    return text if len(text) <= most else f"{text[: most - 4]} ..."
+
+
+def shown(value: object, most: int = 60) -> str:
+    """What was given, for a message: its repr on one line, cut short where it is long, deep or cannot be written."""
+    if isinstance(value, str):
+        return repr(shortened(value, most))
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 200:
+        return f"a number of about {int(value.bit_length() * 0.30103) + 1} digits"
+    if isinstance(value, (list, tuple, dict)):
+        return _shown_items(value, most)
+    try:
+        return shortened(" ".join(repr(value).split()), most)
+    except Exception:  # a repr of the value's own may raise anything
+        return f"a {type(value).__name__}"
+
+
+def _shown_items(value: list | tuple | dict, most: int) -> str:
+    left, right = ("[", "]") if isinstance(value, list) else ("(", ")") if isinstance(value, tuple) else ("{", "}")
+    if most < 8:
+        return f"{left}...{right}" if value else left + right
+    each = most // 4  # so that nested ones soon come to an end
+    pairs = value.items() if isinstance(value, dict) else ((None, item) for item in value)
+    items = [(f"{shown(key, each)}: " if isinstance(value, dict) else "") + shown(item, each)
+             for key, item in itertools.islice(pairs, 5)]
+    more = ["..."] if len(value) > len(items) else []
+    tail = "," if isinstance(value, tuple) and len(value) == 1 else ""
+    return left + ", ".join(items + more) + tail + right
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -32,9 +65,15 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
+def whole_word(word: str, most: int) -> int | None:
+    """The whole number that a word of digits writes; None for another word, such as ², and above `most`."""
+    digits = word.isascii() and word.isdigit() and len(word) <= len(str(most))
+    return int(word) if digits and int(word) <= most else None
+
+
 def check_whole(name: str, value: object, least: int = 1) -> None:
     """Raise UserError for what is no whole number, or below the least."""
     if not isinstance(value, Integral):
-        raise UserError(f"{name} is {value!r}, must be a whole number")
+        raise UserError(f"{name} is {shown(value)}, must be a whole number")
     if value < least:
-        raise UserError(f"{name} is {value}, must be {least} or more")
+        raise UserError(f"{name} is {shown(value)}, must be {least} or more")

@@ -6,12 +6,12 @@ import os
 from importlib import resources
 from pathlib import Path
 
-import yaml
-
-from latdiff.errors import UserError, nearest
+from latdiff.config.yaml_text import MOST, GivenTwice, parsed
+from latdiff.errors import UserError, nearest, shown
 
 CONFIG_FOLDER = Path(str(resources.files("latdiff.recipes"))) / "configs"
 BUNDLED = Path(str(resources.files("latdiff.pretrained")))  # backbones that come with latdiff
+MOST_OF_ONE = 10_000  # characters of a setting on the command line
 RENAMED = {  # settings of older recipes
     ("train_denoiser", "told_nothing"): "condition_dropout",
     ("train_ar", "told_nothing"): "condition_dropout",
@@ -22,30 +22,14 @@ class RecipeError(UserError):
     """A recipe that cannot run; the message lists every problem, one a line."""
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML without duplicate keys."""
-
-    def construct_mapping(self, node, deep=False):
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                line = key.start_mark.line + 1
-                raise yaml.YAMLError(f"{key.value!r} is given twice, the second time in line {line}; keep one of them")
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def find_recipe(recipe: str) -> Path:
     """The file of a recipe's name or path; raises RecipeError with the nearest name where there is none."""
-    path = Path(recipe).expanduser()
-    if path.is_file():
-        return path
-    named = CONFIG_FOLDER / f"{recipe}.yaml"
-    if named.is_file():
-        return named
+    for path in (_at_home(recipe), CONFIG_FOLDER / f"{recipe}.yaml"):
+        if _is_file(path):
+            return path
     names = sorted(p.stem for p in CONFIG_FOLDER.glob("*.yaml"))
     raise RecipeError(
-        f"no recipe {recipe!r}: neither a file nor one of {', '.join(names) or 'none'} "
+        f"no recipe {shown(recipe, 200)}: neither a file nor one of {', '.join(names) or 'none'} "
         f"in {CONFIG_FOLDER}{os.sep}{nearest(recipe, names)}"
     )
 
@@ -55,17 +39,25 @@ def read_settings(path: Path, above: tuple[Path, ...] = ()) -> dict:
     if path.resolve() in above:
         raise RecipeError(f"{path} is its own base, by way of {' and '.join(map(str, above))}; leave one `base:` out")
     try:
-        given = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # of a date, a key, brackets
+        with path.open("rb") as file:
+            content = file.read(4 * MOST + 1)  # a character has 4 bytes at most
+        given = parsed(content.decode("utf-8")) or {}
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise RecipeError(f"{path} is not readable YAML: line {line} is not UTF-8; save the file as UTF-8") from None
+    except OSError as error:
+        raise RecipeError(f"{path} cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
         raise RecipeError(f"{path} is not readable YAML: {error}") from None
     if not isinstance(given, dict):
         raise RecipeError(f"{path} must hold settings such as `name: mine`, but holds a {type(given).__name__}")
+    given = {str(key): value for key, value in given.items()}
     _rename(given)
     if "base" not in given:
         return given
     base = str(given.pop("base"))
     beside = path.parent / f"{base}.yaml"
-    settings = read_settings(beside if beside.is_file() else find_recipe(base), (*above, path.resolve()))
+    settings = read_settings(beside if _is_file(beside) else find_recipe(base), (*above, path.resolve()))
     settings.pop("name", None)  # is the base's own
     return _on_top(settings, given)
 
@@ -74,19 +66,39 @@ def apply_override(given: dict, override: str, problems: list[str]) -> None:
     """Apply `section.key=value` to the settings; what is wrong with it goes to the problems."""
     key, equals, text = override.partition("=")
     if not equals or not key:
-        problems.append(f"{override!r}: write it as section.key=value, e.g. train_autoencoder.steps=500")
+        problems.append(f"{shown(override, 200)}: write it as section.key=value, e.g. train_autoencoder.steps=500")
+        return
+    if len(override) > MOST_OF_ONE:
+        problems.append(f"{shown(override)}: has {len(override):,} characters, must have {MOST_OF_ONE:,} at most")
         return
     try:
-        value = yaml.safe_load(text) if text else ""
-    except (yaml.YAMLError, ValueError, RecursionError):
-        value = text
+        value = parsed(text) if text else ""
+    except GivenTwice as error:
+        problems.append(f"{shown(override, 200)}: {error}")
+        return
+    except ValueError:
+        value = text  # with a bracket or a colon, as a path may have
     *sections, leaf = key.split(".")
     for section in sections:
         given = given.setdefault(section, {})
         if not isinstance(given, dict):
-            problems.append(f"{override!r}: {section} is a single value, not a section")
+            problems.append(f"{shown(override, 200)}: {shown(section)[1:-1]} is a single value, not a section")
             return
     given[leaf] = value
+
+
+def _at_home(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # of ~nobody, who has no home
+        return Path(path)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # too long a name, or a folder that may not be entered
+        return False
 
 
 def _rename(given: dict) -> None:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from latdiff.config import stages as stage_files
 from latdiff.config.reading import BUNDLED, RecipeError, apply_override, find_recipe, read_settings
 from latdiff.config.sections import SECTIONS, STAGES, DataConfig, SamplingConfig, Whole
-from latdiff.errors import nearest
+from latdiff.errors import nearest, shortened, shown
 
 SECTIONS.update(data=DataConfig)
 for _found in pkgutil.iter_modules(stage_files.__path__):
@@ -24,7 +24,11 @@ for _found in pkgutil.iter_modules(stage_files.__path__):
 SECTIONS.update(sampling=SamplingConfig)
 WANTED = {
     "int": "a whole number", "float": "a number", "string": "a text", "tuple": "a list", "finite": "a finite number",
+    "bool": "true or false",
 }
+BOUNDS = {"greater_than_equal": ("ge", "at least"), "less_than_equal": ("le", "at most"),
+          "greater_than": ("gt", "above"), "less_than": ("lt", "below")}
+MOST_PROBLEMS = 20  # that are listed
 
 
 class Recipe(BaseModel):
@@ -126,6 +130,8 @@ def load_recipe(recipe: str, overrides: list[str] | tuple[str, ...] = ()) -> Rec
         problems += [*_unread(built, overrides), *_contradictions(built, given)]
     if problems:
         count = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
+        more = len(problems) - MOST_PROBLEMS
+        problems = problems[:MOST_PROBLEMS] + ([f"and {more:,} more"] if more > 0 else [])
         raise RecipeError(f"{path}: {count}\n" + "\n".join(f"  - {problem}" for problem in problems))
     return built
 
@@ -160,9 +166,9 @@ def _build(given: dict, problems: list[str]) -> Recipe:
         if key in Recipe.model_fields:
             top[key] = value
         elif key not in SECTIONS:
-            problems.append(f"{key}: no such setting{nearest(str(key), known)} (known: {', '.join(known)})")
+            problems.append(f"{shortened(key)}: no such setting{nearest(key, known)} (known: {', '.join(known)})")
         elif not isinstance(value, dict):
-            problems.append(f"{key}: is a section with keys of its own, but is set to {value!r}")
+            problems.append(f"{key}: is a section with keys of its own, but is set to {shown(value)}")
         else:
             sections[key] = _checked(SECTIONS[key], value, f"{key}.", problems)
     return _checked(Recipe, top | sections, "", problems)
@@ -171,12 +177,14 @@ def _build(given: dict, problems: list[str]) -> Recipe:
 def _checked(model: type[BaseModel], given: dict, prefix: str, problems: list[str]) -> Any:
     """The validated model, or its defaults where a problem was found."""
     try:
-        return model.model_validate({str(key): value for key, value in given.items()})
+        given = {str(key): value for key, value in given.items()}
+        return model.model_validate(given)
     except ValidationError as error:
         seen: dict[str, str] = {}
-        for one in error.errors():
+        for one in error.errors(include_url=False):
             key = str(one["loc"][0])
-            seen.setdefault(key, _sentence(model, key, given.get(key), one))
+            if key not in seen:
+                seen[key] = _sentence(model, key, given.get(key), one)
         problems += [f"{prefix}{sentence}" for sentence in seen.values()]
         return model()
 
@@ -186,22 +194,38 @@ def _sentence(model: type[BaseModel], key: str, value: Any, error: Any) -> str:
     kind, ctx = error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
         known = list(model.model_fields)
-        return f"{key}: no such setting{nearest(key, known)} (known: {', '.join(known)})"
+        return f"{shortened(key)}: no such setting{nearest(key, known)} (known: {', '.join(known)})"
     if kind == "literal_error":
         allowed = [str(one) for one in model.model_fields[key].annotation.__args__]  # type: ignore[union-attr]
-        return f"{key}: is {value!r}, must be one of {', '.join(allowed)}{nearest(str(value), allowed)}"
+        return f"{key}: is {shown(value)}, must be one of {', '.join(allowed)}{nearest(str(value), allowed)}"
     doc = model.model_fields[key].description
-    if kind in ("greater_than_equal", "less_than_equal"):
-        bound = f"at least {ctx['ge']}" if "ge" in ctx else f"at most {ctx['le']}"
-        return f"{key}: is {_number(value)}, must be {bound} ({doc})"
+    if kind in BOUNDS:
+        name, words = BOUNDS[kind]
+        return f"{key}: is {_number(value)}, must be {words} {ctx[name]} ({doc})"
     if kind == "finite_number":
         return f"{key}: is {_number(value)}, must be a finite number ({doc})"
     wanted = WANTED.get(kind.split("_")[0], error["msg"])
-    return f"{key}: is {value!r}, must be {wanted} ({doc})"
+    if len(error["loc"]) > 1:  # an item of a list
+        position = int(error["loc"][1])
+        key, value = f"{key}: item {position + 1} of {len(value)}", value[position]
+    else:
+        key = f"{key}:"
+    way_out = "; put it in quotes where it is meant as one" if wanted == "a text" and _is_word(value) else ""
+    if kind == "string_unicode":
+        wanted = "a text of whole characters, which UTF-8 can hold"
+    return f"{key} is {shown(value)}, must be {wanted} ({doc}){way_out}"
 
 
-def _number(value: Any) -> Any:
-    return float(value) if isinstance(value, str) else value  # YAML reads 2e-3 as a string
+def _is_word(value: Any) -> bool:
+    """Whether a value is of a word that YAML takes for something else than a text."""
+    return value is None or isinstance(value, bool)
+
+
+def _number(value: Any) -> str:
+    try:
+        return shown(float(value) if isinstance(value, str) else value)  # 2e-3 is read as a text
+    except ValueError:
+        return shown(value)
 
 
 def _unread(recipe: Recipe, overrides: Iterable[str]) -> Iterator[str]:
@@ -218,14 +242,14 @@ def _unread(recipe: Recipe, overrides: Iterable[str]) -> Iterator[str]:
 
 def _contradictions(recipe: Recipe, given: dict) -> Iterator[str]:
     """Problems of the sections that are in use: those of the recipe's stages, and those given."""
-    if not re.fullmatch(r"\w[\w.-]*", recipe.name):
-        yield f"name: is {recipe.name!r}, must be a folder name of letters, digits, '_', '-' and '.'"
+    if not re.fullmatch(r"\w[\w.-]{0,59}", recipe.name):
+        yield f"name: is {shown(recipe.name)}, must be a folder name of at most 60 letters, digits, '_', '-' and '.'"
     codecs = [name.removeprefix("train_") for name, stage in STAGES.items() if stage.codec]
     if recipe.codec not in codecs:
-        yield f"codec: is {recipe.codec!r}, must be one of {', '.join(codecs)}{nearest(recipe.codec, codecs)}"
+        yield f"codec: is {shown(recipe.codec)}, must be one of {', '.join(codecs)}{nearest(recipe.codec, codecs)}"
     unknown = [name for name in recipe.stages if name not in STAGES]
     for name in unknown:
-        yield f"stages: has {name!r}, must be of {', '.join(STAGES)}{nearest(name, STAGES)}"
+        yield f"stages: has {shown(name)}, must be of {', '.join(STAGES)}{nearest(name, STAGES)}"
     used = SECTIONS if unknown or recipe.codec not in codecs else recipe.sections()
     for name in SECTIONS:
         if name in used or name in given:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict
 from pydantic_core import PydanticCustomError
 
-from latdiff.errors import UserError, nearest
+from latdiff.errors import UserError, nearest, shown, whole_word
 
 if TYPE_CHECKING:
     from latdiff.config.recipe import Recipe
@@ -25,6 +26,7 @@ GREEDY = {"do_sample": False, "num_beams": 1, "min_length": 0, "no_repeat_ngram_
           "encoder_no_repeat_ngram_size": 0, "repetition_penalty": 1.0, "length_penalty": 1.0,
           "early_stopping": False}
 LD4LG = {"num_beams": 4, "min_length": 5, "no_repeat_ngram_size": 3, "repetition_penalty": 1.2}  # its code's "beam"
+MOST_STEPS = 10_000  # of a sampler, far more than any needs
 DECODING = {"greedy": GREEDY, "ld4lg": GREEDY | LD4LG}
 
 
@@ -35,12 +37,29 @@ def _no_truth(value: Any) -> Any:
 
 
 def _shares(rates: tuple) -> tuple:
+    try:
+        rates = tuple(float(rate) if isinstance(rate, str) else rate for rate in rates)
+    except ValueError:
+        rates = ()
     if not rates or not all(isinstance(rate, int | float) and 0 <= rate < 1 for rate in rates):
         raise PydanticCustomError("shares", "shares of at least 0 and below 1")
     return rates
 
 
-Whole = Annotated[int, Strict()]
+def _grouped(value: Any) -> Any:
+    """A whole number that is written in groups of digits, such as 60_000."""
+    grouped = isinstance(value, str) and re.fullmatch(r"-?[1-9][0-9]{0,2}(_[0-9]{3}){1,4}", value)
+    return int(value) if grouped else value
+
+
+def _not_vast(value: int) -> int:
+    if value > MOST:
+        raise PydanticCustomError("less_than_equal", "at most {le}", {"le": MOST})
+    return value
+
+
+MOST = 2**40  # above every number of steps, texts or features; what is larger overflows later
+Whole = Annotated[int, Strict(), BeforeValidator(_grouped), AfterValidator(_not_vast)]
 Number = Annotated[float, BeforeValidator(_no_truth)]  # 2e-3, which YAML reads as a string, is one
 Rates = Annotated[tuple, AfterValidator(_shares)]  # of masking
 
@@ -115,7 +134,8 @@ def codec_problems(recipe, name: str, presets: Sequence[str], *trainings: str) -
     """
     section, decoding = getattr(recipe, name), recipe.sampling.decoding
     if decoding not in ("", *presets):
-        yield f"sampling.decoding: is {decoding!r}, must be one of {', '.join(presets)}{nearest(decoding, presets)}"
+        yield (f"sampling.decoding: is {shown(decoding)}, must be one of {', '.join(presets)}"
+               f"{nearest(decoding, presets)}")
     for training in trainings:
         most = getattr(recipe, training).latent_noise
         if section.assumed_noise > most:
@@ -162,20 +182,22 @@ class DataConfig(Section):
         if self.classes and self.condition != "label":
             yield f"data.classes: are listed, but data.condition is {self.condition!r}; set it to label"
         if not 1 <= len(set(self.splits)) == len(self.splits) <= 2:
-            yield f"data.splits: is {list(self.splits)}, must be one name, or two that differ"
+            yield f"data.splits: is {shown(list(self.splits))}, must be one name, or two that differ"
 
 
 class SamplingConfig(Section):
     """Defaults of the trained pipeline's sampler."""
 
     scheduler: Scheduler = Field("ddpm", description="diffusers scheduler")
-    steps: Whole = Field(50, ge=1, description="denoiser evaluations per text")
+    steps: Whole = Field(50, ge=1, le=MOST_STEPS, description="denoiser evaluations per text")
     decoding: str = Field("", description="the codec's way to decode, one of its presets; empty: the first")
 
 
 def sampler_words(text: str, flag: str = "--samplers") -> tuple[str, int]:
     """'ddpm:50' -> ('ddpm', 50). Raises UserError, with the flag's name, for anything else."""
-    name, _, steps = text.partition(":")
-    if name not in SCHEDULERS or not steps.isdigit() or int(steps) < 1:
-        raise UserError(f"{flag} has {text!r}, must be NAME:STEPS with a name of {', '.join(SCHEDULERS)}")
-    return name, int(steps)
+    name, _, written = text.partition(":")
+    steps = whole_word(written, MOST_STEPS)
+    if name not in SCHEDULERS or not steps:
+        raise UserError(f"{flag} has {shown(text)}, must be NAME:STEPS with a name of {', '.join(SCHEDULERS)} and 1 to "
+                        f"{MOST_STEPS:,} steps, such as ddpm:50")
+    return name, steps

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from latdiff.config.sections import Number, Section, Times, Whole, headed, stage
+from latdiff.errors import shown
 
 
 class DenoiserConfig(Section):
@@ -36,9 +37,10 @@ class DiffusionConfig(Section):
                                       "training")
 
     def problems(self, recipe) -> Iterator[str]:
-        ratio = re.fullmatch(r"cosine|tan-(\d+(\.\d+)?)", self.schedule)
+        ratio = re.fullmatch(r"cosine|tan-([0-9]{1,4}(\.[0-9]{1,9})?)", self.schedule)
         if not ratio or float(ratio[1] or 1) == 0:
-            yield f"diffusion.schedule: is {self.schedule!r}, must be cosine or tan-D, e.g. tan-5"
+            yield (f"diffusion.schedule: is {shown(self.schedule)}, must be cosine or tan-D, e.g. tan-5, with D above "
+                   "0 and below 10,000")
 
 
 class TrainDenoiserConfig(Section):
