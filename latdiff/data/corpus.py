@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -14,9 +15,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from latdiff.config import MIN_PER_CLASS, DataConfig
-from latdiff.data.sources import MISSING, DataError, Sample, Table, columns, open_source, reach
+from latdiff.data.sources import MISSING, DataError, Sample, Table, columns, listed, open_source, reach
 from latdiff.data.splits import LEFT, cut
 from latdiff.data.tokens import letters_of, sentences
+from latdiff.errors import shown
 from latdiff.worlds import Oracle, world
 
 WORLD_TRAINING, WORLD_TEXTS = 60_000, 400  # how many of a world to train on, and for all else
@@ -89,7 +91,7 @@ def load_corpus(data: DataConfig, seed: int, extra: bool = False) -> Corpus:
         classes = _classes(data, Counter(label for _, label in train), {label for _, label in valid})
         valid = [row for row in valid if row[1] in classes]
         if not valid:
-            known = ", ".join(classes)
+            known = listed(classes)
             raise DataError(f"{data.source}: no unseen text has one of the training texts' classes, {known}")
     (texts, conditions), (unseen, unseen_conditions) = (zip(*rows, strict=True) for rows in (train, valid))
     return Corpus(list(texts), list(unseen), splits.dropped, list(conditions), list(unseen_conditions), classes, more)
@@ -232,14 +234,14 @@ def _classes(data: DataConfig, counts: Counter, unseen: set[str]) -> list[str]:
     _check_classes(data.source, data.condition_column, counts)
     if not data.classes:
         return sorted(counts)
-    listed = [str(label) for label in data.classes]
-    other = sorted({*counts, *unseen} - set(listed))
+    known = [str(label) for label in data.classes]
+    other = sorted({*counts, *unseen} - set(known))
     if other:
         raise DataError(
-            f"{data.source}: column {data.condition_column!r} has {', '.join(map(repr, other[:5]))}, which "
-            f"data.classes does not list ({', '.join(listed)}); list them, or leave data.classes out"
+            f"{data.source}: column {data.condition_column!r} has {', '.join(map(shown, other[:5]))}, which "
+            f"data.classes does not list ({listed(known)}); list them, or leave data.classes out"
         )
-    return listed
+    return known
 
 
 def _held_out(count: int, data: DataConfig) -> int:
@@ -304,14 +306,14 @@ def _texts(table: Table, column: str) -> list[str]:
         raise DataError(f"{table.place}: is empty; it should have one text per row")
     texts = []
     for number, row in table.rows:
-        text = reach(row, column)
+        text = _none_for_nan(reach(row, column))
         if text is MISSING:
             raise DataError(
                 f"{table.at(number)}: no column {column!r}{columns([row], column)}; "
                 "name that of the texts: --text-column, in a recipe data.text_column"
             )
         if text is not None and not isinstance(text, str):
-            raise DataError(f"{table.at(number)}: {column} is {str(text)[:40]}, must be a text")
+            raise DataError(f"{table.at(number)}: {column} is {shown(text)}, must be a text")
         _check_whole(table.at(number), column, text or "")
         texts.append(" ".join((text or "").split()))
     if not any(texts):
@@ -327,11 +329,13 @@ def _labelled(table: Table, texts: list[str], column: str) -> Iterator[tuple[int
     """Number, text and label of the rows that have both. Raises DataError for a column that cannot be used."""
     known = False
     for (number, row), text in zip(table.rows, texts, strict=True):
-        label = reach(row, column)
+        label = _none_for_nan(reach(row, column))
         if isinstance(label, (dict, list)):
             raise DataError(
                 f"{table.at(number)}: {column} has several values, must have a single one{columns([row], column)}"
             )
+        if isinstance(label, bytes):
+            raise DataError(f"{table.at(number)}: {column} is {shown(label)}, must be a text or a number")
         known |= label is not MISSING
         label = "" if label in (MISSING, None) else " ".join(str(label).split())
         _check_whole(table.at(number), column, label)
@@ -341,6 +345,11 @@ def _labelled(table: Table, texts: list[str], column: str) -> Iterator[tuple[int
         there = columns((row for _, row in table.rows), column)
         raise DataError(f"{table.place}: no row has a column {column!r}{there}; name that of the labels: "
                         "--label-column, in a recipe data.condition_column")
+
+
+def _none_for_nan(value):
+    """A cell, with None in place of NaN, which pandas writes where a value is missing."""
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _check_whole(place: str, column: str, text: str) -> None:
@@ -353,13 +362,13 @@ def _check_whole(place: str, column: str, text: str) -> None:
 
 
 def _check_classes(place: str, column: str, counts: Counter) -> None:
-    shown = ", ".join(f"{label} {count}" for label, count in counts.most_common())
+    found_of = listed([f"{label} {count}" for label, count in counts.most_common()])
     if len(counts) < 2:
-        found = f"only the class {next(iter(counts))!r}" if counts else "no label at all"
+        found = f"only the class {shown(next(iter(counts)))}" if counts else "no label at all"
         raise DataError(f"{place}: {column} has {found}; texts of at least two classes are needed")
     if min(counts.values()) < MIN_PER_CLASS:
         raise DataError(
-            f"{place}: {column} needs at least {MIN_PER_CLASS} texts of each class, but has {shown}; "
+            f"{place}: {column} needs at least {MIN_PER_CLASS} texts of each class, but has {found_of}; "
             "add texts, raise the limit, or take the small classes out"
         )
 

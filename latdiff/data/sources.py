@@ -8,28 +8,28 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import gzip
 import io
+import itertools
 import json
 import re
 import textwrap
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from latdiff.errors import UserError, first_line, nearest
+from latdiff.data.contents import DataError, lines_of, refuse_pointer, text_of
+from latdiff.errors import first_line, nearest, shortened, shown
 from latdiff.worlds import WORLDS
 
 VALID = ("valid", "validation", "dev")  # one split goes by any of these names
 HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::([^:/@]+))?(?:@(.+))?")
 SHUFFLE_BUFFER = 10_000  # rows of a hub data set held at once, where it is not read whole
 MISSING = object()
-
-
-class DataError(UserError):
-    """Data that cannot be used; the message is one sentence for the user."""
+MOST_NAMES = 20  # of files, columns or classes in a message
+SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
+NAMED = {",": ".csv", "\t": ".tsv"}
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def open_source(source: str, wanted: tuple[str, ...], sample: Sample | None = No
     Raises:
         DataError: for a source that cannot be read or lacks the first split.
     """
-    path = Path(source).expanduser()
+    path = _place(source)
     if path.is_dir():
         return {split: _read(file) for split, file in _files(path, wanted).items()}
     if path.exists():
@@ -90,15 +90,29 @@ def open_source(source: str, wanted: tuple[str, ...], sample: Sample | None = No
     if (hub := HUB_ID.fullmatch(source)) and not _format(path):
         return _from_hub(hub, wanted, sample)
     raise DataError(
-        f"no data {source!r}: it is neither {', nor '.join(WORLDS)}, nor a hub id such as owner/name or "
+        f"no data {shown(source, 200)}: it is neither {', nor '.join(WORLDS)}, nor a hub id such as owner/name or "
         f"owner/name:config, nor a file or folder{_nearest_path(path)}"
     )
 
 
+def _place(source: str) -> Path:
+    """The path of a source; raises DataError for one that no file can have, or where nothing may be looked for."""
+    try:
+        path = Path(source).expanduser()
+        path.exists()
+        return path
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise DataError(f"no data {shown(source, 200)}: it cannot be looked for: {reason}") from None
+
+
 def _nearest_path(path: Path) -> str:
     missing = next(part for part in (*reversed(path.parents), path) if not part.exists())
-    found = [entry.name for entry in missing.parent.iterdir()] if missing.parent.is_dir() else []
-    return f" ({missing.parent} has no {missing.name}{nearest(missing.name, [*found, *WORLDS])})"
+    try:
+        found = [entry.name for entry in missing.parent.iterdir()]
+    except OSError:  # no folder, or one that may not be read
+        found = []
+    return f" ({missing.parent} has no {shortened(missing.name)}{nearest(missing.name, [*found, *WORLDS])})"
 
 
 def _names(split: str) -> tuple[str, ...]:
@@ -106,7 +120,11 @@ def _names(split: str) -> tuple[str, ...]:
 
 
 def _files(folder: Path, wanted: tuple[str, ...]) -> dict[str, Path]:
-    there, found = sorted(folder.iterdir()), {}
+    try:
+        there = sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read: {error.strerror or error}") from None
+    found = {}
     for split in wanted:
         files = [file for file in there if _format(file) and file.name.split(".")[0] in _names(split)]
         if len(files) > 1:
@@ -115,7 +133,7 @@ def _files(folder: Path, wanted: tuple[str, ...]) -> dict[str, Path]:
         if files:
             found[split] = files[0]
     if wanted[0] not in found:
-        names = ", ".join(file.name for file in there) or "nothing"
+        names = listed([file.name for file in there]) or "nothing"
         there_is = f"there is {names}; {_known_formats()}"
         raise DataError(f"{folder}: has no {wanted[0]} file such as {wanted[0]}.jsonl ({there_is})")
     return found
@@ -185,6 +203,8 @@ def _read(path: Path) -> Table:
     reader = READERS.get(_format(path))
     if not reader:
         raise DataError(f"{path}: the format is not known ({_known_formats()})")
+    if not (path.is_file() or path.is_dir()):  # a pipe, which would be waited for
+        raise DataError(f"{path}: is no file; save what it gives in one")
     try:
         rows = list(reader(path))
     except OSError as error:
@@ -203,32 +223,24 @@ def _known_formats() -> str:
     return f"known: {', '.join(READERS)}, each but parquet also with .gz"
 
 
-def _content(path: Path) -> str:
-    content = path.read_bytes()
-    try:
-        content = gzip.decompress(content) if path.suffix.lower() == ".gz" else content
-        return content.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}, line {line}: is not UTF-8; save the file as UTF-8") from None
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: is not a whole gzip file: {error}") from None
-
-
 def _read_txt(path: Path) -> Iterator[tuple[int, dict]]:
-    text = _content(path).rstrip("\n")
+    text = "\n".join(lines_of(text_of(path))).rstrip("\n")
     return ((number, {"text": line}) for number, line in enumerate(text.split("\n") if text else (), 1))
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
     # not splitlines(): a JSON string may contain U+2028 and the like unescaped
-    for number, line in enumerate(_content(path).split("\n"), 1):
+    for number, line in enumerate(lines_of(text_of(path)), 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = JSON.decode(line)
         except json.JSONDecodeError as error:
-            problem = f"is not JSON: {error.msg} at column {error.colno}"
+            raise DataError(f"{path}, line {number}: is not JSON: {error.msg} at column {error.colno}") from None
+        except RecursionError:
+            raise DataError(f"{path}, line {number}: is nested too deeply; leave the nested column out") from None
+        except ValueError as error:  # of a key, or from int()
+            problem = str(error) if "twice" in str(error) else "holds a number of too many digits; write it as a text"
             raise DataError(f"{path}, line {number}: {problem}") from None
         if not isinstance(row, dict):
             problem = f'must be an object such as {{"text": "..."}}, is {line[:40]}'
@@ -236,30 +248,65 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
         yield number, row
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, of which no key may be lost."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        key = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"has the column {shown(key)} twice; rename or drop one")
+    return row
+
+
+JSON = json.JSONDecoder(object_pairs_hook=_once)
+
+
 def _read_separated(path: Path, separator: str) -> Iterator[tuple[int, dict]]:
+    text = text_of(path)
+    _refuse_other_separator(path, text, separator)
     # strict: a stray quote is an error, and does not join the lines after it
-    reader = csv.reader(io.StringIO(_content(path), newline=""), delimiter=separator, strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     hint = "put a field that holds a separator, quote or line break in double quotes, its own quotes doubled"
+    longest = csv.field_size_limit(max(len(text), 1))  # texts may be longer than the 131,072 characters of its default
     try:
         columns = next(reader, [])
         twice = [column for column, count in Counter(columns).items() if count > 1]
         if twice:
-            raise DataError(f"{path}, line 1: two columns are named {twice[0]!r}; rename or drop one")
+            raise DataError(f"{path}, line 1: two columns are named {shown(twice[0])}; rename or drop one")
         for fields in filter(None, reader):
             if len(fields) != len(columns):
                 raise csv.Error(f"has {len(fields)} fields, the first line has {len(columns)}")
             yield reader.line_num, dict(zip(columns, fields, strict=True))
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}: {error}; {hint}") from None
+    finally:
+        csv.field_size_limit(longest)
+
+
+def _refuse_other_separator(path: Path, text: str, separator: str) -> None:
+    """Raise DataError where the first line is names with another separator between them, as ; in half of Europe."""
+    first = re.split(r"[\r\n]", text[:10_000], maxsplit=1)[0]
+    for other, name in SEPARATORS.items() if separator not in first else ():
+        names = [part.strip('"') for part in first.split(other)]
+        if len(names) > 1 and all(part and part == part.strip() for part in names):
+            raise DataError(f"{path}, line 1: has {name} between {shown(names[0])} and {shown(names[1])}, where "
+                            f"{path.name} must have {SEPARATORS[separator]}; save it with those"
+                            f"{f', or name it {NAMED[other]}' if other in NAMED else ''}")
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[int, dict]]:
-    import pyarrow
     import pyarrow.parquet
 
+    with path.open("rb") as file:
+        refuse_pointer(path, file.read(200))
     try:
-        return enumerate(pyarrow.parquet.read_table(path).to_pylist(), 1)
-    except pyarrow.ArrowInvalid as error:
+        table = pyarrow.parquet.ParquetFile(path).read()
+        twice = [column for column, count in Counter(table.column_names).items() if count > 1]
+        if twice:
+            raise DataError(f"{path}: two columns are named {shown(twice[0])}; rename or drop one")
+        return enumerate(table.to_pylist(), 1)
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:  # pyarrow raises many kinds, and so does Python, of what its values cannot hold
         raise DataError(f"{path}: is not a readable parquet file: {first_line(error)}") from None
 
 
@@ -288,13 +335,21 @@ def reach(row: dict, column: str):
 
 def columns(rows: Iterable[dict], wanted: str) -> str:
     """The columns that there are, for an error message: ' (there is a, b.c; did you mean b.c?)'."""
-    names = {name: None for row in rows for name in _flat(row)}  # a dict keeps the order
-    return f" (there is {', '.join(names) or 'none'}{nearest(wanted, names)})"
+    flat = itertools.chain.from_iterable(map(_flat, rows))
+    names = dict.fromkeys(itertools.islice(flat, 100_000))  # a dict keeps the order
+    return f" (there is {listed(names) or 'none'}{nearest(wanted, itertools.islice(names, 1_000))})"
 
 
-def _flat(row: dict, prefix: str = "") -> Iterator[str]:
+def listed(names: Collection[str]) -> str:
+    """Names with commas between them, those after the first twenty only counted."""
+    more = [f"and {len(names) - MOST_NAMES:,} more"] if len(names) > MOST_NAMES else []
+    return ", ".join([*(shortened(name) for name in itertools.islice(names, MOST_NAMES)), *more])
+
+
+def _flat(row: dict, prefix: str = "", depth: int = 8) -> Iterator[str]:
+    """Names of columns, with dots for those of nested ones, not too deep."""
     for key, value in row.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
+        if isinstance(value, dict) and depth:
+            yield from _flat(value, f"{prefix}{key}.", depth - 1)
         else:
             yield f"{prefix}{key}"
