@@ -32,6 +32,11 @@ def shortened(text: str, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[: most - 4]} ..."
 
 
+def written(text: str) -> str:
+    r"""A text as UTF-8 can hold it, with halves of surrogate pairs as \ud800 and the like."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def shown(value: object, most: int = 60) -> str:
     """What was given, for a message: its repr on one line, cut short where it is long, deep or cannot be written."""
     if isinstance(value, str):

@@ -25,7 +25,7 @@ class RecipeError(UserError):
 def find_recipe(recipe: str) -> Path:
     """The file of a recipe's name or path; raises RecipeError with the nearest name where there is none."""
     for path in (_at_home(recipe), CONFIG_FOLDER / f"{recipe}.yaml"):
-        if _is_file(path):
+        if is_file(path):
             return path
     names = sorted(p.stem for p in CONFIG_FOLDER.glob("*.yaml"))
     raise RecipeError(
@@ -57,7 +57,7 @@ def read_settings(path: Path, above: tuple[Path, ...] = ()) -> dict:
         return given
     base = str(given.pop("base"))
     beside = path.parent / f"{base}.yaml"
-    settings = read_settings(beside if _is_file(beside) else find_recipe(base), (*above, path.resolve()))
+    settings = read_settings(beside if is_file(beside) else find_recipe(base), (*above, path.resolve()))
     settings.pop("name", None)  # is the base's own
     return _on_top(settings, given)
 
@@ -94,7 +94,8 @@ def _at_home(path: str) -> Path:
         return Path(path)
 
 
-def _is_file(path: Path) -> bool:
+def is_file(path: Path) -> bool:
+    """Whether there is such a file, also for a path that no file can have."""
     try:
         return path.is_file()
     except OSError:  # too long a name, or a folder that may not be entered

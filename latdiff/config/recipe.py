@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from latdiff.config import stages as stage_files
 from latdiff.config.reading import BUNDLED, RecipeError, apply_override, find_recipe, read_settings
 from latdiff.config.sections import SECTIONS, STAGES, DataConfig, SamplingConfig, Whole
-from latdiff.errors import nearest, shortened, shown
+from latdiff.errors import nearest, shortened, shown, written
 
 SECTIONS.update(data=DataConfig)
 for _found in pkgutil.iter_modules(stage_files.__path__):
@@ -61,12 +61,15 @@ class Recipe(BaseModel):
 
     def located(self, path: str) -> str:
         """Where a path of the recipe leads: t5-mini beside latdiff, checkpoints/NAME in `output`, ~ at home."""
-        if (BUNDLED / path / "config.json").is_file():
-            return str(BUNDLED / path)
-        own = Path(self.output).expanduser() / path.removeprefix("checkpoints/")
-        if path.startswith("checkpoints/") and (own.exists() or not Path(path).exists()):
-            return str(own)
-        return str(Path(path).expanduser())
+        try:
+            if (BUNDLED / path / "config.json").is_file():
+                return str(BUNDLED / path)
+            own = Path(self.output).expanduser() / path.removeprefix("checkpoints/")
+            if path.startswith("checkpoints/") and (own.exists() or not Path(path).exists()):
+                return str(own)
+            return str(Path(path).expanduser())
+        except (OSError, RuntimeError):  # too long a name, a folder that may not be entered, the home of nobody
+            return path
 
     def check_codec(self, codec: str) -> None:
         """Raise RecipeError when the recipe's codec is not the one that a stage trains."""
@@ -177,7 +180,7 @@ def _build(given: dict, problems: list[str]) -> Recipe:
 def _checked(model: type[BaseModel], given: dict, prefix: str, problems: list[str]) -> Any:
     """The validated model, or its defaults where a problem was found."""
     try:
-        given = {str(key): value for key, value in given.items()}
+        given = {written(str(key)): value for key, value in given.items()}
         return model.model_validate(given)
     except ValidationError as error:
         seen: dict[str, str] = {}

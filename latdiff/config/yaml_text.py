@@ -14,6 +14,7 @@ import yaml
 from latdiff.errors import shown
 
 MOST = 100_000  # characters; a longer text is no recipe, and YAML is read slowly
+DEEPEST = 20  # levels
 WHOLE = re.compile(r"(0|-?[1-9][0-9]{0,29})$")
 DECIMAL = re.compile(r"-?[0-9]{1,20}\.[0-9]{1,20}$")
 
@@ -32,13 +33,20 @@ class _Decimal:
 class _Loader(yaml.SafeLoader):
     """YAML without duplicate keys, tags and aliases, and with few kinds of value."""
 
+    depth = 0
+
     def compose_node(self, parent, index):
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
             raise yaml.YAMLError(f"line {_line(event)} has the alias *{event.anchor}; write out what it stands for")
         if getattr(event, "tag", None) is not None:
             raise yaml.YAMLError(f"line {_line(event)} has the tag {shown(event.tag)}; write the value without a tag")
-        return super().compose_node(parent, index)
+        if self.depth == DEEPEST:
+            raise yaml.YAMLError(f"line {_line(event)} is nested more than {DEEPEST} deep; settings are three deep")
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_mapping(self, node, deep=False):
         seen = set()

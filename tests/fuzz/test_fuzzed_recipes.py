@@ -75,6 +75,7 @@ def test_any_file(folder, content):
 
 
 @given(content=structured)
+@example(content={"data": {"\ud800": 1}})
 @bounded
 def test_any_settings_in_a_file(folder, content):
     check(folder, yaml.safe_dump(content, sort_keys=False))
@@ -109,6 +110,7 @@ def test_any_settings_on_the_command_line(folder, settings):
 
 
 @given(key=st.sampled_from(KEYS), text=st.one_of(st.sampled_from(ODD), texts))
+@example(key="backbone.path", text="checkpoints/pretrained/" + "9" * 5_000)
 @bounded
 def test_any_value_of_any_setting(folder, key, text):
     check(folder, BASE, [f"{key}={text}"])

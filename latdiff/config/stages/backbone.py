@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pydantic import Field, field_validator
 
-from latdiff.config.reading import BUNDLED
+from latdiff.config.reading import BUNDLED, is_file
 from latdiff.config.sections import Number, Rates, Section, Whole, headed, stage
 
 
@@ -20,7 +20,7 @@ class BackboneConfig(Section):
     @classmethod
     def _bundled(cls, path: str) -> str:
         name = path.removeprefix("checkpoints/pretrained/")  # as older recipes name one
-        return name if (BUNDLED / name / "config.json").is_file() else path
+        return name if is_file(BUNDLED / name / "config.json") else path
 
 
 class PretrainBackboneConfig(Section):
