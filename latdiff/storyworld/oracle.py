@@ -307,12 +307,11 @@ def _check_end(sentences: list[Sentence], facts: _Facts) -> None:
 
 def _check_plan(sentences: list[Sentence], facts: _Facts) -> None:
     """Whether the sentences follow the plan of a story."""
-    distinct: list[Sentence] = []
+    first: dict[tuple[str, ...], Sentence] = {}
     for number, sentence in enumerate(sentences, start=1):
-        if any(sentence.content == other.content for other in distinct):
+        if first.setdefault(tuple(sentence.content), sentence) is not sentence:
             facts.error("doubled_sentence", f"Sentence {number} has been told before.")
-        else:
-            distinct.append(sentence)
+    distinct = list(first.values())
     roles = [sentence.role for sentence in distinct if sentence.role]
     unknown = len(distinct) - len(roles)
     found = list(dict.fromkeys(roles))
