@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from latdiff.errors import UserError
+from latdiff.errors import UserError, shown
 from latdiff.models.conditions import Source
 
 
@@ -150,13 +150,31 @@ def as_texts(texts: Iterable[str] | str, what: str = "text") -> list[str]:
     Raises:
         TextError: When there is none, and for what is no text, is blank or cannot be written as UTF-8, with its index.
     """
-    found = [texts] if isinstance(texts, str) else list(texts)
+    found = listed_texts(texts, what)
     if not found:
         raise TextError(f"there is no {what} to encode: the list is empty")
+    empty = [index for index, text in enumerate(found) if not text.strip()]
+    if empty:
+        raise TextError(f"{len(empty)} of {len(found)} {what}s are empty, the first at index {empty[0]}; drop them")
+    return found
+
+
+def listed_texts(texts: Iterable[str] | str, what: str = "text") -> list[str]:
+    """As `as_texts` does, but there may be none, and they may be blank.
+
+    Raises:
+        TextError: For what holds no texts, and for what is no text or cannot be written as UTF-8, with its index.
+    """
+    if isinstance(texts, (bytes, bytearray, Mapping)) or not hasattr(texts, "__iter__"):
+        raise TextError(f"{what}s is {shown(texts)}, a {type(texts).__name__}; must be a str or a list of them")
+    try:
+        found = [texts] if isinstance(texts, str) else list(texts)
+    except TypeError:  # of an array without dimensions
+        raise TextError(f"{what}s is {shown(texts)}, of no dimension; must be a str or a list of them") from None
     for index, text in enumerate(found):
         if not isinstance(text, str):
             kind = type(text).__name__
-            raise TextError(f"{what} {index} of {len(found)} is {text!r}, a {kind}; drop it, or give a str")
+            raise TextError(f"{what} {index} of {len(found)} is {shown(text)}, a {kind}; drop it, or give a str")
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -164,7 +182,4 @@ def as_texts(texts: Iterable[str] | str, what: str = "text") -> list[str]:
                 f"{what} {index} of {len(found)} holds {text[error.start]!a}, half of a surrogate pair; drop it, or "
                 "repair it with text.encode('utf-16', 'surrogatepass').decode('utf-16')"
             ) from None
-    empty = [index for index, text in enumerate(found) if not text.strip()]
-    if empty:
-        raise TextError(f"{len(empty)} of {len(found)} {what}s are empty, the first at index {empty[0]}; drop them")
     return found

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from latdiff.codecs.protocol import Codec, Decoded, TextError, as_texts
+from latdiff.codecs.protocol import Codec, Decoded, TextError, as_texts, listed_texts
 from latdiff.config import DECODING
 from latdiff.data.tokens import IGNORED, labels_of, pad, sentences, tokenize
-from latdiff.errors import UserError, check_whole, nearest
+from latdiff.errors import UserError, check_whole, nearest, shown
 from latdiff.models.autoencoder import LatentAutoencoder
 from latdiff.models.backbone import decoder_logits, encode_features, generate_ids
 from latdiff.models.conditions import Source
@@ -75,7 +75,7 @@ class TextCodec(Codec):
         return tokenize(self.tokenizer, list(texts))
 
     def fits(self, texts: Iterable[str], max_tokens: int | None = None) -> list[bool]:
-        texts = [texts] if isinstance(texts, str) else list(texts)
+        texts = listed_texts(texts)
         most = self.max_tokens if max_tokens is None else max_tokens
         return [len(row) <= most for row in self.tokenize(texts)] if texts else []
 
@@ -88,6 +88,9 @@ class TextCodec(Codec):
         Raises:
             TextError: For an empty text and for a sentence that does not fit by itself.
         """
+        if not isinstance(text, str):
+            raise TextError(f"text is {shown(text)}, a {type(text).__name__}; split takes one str")
+        listed_texts(text)
         if not text.strip():
             raise TextError("there is no text to split: it is empty")
         first, *others = sentences(text)

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from latdiff.checkpoints import CheckpointError
 from latdiff.codecs.presets import decoding
-from latdiff.codecs.protocol import Codec, Decoded, TextError, as_texts
+from latdiff.codecs.protocol import Codec, Decoded, TextError, as_texts, listed_texts
 from latdiff.config import DECODING
 from latdiff.config.writing import PRESETS
 from latdiff.errors import check_whole
@@ -247,7 +247,7 @@ class WritingCodec(ModelMixin, ConfigMixin, Codec):
         return torch.cat(features), torch.cat(odds), torch.cat(ends)
 
     def fits(self, texts: Iterable[str], max_tokens: int | None = None) -> list[bool]:
-        texts = [texts] if isinstance(texts, str) else list(texts)
+        texts = listed_texts(texts)
         most = self.config.max_tokens if max_tokens is None else max_tokens
         return [len(row) <= most for row in self.tokenize(texts)] if texts else []
 

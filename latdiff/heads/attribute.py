@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from latdiff.diffusion.guidance import Guide
-from latdiff.errors import nearest
+from latdiff.errors import nearest, shown
 from latdiff.heads.defaults import DEFAULT_C
 from latdiff.heads.inputs import HeadError, check_features, checked_labels
 from latdiff.heads.linear import LinearHead
@@ -253,10 +253,11 @@ class AttributeHead(ClassifierMixin, LinearHead):
             >>> head.toward("art", scale=3.0).title
             'topic=art'
         """
-        given = label if isinstance(label, Mapping) else {label: 1.0}
-        wanted = {self._index(one): weight for one, weight in given.items()}
-        if not wanted or min(wanted.values()) < 0 or not 0 < sum(wanted.values()) < math.inf:
-            raise HeadError(f"head {self.name!r}: weights of labels are {dict(given)}, must be positive numbers")
+        given = label.items() if isinstance(label, Mapping) else [(label, 1.0)]
+        wanted = {self._index(one): weight for one, weight in given}
+        numbers = all(isinstance(weight, Real) for weight in wanted.values())
+        if not (wanted and numbers and min(wanted.values()) >= 0 and 0 < sum(wanted.values()) < math.inf):
+            raise HeadError(f"head {self.name!r}: weights of labels are {shown(label)}, must be positive numbers")
         # The largest weight is 1, so that the target of one label is its probability.
         weights = [wanted.get(index, 0) / max(wanted.values()) for index in range(len(self.classes_))]
         warn_of_guessing(self)
@@ -295,6 +296,9 @@ class AttributeHead(ClassifierMixin, LinearHead):
         """Index of a label, found by its value, else by its str() where only one has that."""
         check_is_fitted(self)
         known = self.classes_.tolist()
+        label = label.item() if getattr(label, "ndim", None) == 0 else label  # of numpy or torch
+        if not isinstance(label, (str, bool, int, float)) or (isinstance(label, int) and abs(label) >= 2**64):
+            return None
         found = [i for i, one in enumerate(known) if one == label] or [
             i for i, one in enumerate(known) if str(one) == str(label)
         ]
@@ -304,9 +308,8 @@ class AttributeHead(ClassifierMixin, LinearHead):
         index = self._place(label)
         if index is None:
             known = [str(one) for one in self.classes_.tolist()]
-            raise HeadError(
-                f"head {self.name!r} knows no label {label!r}, only {', '.join(known)}{nearest(str(label), known)}"
-            )
+            near = nearest(label, known) if isinstance(label, str) else ""
+            raise HeadError(f"head {self.name!r} knows no label {shown(label)}, only {', '.join(known)}{near}")
         return index
 
 

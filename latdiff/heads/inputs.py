@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from torch import Tensor
 
 from latdiff.data.tokens import letters_of
-from latdiff.errors import UserError
+from latdiff.errors import UserError, first_line, shown
 from latdiff.heads.defaults import FEATURES
 
 
@@ -38,18 +38,22 @@ def checked_labels(name: str, labels: Iterable[Any] | None, per_class: int = 1) 
     if missing:
         raise HeadError(
             f"head {name!r}: {len(missing)} of {len(values)} labels are missing, the first at index {missing[0]} "
-            f"({values[missing[0]]}); leave those texts out"
+            f"({shown(values[missing[0]])}); leave those texts out"
         )
     for index, value in enumerate(values):
         if not isinstance(value, (str, bool, int, float)):
             raise HeadError(
-                f"head {name!r}: the label at index {index} is {str(value)[:40]!r} of type {type(value).__name__}, "
+                f"head {name!r}: the label at index {index} is {shown(value)} of type {type(value).__name__}, "
                 "must be a text, a number or a boolean"
             )
     kinds = sorted({"boolean" if isinstance(v, bool) else "text" if isinstance(v, str) else "number" for v in values})
     if len(kinds) > 1:
         raise HeadError(f"head {name!r}: labels are of several types ({', '.join(kinds)}); give labels of one type")
     found = np.array(values)
+    for index, (value, kept) in enumerate(zip(values, found.tolist(), strict=True)):
+        if value != kept or found.dtype == object:  # a NUL at its end, or too many digits
+            raise HeadError(f"head {name!r}: the label at index {index} is {shown(value)}, which cannot be kept as it "
+                            "is; give words, or numbers below 2**63")
     _check_classes(name, found, per_class)
     return found
 
@@ -60,8 +64,9 @@ def numbers_of(name: str, values: Iterable[Any] | None) -> np.ndarray:
     for index, value in enumerate(values_of(name, values)):
         try:
             numbers.append(float(value))
-        except (TypeError, ValueError) as error:
-            raise HeadError(f"head {name!r}: every value must be a number, at index {index} ({error})") from None
+        except (TypeError, ValueError, OverflowError) as error:
+            raise HeadError(f"head {name!r}: every value must be a number, the one at index {index} is {shown(value)} "
+                            f"({first_line(error)})") from None
         if not math.isfinite(numbers[-1]):
             raise HeadError(f"head {name!r}: every value must be finite, the one at index {index} is {numbers[-1]}")
     return np.array(numbers)
@@ -72,19 +77,23 @@ def values_of(name: str, values: Iterable[Any] | None) -> list:
     if values is None:
         raise HeadError(f"head {name!r}: fitting requires y to be passed, but the target y is None")
     values = np.asarray(values) if hasattr(values, "__array__") and not hasattr(values, "tolist") else values
+    if isinstance(values, (str, bytes, Mapping)) or not hasattr(values, "__iter__"):
+        raise HeadError(f"head {name!r}: y is {shown(values)}, must be a list with a label or number for each text")
     listed = values.tolist() if hasattr(values, "tolist") else list(values)
+    listed = listed if isinstance(listed, list) else [listed]  # of an array without dimensions
     return [value.item() if getattr(value, "ndim", None) == 0 else value for value in listed]
 
 
 def check_features(name: str, features: str) -> None:
     """Raises HeadError for a name that is not among FEATURES."""
     if features not in FEATURES:
-        raise HeadError(f"head {name!r}: features is {features!r}, must be one of {', '.join(FEATURES)}")
+        raise HeadError(f"head {name!r}: features is {shown(features)}, must be one of {', '.join(FEATURES)}")
 
 
 def fingerprints(texts: list[str]) -> Tensor:
     """64 bits [N] that tell texts apart by their letters and digits."""
-    digests = (hashlib.blake2b(letters_of(text).encode(), digest_size=8).digest() for text in texts)
+    letters = (letters_of(text).encode("utf-8", "surrogatepass") for text in texts)
+    digests = (hashlib.blake2b(one, digest_size=8).digest() for one in letters)
     return torch.tensor([int.from_bytes(digest, signed=True) for digest in digests], dtype=torch.int64)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latdiff.errors import UserError
+from latdiff.errors import UserError, shown
 from latdiff.models.conditions import Condition
 
 
@@ -42,11 +42,14 @@ class Call:
 
 def guides_of(given) -> list[Callable]:
     """One guide or several as a list. Raises UserError for what is none."""
-    found = [given] if callable(given) or not isinstance(given, Iterable) or isinstance(given, str) else list(given)
+    try:
+        found = [given] if callable(given) or isinstance(given, str) else list(given)
+    except TypeError:  # no list, or an array without dimensions
+        found = [given]
     wrong = [one for one in found if not callable(one)]
     if wrong:
-        raise UserError(f"guides holds {wrong[0]!r}, must be guides, such as head.toward('positive'), or functions "
-                        "guide(denoise) -> denoise")
+        raise UserError(f"guides holds {shown(wrong[0])}, must be guides, such as head.toward('positive'), or "
+                        "functions guide(denoise) -> denoise")
     return found
 
 
@@ -68,7 +71,8 @@ def conditions_of(given: Any) -> Any:
         raise UserError("cond is an empty list; give a condition, or leave it out")
     for place, one in enumerate(found):
         if not isinstance(one, (str, int, float)) or one != one:
-            raise UserError(f"cond {place} of {len(found)} is {one!r}, must be a text, or a number that names a class")
+            raise UserError(f"cond {place} of {len(found)} is {shown(one)}, must be a text, or a number that names a "
+                            "class")
     return found
 
 
