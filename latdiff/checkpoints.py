@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from latdiff.errors import UserError, first_line
+from latdiff.errors import UserError, first_line, shortened, shown
 
 SHIPPED = Path(str(resources.files("latdiff.pretrained")))  # pipelines that come with latdiff, such as english
 
@@ -56,9 +56,12 @@ def shipped(path: str | Path) -> Path:
 
     What lies here comes first.
     """
-    here, there = Path(path).expanduser(), SHIPPED / str(path)
-    comes_along = any((there / name).is_file() for name in ("model_index.json", "config.json"))
-    return there if comes_along and not here.exists() else here
+    try:
+        here, there = Path(path).expanduser(), SHIPPED / str(path)
+        comes_along = any((there / name).is_file() for name in ("model_index.json", "config.json"))
+        return there if comes_along and not here.exists() else here
+    except (OSError, RuntimeError) as error:  # too long a name, a folder that may not be entered, the home of nobody
+        raise CheckpointError(f"{shown(str(path))} cannot be looked for: {first_line(error)}") from None
 
 
 def class_of(file: Path) -> type[Any]:
@@ -72,11 +75,12 @@ def class_of(file: Path) -> type[Any]:
     """
     try:
         name = json.loads(file.read_text(encoding="utf-8"))["_class_name"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{file} is cut short or damaged: {first_line(error)}; copy the folder again") from error
-    found = getattr(importlib.import_module("latdiff"), str(name), None)
+    found = getattr(importlib.import_module("latdiff"), name, None) if isinstance(name, str) else None
     if not isinstance(found, type) or not hasattr(found, "from_pretrained"):
-        raise CheckpointError(f"{file} names the class {name}, which this latdiff cannot open; a newer one may")
+        raise CheckpointError(f"{file} names the class {shortened(str(name))}, which this latdiff cannot open; a "
+                              "newer one may")
     return found
 
 

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from latdiff.cli.options import check_limit, command_of
-from latdiff.errors import UserError
+from latdiff.errors import UserError, shown
 from latdiff.heads.defaults import DEFAULT_ALPHA, DEFAULT_C, FEATURES
 
 
@@ -34,8 +34,9 @@ def add_fit_head(commands) -> None:
 def run_fit_head(options: argparse.Namespace) -> None:
     from latdiff.data.corpus import load_labelled
 
-    if not re.fullmatch(r"\w[\w.-]*", options.name):
-        raise UserError(f"--name is {options.name!r}, must be a word of letters, digits, '_', '-' and '.'")
+    if not re.fullmatch(r"\w[\w.-]{0,59}", options.name):
+        raise UserError(f"--name is {shown(options.name)}, must be a word of at most 60 letters, digits, '_', '-' and "
+                        "'.'")
     if options.output is None and Path(options.checkpoint) != Path(options.given).expanduser():
         raise UserError(f"{options.given} lies where latdiff or the hub put it, not here; name a folder for the head "
                         "with --output")
@@ -98,4 +99,5 @@ def _regularisation(options: argparse.Namespace) -> float | str:
             return float(given)
     except ValueError:
         pass
-    raise UserError(f"--regularisation is {given!r}, must be a number above 0{'' if options.number else ', or cv'}")
+    also = "" if options.number else ", or cv"
+    raise UserError(f"--regularisation is {shown(given)}, must be a number above 0{also}")

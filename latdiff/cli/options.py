@@ -6,7 +6,7 @@ import argparse
 
 from latdiff.config import DECODING
 from latdiff.config.writing import PRESETS
-from latdiff.errors import UserError
+from latdiff.errors import UserError, shown, whole_word
 
 
 def command_of(
@@ -36,9 +36,10 @@ def seed_option(command) -> None:
 
 
 def _seed(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 2**63:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 0 to 2**63 - 1")
-    return int(text)
+    seed = whole_word(text, 2**63 - 1)
+    if seed is None:
+        raise argparse.ArgumentTypeError(f"{shown(text)} must be a whole number from 0 to 2**63 - 1")
+    return seed
 
 
 def check_limit(options: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from latdiff.cli.options import check_limit, command_of, decode_option, keep_option, seed_option
 from latdiff.config import SCHEDULERS
 from latdiff.diffusion.modes import MODES
-from latdiff.errors import UserError
+from latdiff.errors import UserError, shown
 from latdiff.pipelines.defaults import DEFAULT_STRENGTH
 
 
@@ -194,7 +194,8 @@ def _is_finite(text: str) -> bool:
 
 
 def _no_guide(text: str, flag: str) -> UserError:
-    return UserError(f"{flag} is {text!r}, must be HEAD=LABEL or HEAD=LABEL:SCALE, e.g. sentiment=positive:18")
+    return UserError(f"{flag} is {shown(text, 200)}, must be HEAD=LABEL or HEAD=LABEL:SCALE, e.g. "
+                     "sentiment=positive:18")
 
 
 def _steering(guides: list, scores: dict, index: int) -> dict:

@@ -19,7 +19,7 @@ from latdiff.checkpoints import class_of, folder_of
 from latdiff.codecs.files import load_codec
 from latdiff.config import Recipe, load_recipe, sampler_words
 from latdiff.data.corpus import load_corpus, load_labelled
-from latdiff.errors import UserError
+from latdiff.errors import UserError, shown, whole_word
 from latdiff.evaluation.averaging import averaged
 from latdiff.evaluation.card import write_card
 from latdiff.evaluation.generators import Generator, LanguageModelGenerator, PipelineGenerator, TextsGenerator
@@ -196,9 +196,11 @@ def _generator(options: argparse.Namespace, place: Path) -> Generator:
 def _rerank_words(text: str) -> tuple[Path, int]:
     """'checkpoints/storyworld:8' -> its path and 8. Raises UserError for anything else."""
     folder, _, k = text.rpartition(":")
-    if not folder or not k.isdecimal() or int(k) < 2:
-        raise UserError(f"--rerank is {text!r}, must be CHECKPOINT:K, K 2 or more, e.g. checkpoints/storyworld:8")
-    return Path(folder), int(k)
+    count = whole_word(k, 10_000) or 0
+    if not folder or count < 2:
+        raise UserError(f"--rerank is {shown(text, 200)}, must be CHECKPOINT:K, K from 2 to 10,000, e.g. "
+                        "checkpoints/storyworld:8")
+    return Path(folder), count
 
 
 def _scorer(options: argparse.Namespace, recipe: Recipe, heads: list[AttributeHead]) -> Scorer:
@@ -238,11 +240,19 @@ def _judges(wanted: list[str], heads: list) -> Iterator[tuple]:
     for words in wanted:
         name, equals, rest = words.partition("=")
         # a colon only splits off a column where the whole is no file
-        source, _, column = (rest, "", "") if Path(rest).exists() else rest.partition(":")
+        source, _, column = (rest, "", "") if _exists(rest) else rest.partition(":")
         if not (name and equals and source):
-            raise UserError(f"--judge is {words!r}, must be HEAD=DATA or HEAD=DATA:COLUMN, e.g. tone=other.jsonl:stars")
+            raise UserError(f"--judge is {shown(words, 200)}, must be HEAD=DATA or HEAD=DATA:COLUMN, e.g. "
+                            "tone=other.jsonl:stars")
         known = [head for head in heads if head.name == name]
         if not known:
             there = ", ".join(head.name for head in heads) or "none"
-            raise UserError(f"--judge names {name!r}; heads and classes of labels there: {there}")
+            raise UserError(f"--judge names {shown(name)}; heads and classes of labels there: {there}")
         yield name, LabelJudge.apart_from(known, *load_labelled(source, label_column=column or "label"))
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except OSError:  # too long a name, or a folder that may not be entered
+        return False
