@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from latdiff.checkpoints import shipped
+from latdiff.errors import first_line, shown
 from latdiff.heads.attribute import AttributeHead
-from latdiff.heads.inputs import HeadError
-from latdiff.heads.number import NumberHead
+from latdiff.heads.inputs import HeadError, checked_labels
+from latdiff.heads.number import LEAST, NumberHead
+from latdiff.heads.regression import FOLDS
 
 FILES = ("config.json", "model.safetensors")
 
@@ -70,8 +71,8 @@ def load_head(folder: str | Path) -> AttributeHead | NumberHead:
         ) from None
     except HeadError as error:
         raise error if str(folder) in str(error) else HeadError(f"{folder}: {error}; fit it again") from None
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise HeadError(f"the head in {folder} is cut short or damaged ({error}); fit it again") from None
+    except Exception as error:  # json, safetensors and torch each raise kinds of their own
+        raise HeadError(f"the head in {folder} is cut short or damaged ({first_line(error)}); fit it again") from None
 
 
 def label_heads(checkpoint: str | Path) -> list[AttributeHead]:
@@ -82,13 +83,44 @@ def label_heads(checkpoint: str | Path) -> list[AttributeHead]:
 
 def _made_of(config: dict, tensors: dict[str, torch.Tensor]) -> AttributeHead | NumberHead:
     kind, report = config["kind"], config["report"]
+    _check_parts(config, tensors)
     fitted = {key: config[key] for key in ("name", "radius", "codec_digest")} | tensors | {"report": report}
     # an older head has no settings, and those that are not the defaults in its report
     old = {key: report[key] for key in ("C", "features", "alpha") if key in report}
     settings = config.get("settings", old)
     if kind == NumberHead.kind:
-        return NumberHead.from_weights(sd=config["sd"], **fitted, **settings)
+        head = NumberHead.from_weights(sd=config["sd"], **fitted, **settings)
+        head.checked(range(LEAST))  # its settings
+        return head
     if kind != AttributeHead.kind:
-        raise HeadError(f"its kind is {kind!r}, must be {AttributeHead.kind} or {NumberHead.kind}")
+        raise HeadError(f"its kind is {shown(kind)}, must be {AttributeHead.kind} or {NumberHead.kind}")
+    labels = checked_labels(config["name"], config["labels"]).tolist()
+    if len(set(labels)) < len(labels):
+        raise HeadError(f"its labels are {shown(labels)}, must differ")
+    AttributeHead(config["name"], **settings).checked(labels * FOLDS)  # its settings
     log_snrs = None if config["log_snrs"] is None else torch.tensor(config["log_snrs"])
     return AttributeHead.from_weights(config["labels"], log_snrs=log_snrs, **fitted, **settings)
+
+
+def _check_parts(config: dict, tensors: dict[str, torch.Tensor]) -> None:
+    """Raise HeadError for parts that are not what `save_head` writes, before they are found out in use."""
+    report, levels = config["report"], config.get("log_snrs") or []
+    shares = [report[key] for key in ("accuracy", "majority") if key in report]
+    right = {
+        "name": isinstance(config["name"], str),
+        "codec_digest": config["codec_digest"] is None or isinstance(config["codec_digest"], str),
+        "radius": config["radius"] is None or _is_number(config["radius"]),
+        "sd": "sd" not in config or _is_number(config["sd"]),
+        "log_snrs": isinstance(levels, list) and all(map(_is_number, levels)),
+        "report": isinstance(report, dict) and all(_is_number(share) and 0 <= share <= 1 for share in shares)
+        and (report.get("texts") is None or (_is_number(report["texts"]) and report["texts"] > 0)),
+        "fitted_on": "fitted_on" not in tensors or tensors["fitted_on"].dtype == torch.int64,
+    }
+    wrong = [f"{name} is {shown(config.get(name, tensors.get(name)))}" for name, fits in right.items() if not fits]
+    if wrong:
+        raise HeadError(f"its {' and its '.join(wrong)}, which no head has")
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value of JSON is a finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300

@@ -171,8 +171,9 @@ def test_a_pipe_is_not_waited_for(folder):
 
 
 @pytest.mark.parametrize("case, ending, said", [
-    ("a pointer", ".jsonl", "git lfs pull"), ("a pointer", ".txt", "git lfs pull"), ("a pointer", ".csv.gz", "lfs pull"),
-    ("a pointer", ".parquet", "git lfs pull"), ("semicolons", ".csv", "semicolons between 'text' and 'label'"),
+    ("a pointer", ".jsonl", "git lfs pull"), ("a pointer", ".txt", "git lfs pull"),
+    ("a pointer", ".csv.gz", "git lfs pull"), ("a pointer", ".parquet", "git lfs pull"),
+    ("semicolons", ".csv", "semicolons between 'text' and 'label'"),
     ("quoted semicolons", ".csv", "semicolons between 'text' and 'label'"), ("zeros", ".txt.gz", "times its size"),
     ("UTF-16", ".txt", "save the file as UTF-8"), ("UTF-16 without a BOM", ".txt", "has a NUL byte, as UTF-16"),
     ("deep JSON", ".jsonl", "nested too deeply"), ("5,000 digits", ".jsonl", "too many digits"),
