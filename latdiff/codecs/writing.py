@@ -22,6 +22,7 @@ from latdiff.codecs.presets import decoding
 from latdiff.codecs.protocol import Codec, Decoded, TextError, as_texts
 from latdiff.config import DECODING
 from latdiff.config.writing import PRESETS
+from latdiff.data.tokens import plain_ids
 from latdiff.errors import check_whole
 from latdiff.fetch import located
 from latdiff.lm import led, write
@@ -265,7 +266,7 @@ class WritingCodec(ModelMixin, ConfigMixin, Codec):
 
     def ids(self, texts: Iterable[str]) -> list[list[int]]:
         """The language model's ids of every text, and nothing else."""
-        return self.tokenizer(list(texts), truncation=False, add_special_tokens=False).input_ids
+        return plain_ids(self.tokenizer, texts, truncation=False, add_special_tokens=False)
 
     def encode(self, texts: Iterable[str], batch_size: int = 256) -> Tensor:
         texts = as_texts(texts)
@@ -281,7 +282,7 @@ class WritingCodec(ModelMixin, ConfigMixin, Codec):
     def encoder_ids(self, texts: Sequence[str], cut: bool = True) -> list[list[int]]:
         """The encoder's ids of every text, cut where it reads no further, or whole."""
         settings = {"truncation": True, "max_length": self.encoder_limit} if cut else {"verbose": False}
-        return self._frozen["encoder_tokenizer"](list(texts), **settings).input_ids
+        return plain_ids(self._frozen["encoder_tokenizer"], texts, **settings)
 
     @property
     def encoder_pad(self) -> int:
