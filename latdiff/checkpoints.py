@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from latdiff.errors import UserError, first_line
+from latdiff.storage import LOCK, plain_refusal, sync
 
 SHIPPED = Path(str(resources.files("latdiff.pretrained")))  # pipelines that come with latdiff, such as english
 
@@ -89,15 +90,23 @@ def save_whole(folder: Path, marker: str, *saves: Callable[[Path], Any]) -> None
         folder: where the files are to lie; others in it stay.
         marker: the file of them, below the folder, that tells a finished one.
         saves: each writes files into the folder that it is given.
+
+    Raises:
+        StorageError: for a full disk, and for a folder that cannot be written into.
     """
     beside = folder / ".unfinished"
-    shutil.rmtree(beside, ignore_errors=True)
-    for save in saves:
-        save(beside)
-    files = sorted((file for file in beside.rglob("*") if file.is_file()), key=lambda file: file == beside / marker)
-    for file in files:
-        with open(file, "rb") as written:
-            os.fsync(written.fileno())
+    with plain_refusal(folder):
+        shutil.rmtree(beside, ignore_errors=True)
+        for save in saves:
+            save(beside)
+        files = sorted((file for file in beside.rglob("*") if file.is_file()), key=lambda file: file == beside / marker)
+        for file in files:
+            sync(file)
+        _move(files, beside, folder)
+
+
+def _move(files: list[Path], beside: Path, folder: Path) -> None:
+    """Move files from below one folder to the same places below another, and delete the former."""
     for file in files:
         place = folder / file.relative_to(beside)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -126,7 +135,7 @@ def publish(folder: Path, output: Path) -> None:
     import torch
     from safetensors.torch import load_file, save_file
 
-    shutil.copytree(folder, output, ignore=shutil.ignore_patterns("train", "samples.txt", "*.png"))
+    shutil.copytree(folder, output, ignore=shutil.ignore_patterns("train", LOCK, "samples.txt", "*.png"))
     for file in output.rglob("config.json"):
         config = json.loads(file.read_text(encoding="utf-8"))
         if config.pop("_name_or_path", None):  # a path of this machine

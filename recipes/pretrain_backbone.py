@@ -32,17 +32,18 @@ from latdiff.data.tokens import (
 from latdiff.errors import plain_errors
 from latdiff.lm import load_tokenizer
 from latdiff.models.backbone import BackboneError, decoder_logits, encode_features, fast_attention
-from latdiff.training import BatchOrder, Run, step_generator
+from latdiff.training import BatchOrder, Run, step_generator, training
 
 
+@training(lambda recipe: Path(recipe.located(recipe.backbone.path)))
 def main(recipe: Recipe, quiet: bool = False) -> None:
     folder, settings = Path(recipe.located(recipe.backbone.path)), recipe.pretrain_backbone
     state = folder / "train" / "backbone.safetensors"
     if (folder / "model.safetensors").exists():
-        raise BackboneError(
-            f"{folder} already holds a finished backbone, which is not overwritten; "
-            "delete it, or set backbone.path=checkpoints/NAME"
-        )
+        state.unlink(missing_ok=True)  # a kill may have left it
+        print(f"{folder} already holds a finished backbone; delete it, or set backbone.path=checkpoints/NAME to "
+              "pretrain another")
+        return
     corpus = load_corpus(recipe.data, recipe.seed, extra=True)
     if (folder / "tokenizer_config.json").exists():
         tokenizer = load_tokenizer(folder, lambda reason: BackboneError(
@@ -59,7 +60,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     model = fast_attention(T5ForConditionalGeneration(model_config(recipe, len(tokenizer))))
     print(f"T5 with {sum(p.numel() for p in model.parameters()):,} weights -> {folder}")
     run = Run(recipe, "backbone", state, settings, quiet)
-    model = run.prepare(model)
+    model = run.prepare(model, corpus.train + corpus.extra)
     for step, rows in run.steps(BatchOrder(len(ids), settings.batch_size, recipe.seed, list(map(len, ids)))):
         batch = masked_batch([ids[i] for i in rows], tokenizer, recipe, step)
         with run.autocast():

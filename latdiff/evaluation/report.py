@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from latdiff.errors import UserError
 from latdiff.evaluation.metrics import mean_of
 from latdiff.precision import compute_dtype
+from latdiff.storage import write_text
 
 BY_WORDS = "the label's words stand in the text"  # a row's judge, where there is no other
 NO_FLUENCY = ("fluency: not measured; `latdiff evaluate ... --fluency MODEL` does that, MODEL a causal language model "
@@ -182,11 +182,8 @@ def check_writable(path: Path) -> None:
 
 
 def write_json(path: Path, document: dict) -> None:
-    """Write a document atomically: an interrupted write leaves the older file whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    """Write a document whole or not at all: an interrupted write leaves the older file."""
+    write_text(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
 
 def machine(dtype: str = "auto") -> str:
