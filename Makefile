@@ -12,7 +12,7 @@ PY         := .venv/bin/python
 LATDIFF    := .venv/bin/latdiff
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart quickstart-short english train-english test lint pretrain-backbone train-ae train-diffusion \
+.PHONY: help install quickstart quickstart-short english train-english test soak lint pretrain-backbone train-ae train-diffusion \
         train-ar train-seq2seq head sample evaluate
 
 help: ## this list
@@ -69,6 +69,9 @@ train-english: install ## train that model on the data sets in the folder DATA (
 
 test: install ## all tests, offline
 	$(PY) -m pytest $(ARGS)
+
+soak: install ## kill every recipe 200 times in all, and compare what comes out (a quarter of an hour)
+	$(PY) tests/soak/kills.py --json docs/lab/results/soak-kills.json $(ARGS)
 
 lint: install ## style, likely mistakes and types
 	$(PY) -m ruff check .
