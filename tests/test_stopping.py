@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -54,3 +56,10 @@ def test_commands_end_without_a_traceback(error, status):
 def test_errors_of_the_system_that_name_no_file_are_not_hidden():
     with pytest.raises(OSError, match="odd"), plain_errors():
         raise OSError("odd")
+
+
+def test_a_pipe_that_is_closed_ends_a_command_quietly():
+    code = "from latdiff.errors import plain_errors\nwith plain_errors():\n    while True: print('line')"
+    command = f"{sys.executable} -c \"{code}\" | head -1; exit ${{PIPESTATUS[0]}}"
+    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.stdout, ended.stderr, ended.returncode) == ("line\n", "", 141)

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from latdiff.checkpoints import shipped
+from latdiff.checkpoints import save_whole, shipped
 from latdiff.heads.attribute import AttributeHead
 from latdiff.heads.inputs import HeadError
 from latdiff.heads.number import NumberHead
@@ -19,7 +19,7 @@ FILES = ("config.json", "model.safetensors")
 
 
 def save_head(head: AttributeHead | NumberHead, folder: str | Path) -> None:
-    """Write a fitted head's config.json and model.safetensors into the folder."""
+    """Write a fitted head's config.json and model.safetensors into the folder, whole or not at all."""
     folder = Path(folder)
     settings = {key: value.item() if isinstance(value, np.generic) else value
                 for key, value in head.get_params().items()}
@@ -29,11 +29,16 @@ def save_head(head: AttributeHead | NumberHead, folder: str | Path) -> None:
         "log_snrs": None if head.log_snrs is None else head.log_snrs.tolist(),
         "codec_digest": head.codec_digest, "report": head.report,
     }
-    text = json.dumps(config, indent=2) + "\n"  # before a file is touched: half a head would be worse than none
-    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(config, indent=2) + "\n"
     tensors = {"weight": head.weight, "bias": head.bias, "fitted_on": head.fitted_on}
-    save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, folder / "model.safetensors")
-    (folder / "config.json").write_text(text, encoding="utf-8")
+
+    def save(place: Path) -> None:
+        place.mkdir()
+        save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, place / "model.safetensors")
+        (place / "config.json").write_text(text, encoding="utf-8")
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_whole(folder, "config.json", save)
 
 
 def load_head(folder: str | Path) -> AttributeHead | NumberHead:
