@@ -34,13 +34,14 @@ from latdiff.lm import load_tokenizer
 from latdiff.models.backbone import BackboneError, decoder_logits, encode_features, fast_attention
 from latdiff.training import BatchOrder, Run, step_generator, training
 
+STATE = Path("train/backbone.safetensors")
+
 
 @training(lambda recipe: Path(recipe.located(recipe.backbone.path)))
 def main(recipe: Recipe, quiet: bool = False) -> None:
     folder, settings = Path(recipe.located(recipe.backbone.path)), recipe.pretrain_backbone
-    state = folder / "train" / "backbone.safetensors"
-    if (folder / "model.safetensors").exists():
-        state.unlink(missing_ok=True)  # a kill may have left it
+    state = folder / STATE
+    if finished(recipe):
         print(f"{folder} already holds a finished backbone; delete it, or set backbone.path=checkpoints/NAME to "
               "pretrain another")
         return
@@ -72,6 +73,15 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     save_whole(folder, "model.safetensors", model.to(torch.bfloat16).save_pretrained)
     state.unlink(missing_ok=True)
     print(f"{settings.steps} steps in {run.minutes:.1f} minutes -> {folder}")
+
+
+def finished(recipe: Recipe) -> bool:
+    """Whether the recipe's backbone has its weights; what a kill has left behind them is deleted."""
+    folder = Path(recipe.located(recipe.backbone.path))
+    found = any(folder.glob("*.safetensors"))
+    if found:
+        (folder / STATE).unlink(missing_ok=True)
+    return found
 
 
 def model_config(recipe: Recipe, vocab_size: int) -> T5Config:

@@ -139,7 +139,7 @@ def finished(recipe: Recipe) -> bool:
 def build_missing_backbone(recipe: Recipe, quiet: bool) -> None:
     """Pretrain a backbone of our own that is not there; nothing where it is, or is the hub's, or is adopted."""
     ours = recipe.backbone.path.startswith("checkpoints/") and not recipe.autoencoder.path
-    if ours and not Path(recipe.located(recipe.backbone.path), "config.json").exists():
+    if ours and not pretrain_backbone.finished(recipe):
         pretrain_backbone.main(recipe, quiet)
 
 

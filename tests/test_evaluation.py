@@ -12,7 +12,13 @@ from latdiff.config import DataConfig, Recipe, load_recipe
 from latdiff.data.corpus import Corpus, load_corpus
 from latdiff.diffusion.gaussian import GaussianDiffusion
 from latdiff.evaluation import report
-from latdiff.evaluation.rows import MOST_COMBINATIONS, Evaluation, denoising, label_combinations, reconstruction
+from latdiff.evaluation.rows import (
+    MOST_COMBINATIONS,
+    Evaluation,
+    denoising,
+    label_combinations,
+    reconstruction,
+)
 from latdiff.evaluation.scoring import Scorer
 from latdiff.heads.attribute import AttributeHead
 

@@ -143,7 +143,8 @@ def by_class(generator: Generator, scorer: Scorer, n: int, seed: int) -> list[di
 def label_combinations(heads: list[AttributeHead], seed: int) -> list[tuple[str, ...]]:
     """All combinations of one label from each head; where they are too many, some, drawn at random."""
     found = list(itertools.product(*(map(str, head.classes_) for head in heads)))
-    return found if len(found) <= MOST_COMBINATIONS else random.Random(f"{seed}/labels").sample(found, MOST_COMBINATIONS)
+    many = len(found) > MOST_COMBINATIONS
+    return random.Random(f"{seed}/labels").sample(found, MOST_COMBINATIONS) if many else found
 
 
 def reranked(
