@@ -31,8 +31,8 @@ install: .venv/.installed ## a virtual environment in .venv with the tested vers
 # $(call run-quickstart,FOLDER,SETTINGS OF BOTH TRAININGS,FLAGS OF EVALUATE)
 define run-quickstart
 @set -e; start=$$(date +%s); \
-$(PY) recipes/train_autoencoder.py storyworld $(2) $(ARGS); \
-$(PY) recipes/train_denoiser.py storyworld $(2) $(ARGS); \
+$(LATDIFF) train-ae storyworld $(2) $(ARGS); \
+$(LATDIFF) train-diffusion storyworld $(2) $(ARGS); \
 for attribute in sentiment topic; do \
 	$(LATDIFF) fit-head $(1) --data storyworld --label-column $$attribute --name $$attribute; \
 done; \
@@ -60,8 +60,8 @@ train-english: install ## train that model on the data sets in the folder DATA (
 	$(if $(DATA),,$(error train-english needs a folder of data sets, e.g. make train-english DATA=path/to/sets))
 	$(LATDIFF) fetch
 	$(PY) recipes/english_texts.py $(DATA) data/english
-	$(PY) recipes/train_sentence.py english $(ARGS)
-	$(PY) recipes/train_denoiser.py english $(ARGS)
+	$(LATDIFF) train-sentence english $(ARGS)
+	$(LATDIFF) train-diffusion english $(ARGS)
 	@set -e; for attribute in sentiment toxicity topic; do \
 		$(LATDIFF) fit-head checkpoints/english --data data/english/$$attribute-head.jsonl --limit 400 --name $$attribute; \
 	done
@@ -78,19 +78,19 @@ lint: install ## style, likely mistakes and types
 	$(PY) -m mypy
 
 pretrain-backbone: install ## a small T5 of your own on the recipe's texts
-	$(PY) recipes/pretrain_backbone.py $(RECIPE) $(ARGS)
+	$(LATDIFF) pretrain-backbone $(RECIPE) $(ARGS)
 
 train-ae: install ## the autoencoder of RECIPE; the same command resumes
-	$(PY) recipes/train_autoencoder.py $(RECIPE) $(ARGS)
+	$(LATDIFF) train-ae $(RECIPE) $(ARGS)
 
 train-diffusion: install ## the denoiser of RECIPE, and first what it needs and is missing
-	$(PY) recipes/train_denoiser.py $(RECIPE) $(ARGS)
+	$(LATDIFF) train-diffusion $(RECIPE) $(ARGS)
 
 train-ar: install ## a language model of RECIPE's texts, a judge of fluency and a rival
-	$(PY) recipes/train_ar.py $(RECIPE) $(ARGS)
+	$(LATDIFF) train-ar $(RECIPE) $(ARGS)
 
 train-seq2seq: install ## the backbone fine-tuned on RECIPE's pairs, to hold a text-conditional model against
-	$(PY) recipes/train_seq2seq.py $(RECIPE) $(ARGS)
+	$(LATDIFF) train-seq2seq $(RECIPE) $(ARGS)
 
 head: install ## a guidance head NAME for CHECKPOINT from the labelled texts DATA
 	$(if $(and $(DATA),$(NAME)),,$(error head needs both, e.g. make head DATA=reviews.jsonl NAME=tone))

@@ -14,6 +14,7 @@ RANKS = {
     "storyworld": 0,
     "schedule": 0,
     "stopping": 0,
+    "threads": 0,
     "muon": 0,
     "worlds": 1,
     "precision": 1,

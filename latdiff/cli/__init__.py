@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 import latdiff
+from latdiff import threads
 from latdiff.checkpoints import folder_of
 from latdiff.cli.evaluation import add_evaluate
 from latdiff.cli.heads import add_fit_head
@@ -23,6 +25,9 @@ def main(arguments: list[str] | None = None) -> None:
         rest = [word for word in rest if word.startswith("-")]
     if rest:
         top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if threads.sleep_beside_others() and not getattr(options, "quiet", False):
+        print("other processes are busy: threads sleep while they wait for each other (OMP_WAIT_POLICY=PASSIVE)",
+              file=sys.stderr)
     with plain_errors():
         if "checkpoint" in options:
             options.given, options.checkpoint = options.checkpoint, str(folder_of(options.checkpoint))
