@@ -19,6 +19,7 @@ RANKS = {
     "worlds": 1,
     "precision": 1,
     "storage": 1,
+    "weights": 1,
     "checkpoints": 2,
     "config": 2,
     "fetch": 2,

@@ -16,6 +16,7 @@ from latdiff.heads.inputs import HeadError
 from latdiff.heads.number import NumberHead
 
 FILES = ("config.json", "model.safetensors")
+TENSORS = {"weight", "bias", "fitted_on"}
 
 
 def save_head(head: AttributeHead | NumberHead, folder: str | Path) -> None:
@@ -87,6 +88,14 @@ def label_heads(checkpoint: str | Path) -> list[AttributeHead]:
 
 def _made_of(config: dict, tensors: dict[str, torch.Tensor]) -> AttributeHead | NumberHead:
     kind, report = config["kind"], config["report"]
+    if set(tensors) != TENSORS:
+        raise HeadError(f"its weights are {', '.join(sorted(tensors)) or 'none'}, must be {', '.join(sorted(TENSORS))}")
+    for name, value in tensors.items():
+        if not value.isfinite().all():
+            raise HeadError(f"its {name} has numbers that are not finite")
+    if not isinstance(config["name"], str) or not isinstance(report, dict):
+        raise HeadError(f"its name is {config['name']!r} and its report a {type(report).__name__}, must be a text and "
+                        "an object")
     fitted = {key: config[key] for key in ("name", "radius", "codec_digest")} | tensors | {"report": report}
     # an older head has no settings, and those that are not the defaults in its report
     old = {key: report[key] for key in ("C", "features", "alpha") if key in report}

@@ -14,7 +14,6 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from latdiff.checkpoints import CheckpointError
-from latdiff.codecs.files import refuse_gaps
 from latdiff.data.tokens import SENTENCE_END, plain_ids
 from latdiff.diffusion.guidance import Guide, stack, warn_of_contradictions, warn_of_strain
 from latdiff.diffusion.noise import Seeds, fork, streams
@@ -22,6 +21,7 @@ from latdiff.diffusion.sampling import check_scheduler, sample
 from latdiff.diffusion.star import Thinking
 from latdiff.errors import UserError, check_whole
 from latdiff.lm import LanguageModelError, Past, context, load_pretrained, read, write
+from latdiff.models.saved import refuse_gaps
 from latdiff.models.star import begun
 from latdiff.pipelines.base import CodecPipeline, codec_parts
 from latdiff.pipelines.call import conditions_of, guides_of
