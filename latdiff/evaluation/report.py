@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import platform
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -128,8 +129,12 @@ def _fluency(rows: list[dict]) -> str:
 
 
 def picture(document: Path, name: str) -> Path:
-    """The path of a picture beside its document: results/e2e.json, lengths -> results/e2e-lengths.png."""
-    return document.with_name(f"{document.stem}-{name}.png")
+    """The path of a picture beside its document: results/e2e.json, lengths -> results/e2e-lengths.png.
+
+    A name may be that of a head, which may come from anyone: what could lead to another folder becomes a hyphen.
+    """
+    plain = re.sub(r"[^\w.-]+", "-", name)
+    return document.with_name(f"{document.stem}-{plain}.png")
 
 
 def older_figures(path: Path) -> dict:
