@@ -126,12 +126,13 @@ def publish(folder: Path, output: Path) -> None:
         output: a folder that does not exist.
 
     Raises:
-        CheckpointError: Where there is no finished pipeline, or the output exists.
+        CheckpointError: Where there is no finished pipeline, the output exists, or a link leads out of the folder.
     """
     if not (folder / "model_index.json").is_file():
         raise CheckpointError(f"{folder} holds no finished pipeline (no model_index.json); train it to the end")
     if output.exists():
         raise CheckpointError(f"{output} exists; name a folder that does not, or delete it")
+    _refuse_links(folder)
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -153,6 +154,16 @@ def publish(folder: Path, output: Path) -> None:
                  if one.dtype == torch.float32 and one.dim() > 1 and one.abs().max() < most}
         save_file({name: one.half() if name in large else one for name, one in tensors.items()}, file,
                   metadata={"format": "pt"})
+
+
+def _refuse_links(folder: Path) -> None:
+    """Raise CheckpointError for a link to what lies elsewhere, which a copy would hold; the hub caches by links."""
+    root = folder.resolve()
+    own = [root, *([root.parents[1] / "blobs"] if root.parent.name == "snapshots" else [])]
+    for file in folder.rglob("*"):
+        if file.is_symlink() and not any(file.resolve().is_relative_to(place) for place in own):
+            raise CheckpointError(f"{file} is a link to {file.resolve()}, outside the checkpoint, and would be "
+                                  "published; put a copy in its place, or delete it")
 
 
 def _names(value: Any) -> Any:

@@ -20,6 +20,8 @@ RANKS = {
     "precision": 1,
     "storage": 1,
     "weights": 1,
+    "versions": 1,
+    "checksums": 1,
     "checkpoints": 2,
     "config": 2,
     "fetch": 2,

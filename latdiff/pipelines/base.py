@@ -13,6 +13,7 @@ from latdiff.codecs.protocol import Codec
 from latdiff.codecs.t5 import TextCodec
 from latdiff.errors import UserError
 from latdiff.pipelines.index import check_index
+from latdiff.versions import record_versions
 
 CODEC_PARTS = ["tokenizer", "text_model", "autoencoder", "codec"]
 
@@ -63,6 +64,7 @@ class CodecPipeline(DiffusionPipeline):
             raise UserError(f"codec {type(self.codec).__name__} cannot be saved: it has no save_pretrained; make it a "
                             "diffusers ModelMixin")
         super().save_pretrained(save_directory, *arguments, **settings)
+        record_versions(Path(save_directory))
 
     @property
     def codec(self) -> Codec:
