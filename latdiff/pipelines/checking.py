@@ -140,9 +140,8 @@ def _recomputed(codec: Codec, folder: Path) -> str:
 
 def _fingerprints(codec: TextCodec | WritingCodec) -> list[str]:
     """What the digest may be by the weights; a T5 codec of before 0.1.0 has one without its settings."""
-    if isinstance(codec, TextCodec):
-        return [codec.fingerprint(), codec.fingerprint(with_settings=False)]
-    return [codec.fingerprint()]
+    older: list[dict[str, Any]] = [{"with_settings": False}] if isinstance(codec, TextCodec) else []
+    return [codec.fingerprint(**settings) for settings in ({}, *older)]
 
 
 def _language_model(folder: Path, found: Checked) -> None:
