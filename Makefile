@@ -12,8 +12,8 @@ PY         := .venv/bin/python
 LATDIFF    := .venv/bin/latdiff
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart quickstart-short english train-english test soak lint pretrain-backbone train-ae train-diffusion \
-        train-ar train-seq2seq head sample evaluate
+.PHONY: help install quickstart quickstart-short english train-english test soak soak-fuzz lint \
+        pretrain-backbone train-ae train-diffusion train-ar train-seq2seq head sample evaluate
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,8 +31,8 @@ install: .venv/.installed ## a virtual environment in .venv with the tested vers
 # $(call run-quickstart,FOLDER,SETTINGS OF BOTH TRAININGS,FLAGS OF EVALUATE)
 define run-quickstart
 @set -e; start=$$(date +%s); \
-$(PY) recipes/train_autoencoder.py storyworld $(2) $(ARGS); \
-$(PY) recipes/train_denoiser.py storyworld $(2) $(ARGS); \
+$(LATDIFF) train-ae storyworld $(2) $(ARGS); \
+$(LATDIFF) train-diffusion storyworld $(2) $(ARGS); \
 for attribute in sentiment topic; do \
 	$(LATDIFF) fit-head $(1) --data storyworld --label-column $$attribute --name $$attribute; \
 done; \
@@ -60,8 +60,8 @@ train-english: install ## train that model on the data sets in the folder DATA (
 	$(if $(DATA),,$(error train-english needs a folder of data sets, e.g. make train-english DATA=path/to/sets))
 	$(LATDIFF) fetch
 	$(PY) recipes/english_texts.py $(DATA) data/english
-	$(PY) recipes/train_sentence.py english $(ARGS)
-	$(PY) recipes/train_denoiser.py english $(ARGS)
+	$(LATDIFF) train-sentence english $(ARGS)
+	$(LATDIFF) train-diffusion english $(ARGS)
 	@set -e; for attribute in sentiment toxicity topic; do \
 		$(LATDIFF) fit-head checkpoints/english --data data/english/$$attribute-head.jsonl --limit 400 --name $$attribute; \
 	done
@@ -70,7 +70,10 @@ train-english: install ## train that model on the data sets in the folder DATA (
 test: install ## all tests, offline
 	$(PY) -m pytest $(ARGS)
 
-soak: install ## FUZZ_EXAMPLES inputs (100,000) for every parser; hours: it replaces docs/lab/results/soak-fuzz.json
+soak: install ## kill every recipe 200 times in all, and compare what comes out (a quarter of an hour)
+	$(PY) tests/soak/kills.py --json docs/lab/results/soak-kills.json $(ARGS)
+
+soak-fuzz: install ## FUZZ_EXAMPLES inputs (100,000) for every parser; hours: it replaces docs/lab/results/soak-fuzz.json
 	FUZZ=soak $(PY) -m pytest tests/fuzz --quiet --no-header $(ARGS)
 
 lint: install ## style, likely mistakes and types
@@ -78,19 +81,19 @@ lint: install ## style, likely mistakes and types
 	$(PY) -m mypy
 
 pretrain-backbone: install ## a small T5 of your own on the recipe's texts
-	$(PY) recipes/pretrain_backbone.py $(RECIPE) $(ARGS)
+	$(LATDIFF) pretrain-backbone $(RECIPE) $(ARGS)
 
 train-ae: install ## the autoencoder of RECIPE; the same command resumes
-	$(PY) recipes/train_autoencoder.py $(RECIPE) $(ARGS)
+	$(LATDIFF) train-ae $(RECIPE) $(ARGS)
 
 train-diffusion: install ## the denoiser of RECIPE, and first what it needs and is missing
-	$(PY) recipes/train_denoiser.py $(RECIPE) $(ARGS)
+	$(LATDIFF) train-diffusion $(RECIPE) $(ARGS)
 
 train-ar: install ## a language model of RECIPE's texts, a judge of fluency and a rival
-	$(PY) recipes/train_ar.py $(RECIPE) $(ARGS)
+	$(LATDIFF) train-ar $(RECIPE) $(ARGS)
 
 train-seq2seq: install ## the backbone fine-tuned on RECIPE's pairs, to hold a text-conditional model against
-	$(PY) recipes/train_seq2seq.py $(RECIPE) $(ARGS)
+	$(LATDIFF) train-seq2seq $(RECIPE) $(ARGS)
 
 head: install ## a guidance head NAME for CHECKPOINT from the labelled texts DATA
 	$(if $(and $(DATA),$(NAME)),,$(error head needs both, e.g. make head DATA=reviews.jsonl NAME=tone))

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from latdiff.errors import UserError, first_line, shortened, shown
+from latdiff.storage import LOCK, plain_refusal, sync
 
 SHIPPED = Path(str(resources.files("latdiff.pretrained")))  # pipelines that come with latdiff, such as english
 
@@ -93,15 +94,23 @@ def save_whole(folder: Path, marker: str, *saves: Callable[[Path], Any]) -> None
         folder: where the files are to lie; others in it stay.
         marker: the file of them, below the folder, that tells a finished one.
         saves: each writes files into the folder that it is given.
+
+    Raises:
+        StorageError: for a full disk, and for a folder that cannot be written into.
     """
     beside = folder / ".unfinished"
-    shutil.rmtree(beside, ignore_errors=True)
-    for save in saves:
-        save(beside)
-    files = sorted((file for file in beside.rglob("*") if file.is_file()), key=lambda file: file == beside / marker)
-    for file in files:
-        with open(file, "rb") as written:
-            os.fsync(written.fileno())
+    with plain_refusal(folder):
+        shutil.rmtree(beside, ignore_errors=True)
+        for save in saves:
+            save(beside)
+        files = sorted((file for file in beside.rglob("*") if file.is_file()), key=lambda file: file == beside / marker)
+        for file in files:
+            sync(file)
+        _move(files, beside, folder)
+
+
+def _move(files: list[Path], beside: Path, folder: Path) -> None:
+    """Move files from below one folder to the same places below another, and delete the former."""
     for file in files:
         place = folder / file.relative_to(beside)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -121,16 +130,17 @@ def publish(folder: Path, output: Path) -> None:
         output: a folder that does not exist.
 
     Raises:
-        CheckpointError: Where there is no finished pipeline, or the output exists.
+        CheckpointError: Where there is no finished pipeline, the output exists, or a link leads out of the folder.
     """
     if not (folder / "model_index.json").is_file():
         raise CheckpointError(f"{folder} holds no finished pipeline (no model_index.json); train it to the end")
     if output.exists():
         raise CheckpointError(f"{output} exists; name a folder that does not, or delete it")
+    _refuse_links(folder)
     import torch
     from safetensors.torch import load_file, save_file
 
-    shutil.copytree(folder, output, ignore=shutil.ignore_patterns("train", "samples.txt", "*.png"))
+    shutil.copytree(folder, output, ignore=shutil.ignore_patterns("train", LOCK, "samples.txt", "*.png"))
     for file in output.rglob("config.json"):
         config = json.loads(file.read_text(encoding="utf-8"))
         if config.pop("_name_or_path", None):  # a path of this machine
@@ -148,6 +158,16 @@ def publish(folder: Path, output: Path) -> None:
                  if one.dtype == torch.float32 and one.dim() > 1 and one.abs().max() < most}
         save_file({name: one.half() if name in large else one for name, one in tensors.items()}, file,
                   metadata={"format": "pt"})
+
+
+def _refuse_links(folder: Path) -> None:
+    """Raise CheckpointError for a link to what lies elsewhere, which a copy would hold; the hub caches by links."""
+    root = folder.resolve()
+    own = [root, *([root.parents[1] / "blobs"] if root.parent.name == "snapshots" else [])]
+    for file in folder.rglob("*"):
+        if file.is_symlink() and not any(file.resolve().is_relative_to(place) for place in own):
+            raise CheckpointError(f"{file} is a link to {file.resolve()}, outside the checkpoint, and would be "
+                                  "published; put a copy in its place, or delete it")
 
 
 def _names(value: Any) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import difflib
 import itertools
+import os
+import sys
 from collections.abc import Iterable
 from numbers import Integral
 
@@ -15,11 +17,24 @@ class UserError(ValueError):
 
 @contextlib.contextmanager
 def plain_errors():
-    """Print a UserError as `error: ...` and exit with status 1, without a traceback."""
+    """Print a UserError as `error: ...` and exit with status 1, without a traceback.
+
+    So does what the system refuses of a file. Ctrl-C ends with status 130, a closed pipe with 141.
+    """
     try:
         yield
     except UserError as error:
         raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        raise SystemExit(130) from None
+    except BrokenPipeError:  # `latdiff sample ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains as it flushes
+        raise SystemExit(141) from None
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise SystemExit(f"error: {error.filename}: {error.strerror}") from None
 
 
 def first_line(error: Exception) -> str:

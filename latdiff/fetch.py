@@ -227,8 +227,9 @@ def _read_gguf(file: Path) -> tuple:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     with contextlib.redirect_stderr(io.StringIO()):  # two bars of a few seconds
-        network = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        network = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32,
+                                                       trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
     network.is_quantized, network.hf_quantizer = False, None  # marked so, it could not be saved
     del network.config.quantization_config
     vars(network.config).pop("_model_name_or_path", None)  # a name of its makers' own

@@ -1,13 +1,15 @@
-"""What the training loops share: the step, optimiser, learning rate, data order, resume state, progress."""
+"""What the training loops share: the step, optimiser, learning rate, data order, progress, and how they stop."""
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
 import random
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +17,57 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from diffusers.training_utils import EMAModel
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers.pytorch_utils import Conv1D
 
-from latdiff.config import Recipe, load_recipe
+from latdiff.config import Recipe
+from latdiff.config.sections import SECTIONS
 from latdiff.errors import UserError, first_line
 from latdiff.muon import Float32Muon
 from latdiff.precision import compute_dtype, default_device, has_fast_bfloat16
+from latdiff.resuming import digest_of, load_state, save_state
+from latdiff.stopping import STOPPING, Stopped
+from latdiff.storage import sole_writer, write_text
 
-LATENTS = Path("train/latents.safetensors")
 WARMUP_STEPS, SAVE_EVERY = 100, 500  # of stages without settings for them
-UNCHECKED = ("sample_every", "save_every")  # settings that change nothing in what is trained
 
 
-class ResumeError(UserError):
-    """A resume state that cannot be used, in one sentence."""
+class TrainingError(UserError):
+    """A training that cannot go on, in one sentence."""
+
+
+def training(folder_of: Callable[[Recipe], Path]) -> Callable:
+    """Decorate the main(recipe, quiet) of a stage that trains into the folder of a recipe.
+
+    One process at a time writes into it; Ctrl-C and SIGTERM save the state and end the process without a traceback.
+    """
+
+    def decorate(main: Callable) -> Callable:
+        @functools.wraps(main)
+        def alone(recipe: Recipe, quiet: bool = False):
+            refuse_several_processes()
+            with sole_writer(folder_of(recipe)), STOPPING.heeded():
+                return main(recipe, quiet)
+
+        return alone
+
+    return decorate
+
+
+def refuse_several_processes() -> None:
+    """Raise TrainingError where a launcher has begun more processes than one, which would train copies of one model."""
+    count = os.environ.get("WORLD_SIZE", "1")
+    if count != "1":
+        raise TrainingError(f"WORLD_SIZE is {count}, but latdiff trains in one process only; run the command without "
+                            "`accelerate launch` or torchrun, or with one process")
 
 
 class Run:
     """One training, whose loop stays with the recipe:
 
         run = Run(recipe, "denoiser", folder / "train" / "denoiser.safetensors", recipe.train_denoiser)
-        model = run.prepare(model)
+        model = run.prepare(model, texts)
         for step, rows in run.steps(BatchOrder(...)):
             with run.autocast():
                 loss = ...
@@ -57,6 +85,7 @@ class Run:
 
     def __init__(self, recipe: Recipe, stage: str, state: Path, settings: Any, quiet: bool = False):
         self.stage, self.state, self.settings, self.quiet = stage, state, settings, quiet
+        self.section = next((name for name in SECTIONS if getattr(recipe, name) is settings), stage)
         dtype = compute_dtype(recipe.dtype, default_device())
         self.dtype = str(dtype).removeprefix("torch.")
         AcceleratorState._reset_state()  # one process may train in one dtype after another, as a sweep does
@@ -69,12 +98,13 @@ class Run:
         self.device, self.autocast = self.accelerate.device, self.accelerate.autocast
         self.start, self.minutes = 0, 0.0
 
-    def prepare(self, objective: nn.Module, trained: nn.Module | None = None, weight_decay: float = 0.01,
-                ema: EMAModel | None = None, muon: bool = True) -> nn.Module:
+    def prepare(self, objective: nn.Module, texts: Iterable[str], trained: nn.Module | None = None,
+                weight_decay: float = 0.01, ema: EMAModel | None = None, muon: bool = True) -> nn.Module:
         """Make optimisers and put a resume state back.
 
         Args:
             objective: What computes the loss; moved to the device.
+            texts: All that is trained on, in its order: a run that was begun on other texts does not go on.
             trained: The part of it that is trained and saved; all of it by default.
             weight_decay: Of the matrices.
             ema: Running averages to update after each step.
@@ -85,37 +115,66 @@ class Run:
         """
         self.optimizers = optimizers(trained or objective, self.settings.learning_rate, weight_decay, muon)
         objective, *self.optimizers = self.accelerate.prepare(objective, *self.optimizers)
-        self.trained, self.ema = trained or objective, ema
+        self.trained, self.ema, self.texts = trained or objective, ema, digest_of(texts)
         if ema is not None:
             ema.to(self.device)
-        self.start, self.minutes = load_state(self.state, {"model": self.trained}, self.optimizers, ema)
+        self.start, self.minutes = load_state(self.state, {"model": self.trained}, self.optimizers, ema, self.texts)
         return objective
 
     def steps(self, order: BatchOrder) -> Iterator[tuple[int, list[int]]]:
-        """Steps and their batches' rows, from where the run was left to the end; saves the resume state under way."""
+        """Steps and their batches' rows, from where the run was left to the end.
+
+        The resume state is saved under way, at the end, and when the process is asked to stop, which then ends.
+        """
         began, steps = time.monotonic() - 60 * self.minutes, self.settings.steps
         warmup = getattr(self.settings, "warmup_steps", WARMUP_STEPS)
         self.bar = progress_bar(self.start, steps, self.stage, self.quiet)
+        STOPPING.in_loop = True
         for step in self.bar:
-            self.step = step
+            self.step, self.rows = step, order[step]
             set_learning_rate(self.optimizers, self.settings.learning_rate, step, steps, warmup)
-            yield step, order[step]
-            if self.due(getattr(self.settings, "save_every", SAVE_EVERY)) and step + 1 < steps:
-                self.minutes = (time.monotonic() - began) / 60
-                save_state(self.state, step + 1, {"model": self.trained}, self.optimizers, self.ema, self.minutes)
-        self.minutes = (time.monotonic() - began) / 60
+            yield step, self.rows
+            self.minutes = (time.monotonic() - began) / 60
+            if self.due(getattr(self.settings, "save_every", SAVE_EVERY)) or STOPPING.received or step + 1 == steps:
+                self.save(step + 1)
+            if STOPPING.received:
+                self.bar.close()
+                raise Stopped(STOPPING.received, f" after step {step + 1:,} of {steps:,}, which is saved")
+        STOPPING.in_loop = False
         self.accelerate.end_training()
 
+    def save(self, step: int) -> None:
+        """Write the resume state, to go on from a step."""
+        save_state(self.state, step, {"model": self.trained}, self.optimizers, self.ema, self.minutes, self.texts)
+
     def update(self, loss: Tensor) -> None:
-        """One optimiser step down the loss, its gradient clipped to norm 1."""
+        """One optimiser step down the loss, its gradient clipped to norm 1.
+
+        Raises:
+            TrainingError: For a loss or a gradient that is not finite, before any weight is changed by it.
+        """
         self.accelerate.backward(loss)
-        self.accelerate.clip_grad_norm_(self.trained.parameters(), 1.0)
+        norm = self.accelerate.clip_grad_norm_(self.trained.parameters(), 1.0)
+        if not torch.isfinite(loss.detach() + norm):
+            self._refuse_step(loss.item(), float(norm))
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
         if self.ema is not None:
             self.ema.step(self.trained.parameters())
         report(self.bar, self.accelerate, self.step, loss)
+
+    def _refuse_step(self, loss: float, norm: float) -> None:
+        """Raise TrainingError for this step, and leave beside the resume state which rows it was of."""
+        found = self.state.with_suffix(".failed.json")
+        failed = {"step": self.step, "loss": str(loss), "gradient_norm": str(norm), "rows": self.rows}
+        write_text(found, json.dumps(failed, indent=2) + "\n")
+        raise TrainingError(
+            f"{self.stage}: at step {self.step + 1:,} the loss is {loss:g} and its gradient's norm {norm:g}; no weight "
+            f"was changed by it. {self.section}.learning_rate is {self.settings.learning_rate:g}: set a lower one, and "
+            "name= to train afresh. The same command comes to this step again from the last state that was saved; "
+            f"which rows it trains on is in {found}"
+        )
 
     def due(self, every: int) -> bool:
         """Whether something that happens every so many steps happens after this one."""
@@ -149,7 +208,7 @@ def begin_wandb(accelerate: Accelerator, recipe: Recipe, stage: str) -> None:
 def report(bar: tqdm, accelerate: Accelerator, step: int, loss: Tensor) -> None:
     """Every twentieth step: the loss on the bar, and in the run's log if there is one."""
     if step % 20 == 0:
-        bar.set_postfix(loss=f"{loss.item():.3f}")
+        bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
         accelerate.log({"loss": loss.item()}, step=step)
 
 
@@ -229,113 +288,7 @@ def step_generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed * 1_000_003 + step)
 
 
-def save_state(
-    path: Path, step: int, modules: dict[str, nn.Module], optimizers: list, ema: EMAModel | None = None,
-    minutes: float = 0.0,
-) -> None:
-    """Write a resume state, as safetensors, in one move: a cut-off write leaves the older one whole.
-
-    Args:
-        path: of the file.
-        step: to go on from.
-        modules: by name.
-        optimizers: theirs.
-        ema: running averages of their weights.
-        minutes: that the steps before took.
-    """
-    tensors: dict[str, Tensor] = {}
-    for name, module in modules.items():
-        tensors |= {f"{name}/{key}": value for key, value in module.state_dict().items()}
-    for number, optimizer in enumerate(optimizers):
-        for index, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer{number}/{index}/{key}": torch.as_tensor(v) for key, v in state.items()}
-    if ema is not None:
-        tensors |= {f"ema/{index}": value for index, value in enumerate(ema.shadow_params)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    # clone: tied weights share memory, which safetensors refuses
-    save_file({key: value.detach().cpu().clone() for key, value in tensors.items()}, unfinished,
-              metadata={"step": json.dumps(step), "minutes": json.dumps(minutes)})
-    os.replace(unfinished, path)
-
-
-def load_state(
-    path: Path, modules: dict[str, nn.Module], optimizers: list, ema: EMAModel | None = None
-) -> tuple[int, float]:
-    """Put a resume state back; returns the step to go on from and the minutes before it, 0 where there is none.
-
-    Raises ResumeError when the file is cut short or belongs to a model of another shape.
-    """
-    if not path.exists():
-        return 0, 0.0
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            step = json.loads(file.metadata()["step"])
-            minutes = json.loads(file.metadata().get("minutes", "0.0"))  # which older states are without
-        for name, module in modules.items():
-            module.load_state_dict(_below(tensors, name))
-    except (SafetensorError, RuntimeError) as error:
-        raise ResumeError(
-            f"{path} cannot be resumed from ({first_line(error)}): it is cut short or was made with other settings. "
-            f"Delete it to start afresh, or set `name=` to train beside it."
-        ) from None
-    for number, optimizer in enumerate(optimizers):
-        state: dict[int, dict] = {}
-        for key, value in _below(tensors, f"optimizer{number}").items():
-            index, _, field = key.partition("/")
-            state.setdefault(int(index), {})[field] = value
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    if ema is not None:
-        averaged = _below(tensors, "ema")
-        ema.shadow_params = [averaged[str(i)].to(p) for i, p in enumerate(ema.shadow_params)]
-        ema.optimization_step = step  # the averaging decay depends on it
-    return step, minutes
-
-
-def refuse_changes(recipe: Recipe, sections: tuple[str, ...], folder: Path | None = None) -> None:
-    """Raise ResumeError when a folder, the run's own by default, was begun with other settings in these sections."""
-    folder = folder or recipe.folder
-    saved = folder / "recipe.yaml"
-    if not saved.exists():
-        return
-    before = load_recipe(str(saved))
-    changes = [f"{name}.{key} was {getattr(getattr(before, name), key)!r}, is {value!r}"
-               for name in sections if name != "seed" for key, value in getattr(recipe, name)
-               if value != getattr(getattr(before, name), key) and key not in UNCHECKED]
-    if "seed" in sections and before.seed != recipe.seed:
-        changes.append(f"seed was {before.seed}, is {recipe.seed}")
-    if changes:
-        raise ResumeError(
-            f"{folder} was begun with other settings ({'; '.join(changes)}). Set name= to train beside it, "
-            "put the settings back to go on with it (those of an earlier command belong on this one, too), or delete "
-            "the folder."
-        )
-
-
-def save_latents(folder: Path, latents: Tensor, codec: str, texts: str) -> None:
-    """Cache whitened latents [N, L, D] of the training set, with digests of the codec and of the corpus' texts."""
-    path = folder / LATENTS
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({"latents": latents.cpu().contiguous()}, path, metadata={"codec_digest": codec, "texts_digest": texts})
-
-
-def load_latents(folder: Path, codec: str, texts: str) -> Tensor | None:
-    """The cached latents [N, L, D]; None where there are none, for those of another codec or texts, or a torn file."""
-    try:
-        with safe_open(folder / LATENTS, framework="pt") as file:
-            made_of = file.metadata()
-            same = made_of.get("codec_digest") == codec and made_of.get("texts_digest") == texts
-            return file.get_tensor("latents") if same else None
-    except (FileNotFoundError, SafetensorError):
-        return None
-
-
 def progress_bar(start: int, steps: int, title: str, quiet: bool) -> tqdm:
     """A bar with loss, speed and time left; a line a minute when the output is no terminal."""
-    return tqdm(range(start, steps), initial=start, total=steps, desc=title, disable=quiet, mininterval=2,
-                dynamic_ncols=True, unit="step")
-
-
-def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix + "/"): v for key, v in tensors.items() if key.startswith(prefix + "/")}
+    return tqdm(range(start, steps), initial=start, total=steps, desc=title, disable=quiet,
+                mininterval=2 if sys.stderr.isatty() else 60, maxinterval=60, dynamic_ncols=True, unit="step")

@@ -32,17 +32,19 @@ from latdiff.data.tokens import (
 from latdiff.errors import plain_errors
 from latdiff.lm import load_tokenizer
 from latdiff.models.backbone import BackboneError, decoder_logits, encode_features, fast_attention
-from latdiff.training import BatchOrder, Run, step_generator
+from latdiff.training import BatchOrder, Run, step_generator, training
+
+STATE = Path("train/backbone.safetensors")
 
 
+@training(lambda recipe: Path(recipe.located(recipe.backbone.path)))
 def main(recipe: Recipe, quiet: bool = False) -> None:
     folder, settings = Path(recipe.located(recipe.backbone.path)), recipe.pretrain_backbone
-    state = folder / "train" / "backbone.safetensors"
-    if (folder / "model.safetensors").exists():
-        raise BackboneError(
-            f"{folder} already holds a finished backbone, which is not overwritten; "
-            "delete it, or set backbone.path=checkpoints/NAME"
-        )
+    state = folder / STATE
+    if finished(recipe):
+        print(f"{folder} already holds a finished backbone; delete it, or set backbone.path=checkpoints/NAME to "
+              "pretrain another")
+        return
     corpus = load_corpus(recipe.data, recipe.seed, extra=True)
     if (folder / "tokenizer_config.json").exists():
         tokenizer = load_tokenizer(folder, lambda reason: BackboneError(
@@ -59,7 +61,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     model = fast_attention(T5ForConditionalGeneration(model_config(recipe, len(tokenizer))))
     print(f"T5 with {sum(p.numel() for p in model.parameters()):,} weights -> {folder}")
     run = Run(recipe, "backbone", state, settings, quiet)
-    model = run.prepare(model)
+    model = run.prepare(model, corpus.train + corpus.extra)
     for step, rows in run.steps(BatchOrder(len(ids), settings.batch_size, recipe.seed, list(map(len, ids)))):
         batch = masked_batch([ids[i] for i in rows], tokenizer, recipe, step)
         with run.autocast():
@@ -71,6 +73,15 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     save_whole(folder, "model.safetensors", model.to(torch.bfloat16).save_pretrained)
     state.unlink(missing_ok=True)
     print(f"{settings.steps} steps in {run.minutes:.1f} minutes -> {folder}")
+
+
+def finished(recipe: Recipe) -> bool:
+    """Whether the recipe's backbone has its weights; what a kill has left behind them is deleted."""
+    folder = Path(recipe.located(recipe.backbone.path))
+    found = any(folder.glob("*.safetensors"))
+    if found:
+        (folder / STATE).unlink(missing_ok=True)
+    return found
 
 
 def model_config(recipe: Recipe, vocab_size: int) -> T5Config:

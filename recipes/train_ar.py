@@ -26,13 +26,16 @@ from latdiff.errors import plain_errors
 from latdiff.evaluation.judges import FluencyJudge
 from latdiff.lm import class_prefix, load_tokenizer
 from latdiff.models.backbone import BackboneError, fast_attention
-from latdiff.training import BatchOrder, Run, refuse_changes, step_generator
+from latdiff.resuming import refuse_changes
+from latdiff.training import BatchOrder, Run, step_generator, training
 
 
+@training(lambda recipe: Path(f"{recipe.folder}-ar"))
 def main(recipe: Recipe, quiet: bool = False) -> None:
     folder, settings = Path(f"{recipe.folder}-ar"), recipe.train_ar
     state = folder / "train" / "ar.safetensors"
     if (folder / "model.safetensors").exists():
+        state.unlink(missing_ok=True)  # a kill may have left it
         print(f"{folder} already holds a finished model; delete it to train another, or set name=")
         return
     # with other data or another seed it would learn the texts that the checkpoint has not seen
@@ -52,7 +55,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     model = fast_attention(GPT2LMHeadModel(model_config(recipe, tokenizer, corpus.classes)))
     print(f"GPT-2 with {sum(p.numel() for p in model.parameters()):,} weights, {len(ids):,} texts -> {folder}")
     run = Run(recipe, "ar", state, settings, quiet)
-    model = run.prepare(model, weight_decay=0.1)
+    model = run.prepare(model, corpus.train + corpus.train_conditions, weight_decay=0.1)
     for step, chosen in run.steps(BatchOrder(len(ids), settings.batch_size, recipe.seed, list(map(len, ids)))):
         torch.manual_seed(step_generator(recipe.seed, step).initial_seed())  # of the dropout, and whose class is shown
         begun = [shown[i] if shown and torch.rand(()) >= settings.condition_dropout else [] for i in chosen]

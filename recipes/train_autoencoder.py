@@ -47,13 +47,8 @@ from latdiff.models.backbone import (
     refuse_unreadable,
 )
 from latdiff.precision import autocast, default_device
-from latdiff.training import (
-    BatchOrder,
-    Run,
-    refuse_changes,
-    save_latents,
-    step_generator,
-)
+from latdiff.resuming import refuse_changes, save_latents
+from latdiff.training import BatchOrder, Run, step_generator, training
 
 SETTINGS = ("seed", "data", "backbone", "autoencoder", "train_autoencoder")  # that its result depends on
 COPIED_TEXTS = 64  # unseen ones, that the backbone is tried on
@@ -84,11 +79,14 @@ class ReconstructionLoss(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)
 
 
+@training(lambda recipe: recipe.folder)
 def main(recipe: Recipe, quiet: bool = False) -> None:
     recipe.check_codec("autoencoder")
     folder, settings = recipe.folder, recipe.train_autoencoder
+    state = folder / "train" / "autoencoder.safetensors"
     refuse_changes(recipe, SETTINGS)
     if finished(recipe):
+        state.unlink(missing_ok=True)  # a kill may have left it
         print(f"{folder / 'autoencoder'} is already trained; delete {folder} or set name= to train another")
         return
     corpus = load_corpus(recipe.data, recipe.seed, extra=not recipe.autoencoder.path)
@@ -107,13 +105,13 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
         print(f"{len(ids) - len(own):,} extra texts that are short enough, for the autoencoder alone")
     recipe.save(folder / "recipe.yaml")
 
-    run = Run(recipe, "autoencoder", folder / "train" / "autoencoder.safetensors", settings, quiet)
+    run = Run(recipe, "autoencoder", state, settings, quiet)
     alone = tried(recipe, tokenizer, text_model.to(run.device), corpus, ids)
     torch.manual_seed(recipe.seed)
     autoencoder = build(recipe, text_model)
     print(f"autoencoder with {sum(p.numel() for p in autoencoder.parameters()):,} weights -> {folder}")
     objective = ReconstructionLoss(text_model, autoencoder, settings.latent_noise, settings.latent_dropout)
-    objective = run.prepare(objective, trained=autoencoder)
+    objective = run.prepare(objective, corpus.train + corpus.extra, trained=autoencoder)
     codec = TextCodec(tokenizer, text_model, autoencoder)
     for step, rows in run.steps(BatchOrder(len(ids), settings.batch_size, recipe.seed, list(map(len, ids)))):
         batch = corrupted_batch([ids[i] for i in rows], tokenizer, recipe, step)
@@ -129,7 +127,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     autoencoder.set_whitening(latents.mean(0), latents.var(0))
     made = alone | {"training_minutes": round(run.minutes, 2), "dtype": run.dtype}
     finish(recipe, codec, autoencoder.normalise(latents[: len(own)]), corpus, made)
-    run.state.unlink(missing_ok=True)
+    state.unlink(missing_ok=True)
     print(f"trained in {run.minutes:.1f} minutes -> {folder}")
 
 
@@ -141,7 +139,7 @@ def finished(recipe: Recipe) -> bool:
 def build_missing_backbone(recipe: Recipe, quiet: bool) -> None:
     """Pretrain a backbone of our own that is not there; nothing where it is, or is the hub's, or is adopted."""
     ours = recipe.backbone.path.startswith("checkpoints/") and not recipe.autoencoder.path
-    if ours and not Path(recipe.located(recipe.backbone.path), "config.json").exists():
+    if ours and not pretrain_backbone.finished(recipe):
         pretrain_backbone.main(recipe, quiet)
 
 

@@ -30,10 +30,12 @@ from latdiff.models.conditions import Labels, Source
 from latdiff.models.denoiser import LatentDenoiser
 from latdiff.pipelines.latent import LatentTextDiffusionPipeline
 from latdiff.precision import autocast
+from latdiff.resuming import load_latents, refuse_changes, save_latents
 from latdiff.schedule import betas
-from latdiff.training import BatchOrder, Run, load_latents, refuse_changes, save_latents, step_generator
+from latdiff.training import BatchOrder, Run, step_generator, training
 
 
+@training(lambda recipe: recipe.folder)
 def main(recipe: Recipe, quiet: bool = False) -> None:
     folder, settings, how = recipe.folder, recipe.train_denoiser, recipe.diffusion
     checked_scheduler(recipe.sampling, betas(how.schedule))
@@ -44,6 +46,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     begun = ("denoiser", "diffusion", "train_denoiser") if state.exists() else ()
     refuse_changes(recipe, (*codec_stage.SETTINGS, *begun))
     if (folder / "model_index.json").exists():
+        state.unlink(missing_ok=True)  # a kill may have left it
         print(f"{folder} already holds a finished pipeline; delete {folder / 'denoiser'} and "
               f"{folder / 'model_index.json'} to train another denoiser, or set name=")
         return
@@ -59,7 +62,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     denoiser = build(recipe, codec, corpus)
     print(f"denoiser with {sum(p.numel() for p in denoiser.parameters()):,} weights -> {folder}")
     ema = EMAModel(denoiser.parameters(), decay=settings.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
-    denoiser = run.prepare(denoiser, ema=ema)
+    denoiser = run.prepare(denoiser, [codec.digest, *corpus.train, *corpus.train_conditions], ema=ema)
     scheduler = DDPMScheduler(trained_betas=betas(how.schedule))
     diffusion = GaussianDiffusion(denoiser, scheduler.alphas_cumprod, how.self_conditioning, settings.condition_dropout,
                                   how.times, how.logit_mean, how.logit_std)
@@ -84,8 +87,8 @@ def write_pipeline(recipe: Recipe, run: Run, codec: Codec, corpus: Corpus, quiet
     (folder / "samples.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
     trained = {"denoiser_minutes": round(run.minutes, 2), "denoiser_steps": run.settings.steps, "dtype": run.dtype}
     update_metrics(folder, {"training": trained})
-    save_whole(folder, "model_index.json", pipe.save_pretrained)
     write_card(folder)
+    save_whole(folder, "model_index.json", pipe.save_pretrained)
     run.state.unlink(missing_ok=True)
     print("\n".join(texts[:5]) if not quiet else "", f"trained in {run.minutes:.1f} minutes -> {folder}", sep="\n")
 

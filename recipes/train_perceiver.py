@@ -27,7 +27,7 @@ from latdiff.evaluation.rows import coming_back, reconstruction
 from latdiff.fetch import located
 from latdiff.models.drafts import directions_of
 from latdiff.models.writer import load_encoder, load_writer
-from latdiff.training import BatchOrder, Run, save_state, step_generator
+from latdiff.training import BatchOrder, Run, step_generator, training
 
 SETTINGS = ("seed", "data", "perceiver", "train_drafts", "train_perceiver")  # that its result depends on
 DRAFTS, STATE = Path("train/drafts.safetensors"), Path("train/perceiver.safetensors")
@@ -55,6 +55,7 @@ class DraftingLoss(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1).float(), self.place[ids].flatten())
 
 
+@training(lambda recipe: recipe.folder)
 def main(recipe: Recipe, quiet: bool = False) -> None:
     train(recipe, Stage("perceiver", SETTINGS, PerceiverCodec, build, encode, measure, (DRAFTS, STATE)), quiet)
 
@@ -91,7 +92,7 @@ def draft(recipe: Recipe, codec: PerceiverCodec, texts: list[str], unseen: list[
     reader = objective.reader
     count = sum(p.numel() for p in reader.parameters())
     print(f"{count:,} weights to train, {len(objective.table):,} pieces, {len(texts):,} texts -> {recipe.folder}")
-    objective = run.prepare(objective, trained=reader)
+    objective = run.prepare(objective, texts, trained=reader)
     for step, rows in run.steps(BatchOrder(len(texts), settings.batch_size, recipe.seed, list(map(len, texts)))):
         features, mask = codec.features([texts[i] for i in rows])
         with run.autocast():
@@ -99,8 +100,6 @@ def draft(recipe: Recipe, codec: PerceiverCodec, texts: list[str], unseen: list[
         run.update(loss)
         if run.due(settings.sample_every) and not quiet:
             show_drafts(run.bar, codec, unseen)
-    if run.start < settings.steps:
-        save_state(run.state, settings.steps, {"model": reader}, run.optimizers, minutes=run.minutes)
     codec.eval()
     return run.minutes
 

@@ -24,11 +24,13 @@ from latdiff.config import Recipe, recipe_from_command_line
 from latdiff.errors import plain_errors
 from latdiff.fetch import located
 from latdiff.models.writer import SentenceModelError, load_encoder, load_writer
+from latdiff.training import training
 
 SETTINGS = ("seed", "data", "sentence", "train_sentence")  # that its result depends on
 VECTORS, STATE = Path("train/vectors.safetensors"), Path("train/sentence.safetensors")
 
 
+@training(lambda recipe: recipe.folder)
 def main(recipe: Recipe, quiet: bool = False) -> None:
     train(recipe, Stage("sentence", SETTINGS, SentenceCodec, build, encode, measure, (VECTORS, STATE)), quiet)
 

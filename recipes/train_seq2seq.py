@@ -25,17 +25,20 @@ from latdiff.evaluation.metrics import require_packages
 from latdiff.evaluation.report import write_json
 from latdiff.evaluation.scoring import Pairs
 from latdiff.models.backbone import decoder_logits, encode_features, load_backbone
-from latdiff.training import BatchOrder, Run, refuse_changes, step_generator
+from latdiff.resuming import refuse_changes
+from latdiff.training import BatchOrder, Run, step_generator, training
 
 UNSEEN = 1000  # sources to write for
 
 
+@training(lambda recipe: Path(f"{recipe.folder}-seq2seq"))
 def main(recipe: Recipe, quiet: bool = False) -> None:
     folder, settings = Path(f"{recipe.folder}-seq2seq"), recipe.train_seq2seq
     state = folder / "train" / "seq2seq.safetensors"
     if not recipe.data.reads_source:
         raise UserError(f"data.condition is {recipe.data.condition!r}, must be text or prefix: pairs are learnt here")
     if (folder / "model.safetensors").exists():
+        state.unlink(missing_ok=True)  # a kill may have left it
         print(f"{folder} already holds a finished model; delete it to train another, or set name=")
         return
     require_packages()  # what it ends with needs them
@@ -51,7 +54,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     run = Run(recipe, "seq2seq", state, settings, quiet)
     torch.manual_seed(recipe.seed)
     model.requires_grad_(True).train()
-    model = run.prepare(model)
+    model = run.prepare(model, corpus.train + corpus.train_conditions)
     order = BatchOrder(len(pairs), settings.batch_size, recipe.seed, [len(source) for source, _ in pairs])
     for step, rows in run.steps(order):
         torch.manual_seed(step_generator(recipe.seed, step).initial_seed())  # of the dropout, if there is any
@@ -61,12 +64,12 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
         run.update(loss)
 
     model = run.finish()
-    save_whole(folder, "model.safetensors", tokenizer.save_pretrained, model.save_pretrained)
-    state.unlink(missing_ok=True)
     unseen = Pairs.of(corpus, lambda texts: [len(row) <= most[1] for row in tokenize(tokenizer, texts)], UNSEEN)
     figures = unseen.figures(write(model, tokenizer, unseen.sources, most[0], recipe.sampling.decoding or "greedy"))
     document = {"training_minutes": round(run.minutes, 2), "dtype": run.dtype, "by_source": [figures]}
     write_json(folder / "metrics.json", document)
+    save_whole(folder, "model.safetensors", tokenizer.save_pretrained, model.save_pretrained)
+    state.unlink(missing_ok=True)
     print(f"BLEU {figures['bleu']:.1f}, SARI {figures['sari']:.1f}, {figures['n']:,} unseen sources; "
           f"{settings.steps} steps in {run.minutes:.1f} minutes -> {folder}")
 

@@ -27,6 +27,7 @@ from latdiff.codecs.protocol import Codec
 from latdiff.config import Recipe, recipe_from_command_line
 from latdiff.data.corpus import DataError, load_corpus
 from latdiff.data.splits import split_ids, split_texts
+from latdiff.data.tokens import tokenize
 from latdiff.diffusion.sampling import checked_scheduler
 from latdiff.diffusion.star import StarLoss
 from latdiff.errors import plain_errors
@@ -37,8 +38,9 @@ from latdiff.models.backbone import fast_attention
 from latdiff.models.star import StarPlanner, begun
 from latdiff.pipelines.star import StarPipeline
 from latdiff.precision import autocast
+from latdiff.resuming import refuse_changes
 from latdiff.schedule import betas
-from latdiff.training import BatchOrder, Run, refuse_changes, step_generator
+from latdiff.training import BatchOrder, Run, step_generator, training
 
 SETTINGS = ("seed", "data", "star", "train_star")  # that its result depends on
 PLANS = Path("train/plans.safetensors")
@@ -63,14 +65,17 @@ class Cut:
     behind: list[list[int]]
 
 
+@training(lambda recipe: recipe.folder)
 def main(recipe: Recipe, quiet: bool = False) -> None:
     folder, settings = recipe.folder, recipe.train_star
+    state = folder / "train" / "star.safetensors"
     refuse_changes(recipe, SETTINGS)
     if (folder / "model_index.json").exists():
+        state.unlink(missing_ok=True)  # a kill may have left it
         print(f"{folder} already holds a finished pipeline; delete it to train another, or set name=")
         return
     checked_scheduler(recipe.sampling, betas(SCHEDULE))
-    run = Run(recipe, "star", folder / "train" / "star.safetensors", settings, quiet)
+    run = Run(recipe, "star", state, settings, quiet)
     codec = load_codec(recipe.located(recipe.star.plan)).to(run.device)
     tokenizer, language_model = load(recipe)
     corpus = load_corpus(recipe.data, recipe.seed)
@@ -85,7 +90,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     print(f"{sum(p.numel() for p in loss_of.parameters()):,} weights, {sum(p.numel() for p in planner.parameters()):,} "
           f"of them the planner's -> {folder}")
     ema = EMAModel(loss_of.parameters(), decay=settings.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
-    objective = run.prepare(loss_of, ema=ema)
+    objective = run.prepare(loss_of, [codec.digest, *cut.texts], ema=ema)
     order = BatchOrder(len(cut.rows), settings.batch_size, recipe.seed, list(map(len, cut.behind)))
     for step, rows in run.steps(order):
         draws = step_generator(recipe.seed, step)
@@ -153,7 +158,7 @@ def beginnings(recipe: Recipe, tokenizer, language_model, texts: list[str]) -> l
     Raises:
         DataError: When there are none.
     """
-    ids, most = tokenizer(texts, truncation=False).input_ids, most_tokens(recipe, language_model)
+    ids, most = tokenize(tokenizer, texts), most_tokens(recipe, language_model)
     short = [text for text, row in zip(texts, ids, strict=True) if len(row) < most]
     found = [one.before for one in split_texts(short, 1, recipe.seed)]
     if not found:

@@ -20,19 +20,24 @@ from latdiff.checkpoints import save_whole
 from latdiff.config import Recipe, recipe_from_command_line
 from latdiff.data.corpus import load_corpus, load_labelled
 from latdiff.data.spoiling import spoilt
+from latdiff.data.tokens import plain_ids
 from latdiff.errors import UserError, plain_errors
 from latdiff.evaluation.judges import WellFormedJudge
 from latdiff.evaluation.report import update_metrics
 from latdiff.fetch import located
 from latdiff.lm import load_tokenizer
-from latdiff.training import BatchOrder, Run, refuse_changes, step_generator
+from latdiff.resuming import refuse_changes
+from latdiff.training import BatchOrder, Run, step_generator, training
 
 HELD_OUT = 500  # texts that people judged, at most a fifth of them
 
 
+@training(lambda recipe: Path(f"{recipe.folder}-wellformed"))
 def main(recipe: Recipe, quiet: bool = False) -> None:
     folder, settings = Path(f"{recipe.folder}-wellformed"), recipe.train_wellformed
+    state = folder / "train" / "wellformed.safetensors"
     if (folder / "model.safetensors").exists():
+        state.unlink(missing_ok=True)  # a kill may have left it
         print(f"{folder} already holds a finished judge; delete it to train another, or set name=")
         return
     refuse_changes(recipe, ("seed", "data", "train_wellformed"), folder)
@@ -48,9 +53,9 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
         local_files_only=Path(place).is_dir(),
     )
     print(f"{len(train):,} texts, some spoilt or judged broken -> {folder}")
-    run = Run(recipe, "wellformed", folder / "train" / "wellformed.safetensors", settings, quiet)
-    model = run.prepare(model, muon=False).train()
-    ids = tokenizer([text for text, _ in train], truncation=True, max_length=settings.max_tokens).input_ids
+    run = Run(recipe, "wellformed", state, settings, quiet)
+    model = run.prepare(model, [f"{label} {text}" for text, label in train], muon=False).train()
+    ids = plain_ids(tokenizer, [text for text, _ in train], truncation=True, max_length=settings.max_tokens)
     order = BatchOrder(len(ids), settings.batch_size, recipe.seed, list(map(len, ids)))
     for step, rows in run.steps(order):
         torch.manual_seed(step_generator(recipe.seed, step).initial_seed())  # of the dropout
@@ -61,11 +66,16 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
         run.update(loss)
     finished = run.finish()
     finished.config.max_tokens = settings.max_tokens
-    save_whole(folder, "model.safetensors", finished.save_pretrained, tokenizer.save_pretrained)
-    run.state.unlink(missing_ok=True)
-    judge = WellFormedJudge(folder)
-    figures = {name: judge.accuracy(texts) for name, texts in unseen.items()}
-    update_metrics(folder, {"wellformed": figures | {"training_minutes": round(run.minutes, 2), "dtype": run.dtype}})
+    figures: dict[str, float] = {}
+
+    def measure(place: Path) -> None:
+        judge = WellFormedJudge(place)
+        figures.update({name: judge.accuracy(texts) for name, texts in unseen.items()})
+        made = {"training_minutes": round(run.minutes, 2), "dtype": run.dtype}
+        update_metrics(place, {"wellformed": figures | made})
+
+    save_whole(folder, "model.safetensors", finished.save_pretrained, tokenizer.save_pretrained, measure)
+    state.unlink(missing_ok=True)
     print(", ".join(f"right on {value:.3f} of unseen texts of {name}" for name, value in figures.items()))
 
 

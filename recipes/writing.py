@@ -24,7 +24,8 @@ from latdiff.evaluation.report import update_metrics
 from latdiff.lm import context
 from latdiff.models.writer import SentenceModelError, add_updates, merge_updates, writer_features
 from latdiff.precision import default_device
-from latdiff.training import BatchOrder, Run, refuse_changes, save_latents, step_generator
+from latdiff.resuming import refuse_changes, save_latents
+from latdiff.training import BatchOrder, Run, step_generator
 
 SHOWN, MEASURED = 3, 200  # unseen texts that are printed under way, and measured at the end
 CHANGED = ("max_tokens", "assumed_noise")  # settings of a codec that may differ where it is taken
@@ -143,6 +144,7 @@ def train(recipe: Recipe, stage: Stage, quiet: bool) -> None:
     path, trains = section.path, not section.path or section.finetune
     refuse_changes(recipe, stage.settings)
     if finished(recipe):
+        clear(folder, stage.working)
         print(f"{folder / 'codec'} is already trained; delete {folder} or set name= to train another")
         return
     corpus = load_corpus(recipe.data, recipe.seed, extra=trains)
@@ -163,7 +165,12 @@ def train(recipe: Recipe, stage: Stage, quiet: bool) -> None:
     name, figures = stage.measure(recipe, codec.eval(), unseen)
     update_metrics(folder, {name: figures | made})
     save_codec(codec, folder)
-    for file in stage.working:
+    clear(folder, stage.working)
+
+
+def clear(folder: Path, working: Iterable[Path]) -> None:
+    """Delete what a finished run does without; a kill may have left it."""
+    for file in working:
         (folder / file).unlink(missing_ok=True)
 
 
@@ -180,7 +187,8 @@ def write_from(recipe: Recipe, codec: WritingCodec, latents: Tensor, texts: Text
     trained = nn.ModuleList([objective.reader, objective.ending, *low_rank])
     count = sum(p.numel() for p in trained.parameters() if p.requires_grad)
     print(f"{count:,} weights to train, {len(pieces):,} pieces, {len(ids):,} texts -> {recipe.folder}")
-    objective = run.prepare(objective, trained=trained, muon=False)  # not tried at length on low-rank factors
+    made_of = [codec.digest, *texts.all, *texts.starts]
+    objective = run.prepare(objective, made_of, trained=trained, muon=False)  # Muon: not tried on low-rank factors
     for step, rows in run.steps(BatchOrder(len(ids), settings.batch_size, recipe.seed, list(map(len, ids)))):
         batch = latents[rows].to(run.device), [ids[i] for i in rows], [begun[i] for i in rows]
         with run.autocast():

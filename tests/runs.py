@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from latdiff.codecs.files import load_codec
 from latdiff.data.corpus import load_corpus
-from latdiff.training import load_latents
+from latdiff.resuming import load_latents
 
 TINY = """
 name: tiny

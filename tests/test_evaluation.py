@@ -12,7 +12,13 @@ from latdiff.config import DataConfig, Recipe, load_recipe
 from latdiff.data.corpus import Corpus, load_corpus
 from latdiff.diffusion.gaussian import GaussianDiffusion
 from latdiff.evaluation import report
-from latdiff.evaluation.rows import Evaluation, denoising, reconstruction
+from latdiff.evaluation.rows import (
+    MOST_COMBINATIONS,
+    Evaluation,
+    denoising,
+    label_combinations,
+    reconstruction,
+)
 from latdiff.evaluation.scoring import Scorer
 from latdiff.heads.attribute import AttributeHead
 
@@ -331,3 +337,12 @@ def test_a_source_with_several_texts_is_given_once_and_held_against_all_of_them(
     assert (row["n"], row["references"]) == (2, 1.5)
     assert row["bleu"] == row["sources_as_they_are"] == pytest.approx(100)
     assert row["samples"] == [[TEXTS[0], TEXTS[0].upper(), TEXTS[1]], [TEXTS[2], TEXTS[2].upper(), TEXTS[2]]]
+
+
+def test_pairs_of_many_labels_are_drawn_and_not_multiplied_out():
+    few, many = (SimpleNamespace(classes_=[str(n) for n in range(count)]) for count in (3, 100))
+    assert len(label_combinations([few, few], 0)) == len(set(label_combinations([few, few], 1))) == 9
+    drawn = label_combinations([many, many], 0)
+    assert len(drawn) == len(set(drawn)) == MOST_COMBINATIONS
+    assert drawn == label_combinations([many, many], 0) != label_combinations([many, many], 1)
+    assert max(len({pair[side] for pair in drawn}) for side in (0, 1)) > 50

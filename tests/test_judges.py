@@ -144,7 +144,15 @@ def test_a_beginning_that_the_tokenizer_writes_itself_is_not_scored(tmp_path, la
     language_model(tmp_path)
     judge = FluencyJudge(tmp_path)
     expected, own = judge.losses(TWO), judge.tokenizer
-    judge.tokenizer = lambda texts, **_: SimpleNamespace(input_ids=[[0, *row] for row in own(texts).input_ids])
+
+    class Beginning:
+        def __call__(self, texts, **_):
+            return SimpleNamespace(input_ids=[[0, *row] for row in own(texts).input_ids])
+
+        def __getattr__(self, name):
+            return getattr(own, name)
+
+    judge.tokenizer = Beginning()
     nats, counts = judge.losses(TWO)
     torch.testing.assert_close(nats, expected[0])
     assert torch.equal(counts, expected[1])

@@ -4,6 +4,7 @@ import random
 
 import hub_layouts
 import pytest
+import sentence_models
 import torch
 from transformers import AutoTokenizer, T5Tokenizer
 
@@ -16,6 +17,7 @@ from latdiff.data.tokens import (
     length_report,
     limit_for,
     pad,
+    plain_ids,
     span_marks,
     tokenize,
     train_vocabulary,
@@ -54,6 +56,33 @@ def test_pieces_and_characters_that_the_tokenizer_does_not_know(vocabulary):
     assert unknown_characters(tokenizer, TEXTS + strange) == ["天", "地"]  # the commonest first
     assert unknown_characters(tokenizer, strange, most=1) == ["天"]
     assert unknown_characters(tokenizer, TEXTS) == []
+
+
+@pytest.mark.parametrize("layout", [*hub_layouts.LAYOUTS, sentence_models.bert, sentence_models.llama,
+                                    sentence_models.gpt2], ids=lambda layout: layout.__name__)
+@pytest.mark.parametrize("within", [True, False])
+def test_no_text_smuggles_a_mark_in(layout, within, tmp_path):
+    layout(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    whole = set(tokenizer.all_special_tokens) | {"<extra_id_0>", "<extra_id_7>", "</s>", "<pad>", "[SEP]", "<|end|>"}
+    texts = [f"Ann {mark} Ben{mark}{mark} {mark}" for mark in sorted(whole)]
+    marks = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    if tokenizer.unk_token_id is not None:
+        marks |= {id_ for id_ in tokenizer.convert_tokens_to_ids(["▁<extra_id_0>", "▁<extra_id_7>"])}
+        marks -= {tokenizer.unk_token_id}
+    plain = plain_ids(tokenizer, ["Ann walked"], add_special_tokens=within)[0]
+    around = [one for one in plain if one in marks]
+    assert plain == tokenizer("Ann walked", add_special_tokens=within).input_ids
+    for row in plain_ids(tokenizer, texts, add_special_tokens=within):
+        assert [one for one in row if one in marks] == around
+
+
+def test_a_mark_that_a_vocabulary_cannot_spell_is_an_unknown_piece(vocabulary):
+    _, tokenizer = vocabulary
+    (row,) = tokenize(tokenizer, ["Ann </s> Ben"])
+    assert tokenizer.unk_token_id in row and row.index(tokenizer.eos_token_id) == len(row) - 1
+    assert "Ben" in tokenizer.decode(row)
+    assert unknown_share(tokenizer, [row]) > 0
 
 
 def test_a_tokenizer_of_bytes_knows_every_piece(tmp_path):

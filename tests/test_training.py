@@ -1,6 +1,8 @@
 """What the training loops share: data order, learning rate, optimisers, resume states, refusals."""
 
 import json
+import os
+import signal
 from collections import Counter
 
 import pytest
@@ -10,18 +12,27 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
 from latdiff.config import Recipe, load_recipe
+from latdiff.config.stages.denoiser import TrainDenoiserConfig
 from latdiff.errors import UserError
-from latdiff.training import (
-    BatchOrder,
+from latdiff.resuming import (
     ResumeError,
+    digest_of,
     load_latents,
     load_state,
-    optimizers,
     refuse_changes,
     save_latents,
     save_state,
+)
+from latdiff.stopping import Stopped
+from latdiff.storage import StorageError
+from latdiff.training import (
+    BatchOrder,
+    Run,
+    TrainingError,
+    optimizers,
     set_learning_rate,
     step_generator,
+    training,
 )
 
 LENGTHS = [(7 * i) % 60 + 5 for i in range(1000)]
@@ -247,12 +258,96 @@ def test_a_write_that_breaks_off_leaves_the_older_state(tmp_path, model, monkeyp
 
     def full_disk(tensors, file, **_):
         file.write_bytes(b"half")
-        raise OSError("no space left")
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("latdiff.training.save_file", full_disk)
-    with pytest.raises(OSError, match="no space"):
+    monkeypatch.setattr("latdiff.resuming.save_file", full_disk)
+    with pytest.raises(StorageError, match=r"state\.safetensors could not be written \(No space left.*Free some space"):
         save_state(path, 6, {"model": model}, optimizers(model, 1e-2))
+    assert [file.name for file in tmp_path.iterdir()] == ["state.safetensors"]
     assert load_state(path, {"model": model}, optimizers(model, 1e-2)) == (3, 0)
+
+
+def test_a_state_of_other_texts_is_refused(tmp_path, model):
+    path = tmp_path / "state.safetensors"
+    save_state(path, 3, {"model": model}, optimizers(model, 1e-2), texts=digest_of(["a", "b"]))
+    for texts in (["b", "a"], ["ab"], ["a", "b", "c"]):
+        with pytest.raises(ResumeError, match=r"was begun on other texts.*Put it back to go on, delete the file"):
+            load_state(path, {"model": model}, optimizers(model, 1e-2), texts=digest_of(texts))
+    assert load_state(path, {"model": model}, optimizers(model, 1e-2), texts=digest_of(iter("ab"))) == (3, 0)
+
+
+# A whole run
+
+
+class Fitting:
+    """A run of a few steps on a tiny objective; `at` is called before the update of each step, with loss and model."""
+
+    def __init__(self, folder, steps=6, at=lambda step, loss: loss):
+        self.folder, self.at = folder, at
+        self.recipe = Recipe(name="run", output=str(folder), dtype="float32")
+        self.settings = TrainDenoiserConfig(steps=steps, batch_size=4, warmup_steps=2, save_every=100)
+
+    def __call__(self):
+        """The trained weights; the state stays."""
+        model, _, ema = fresh()
+        run = Run(self.recipe, "denoiser", self.folder / "train" / "state.safetensors", self.settings, quiet=True)
+        model = run.prepare(model, ["a"], ema=ema)
+        for step, rows in run.steps(BatchOrder(7, 4, seed=0)):
+            run.update(self.at(step, model(torch.tensor(rows)).square().mean()))
+        return [p.detach().clone() for p in run.finish().parameters()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_asked_to_stop_saves_the_step_and_ends_the_same_when_it_is_given_again(tmp_path, number, capsys):
+    whole = Fitting(tmp_path / "whole")()
+
+    def ask(step, loss):
+        if step == 2:
+            os.kill(os.getpid(), number)
+        return loss
+
+    @training(lambda fitting: fitting.folder)
+    def main(fitting, quiet):
+        fitting()
+
+    with pytest.raises(Stopped) as error:
+        main(Fitting(tmp_path / "run", at=ask))
+    assert error.value.code == 128 + number
+    assert "stopped after step 3 of 6, which is saved; the same command goes on" in capsys.readouterr().err
+    assert all(map(torch.equal, Fitting(tmp_path / "run")(), whole))
+
+
+def test_a_run_that_was_killed_after_its_last_step_has_nothing_to_do_again(tmp_path):
+    whole, steps = Fitting(tmp_path)(), []
+    again = Fitting(tmp_path, at=lambda step, loss: steps.append(step) or loss)()
+    assert not steps and all(map(torch.equal, again, whole))
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_ends_the_run_before_it_reaches_a_weight(tmp_path, broken):
+    sound = Fitting(tmp_path / "sound", steps=6, at=lambda step, loss: loss)
+    fails = Fitting(tmp_path / "run", at=lambda step, loss: loss * broken if step == 3 else loss)
+    with pytest.raises(TrainingError, match=rf"denoiser: at step 4 the loss is {broken}.*learning_rate is 0.0.*name="):
+        fails()
+    failed = json.loads((tmp_path / "run" / "train" / "state.failed.json").read_text(encoding="utf-8"))
+    assert failed["step"] == 3 and failed["loss"] == str(broken)
+    assert failed["rows"] == BatchOrder(7, 4, seed=0)[3]
+    assert all(p.isfinite().all() for p in sound())
+
+
+def test_a_gradient_that_is_not_finite_does_as_well(tmp_path):
+    def steep(step, loss):
+        return (loss - loss.detach()).abs().sqrt() if step == 1 else loss  # 0, with an infinite slope
+
+    with pytest.raises(TrainingError, match=r"at step 2 the loss is 0 and its gradient's norm (nan|inf)"):
+        Fitting(tmp_path, at=steep)()
+
+
+def test_several_processes_are_refused_for_they_would_train_copies(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(TrainingError, match="WORLD_SIZE is 2, but latdiff trains in one process only"):
+        training(lambda recipe: tmp_path / "run")(lambda recipe, quiet: None)(None)
+    assert not (tmp_path / "run").exists()
 
 
 # The cache of latents

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 import latdiff
+from latdiff import threads
 from latdiff.checkpoints import folder_of
 from latdiff.cli.evaluation import add_evaluate
 from latdiff.cli.heads import add_fit_head
-from latdiff.cli.models import add_fetch, add_publish
+from latdiff.cli.models import add_check_checkpoint, add_fetch, add_publish
 from latdiff.cli.recipes import add_check_config, add_training
 from latdiff.cli.sampling import add_edit, add_sample
 from latdiff.errors import plain_errors
@@ -23,6 +25,9 @@ def main(arguments: list[str] | None = None) -> None:
         rest = [word for word in rest if word.startswith("-")]
     if rest:
         top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if threads.sleep_beside_others() and not getattr(options, "quiet", False):
+        print("other processes are busy: threads sleep while they wait for each other (OMP_WAIT_POLICY=PASSIVE)",
+              file=sys.stderr)
     with plain_errors():
         if "checkpoint" in options:
             options.given, options.checkpoint = options.checkpoint, str(folder_of(options.checkpoint))
@@ -36,6 +41,6 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"latdiff {latdiff.__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     for add in (add_training, add_sample, add_edit, add_fit_head, add_evaluate, add_check_config, add_fetch,
-                add_publish):
+                add_publish, add_check_checkpoint):
         add(commands)
     return top

@@ -42,6 +42,9 @@ def add_evaluate(commands) -> None:
                          help="number of seeds, from --seed on, for means and standard deviations (default 5)")
     command.add_argument("--recipe", help="of a baseline: the recipe whose corpus it is compared with (default: "
                          "the recipe.yaml beside it)")
+    command.add_argument("--data", metavar="PATH", help="the texts that it is compared with, in place of the "
+                         "recipe's: a file or folder of jsonl/csv/tsv/txt/parquet, a hub id or storyworld; to be given "
+                         "where a checkpoint's recipe names a file outside the current folder, or comes from the hub")
     command.add_argument("--top-p", type=float, metavar="P",
                          help="of a language model: nucleus sampling (default 1: ancestral sampling)")
     command.add_argument("--text-column", help="of a file: the column of the texts (default text)")

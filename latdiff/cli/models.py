@@ -1,4 +1,4 @@
-"""`latdiff fetch` brings pretrained models, `latdiff publish` makes a small copy of a checkpoint."""
+"""`latdiff fetch` brings pretrained models, `publish` copies what sampling needs, `check-checkpoint` looks at it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import argparse
 from pathlib import Path
 
 from latdiff.checkpoints import publish
+from latdiff.checksums import write_checksums
+from latdiff.cli.options import command_of
+from latdiff.errors import UserError
 from latdiff.fetch import MODELS, fetch, published
 
 
@@ -30,8 +33,26 @@ def run_publish(options: argparse.Namespace) -> None:
 
     publish(Path(options.checkpoint), options.output)
     write_card(options.output)
+    write_checksums(options.output)
     size = sum(file.stat().st_size for file in options.output.rglob("*") if file.is_file())
     print(f"{options.checkpoint} -> {options.output}, {size / 1e6:.1f} MB")
+
+
+def add_check_checkpoint(commands) -> None:
+    command = command_of(commands, "check-checkpoint", run_check_checkpoint,
+                         "say what every part of a checkpoint is, and every problem with it")
+    command.epilog = "The exit status is 1 where there is a problem."
+
+
+def run_check_checkpoint(options: argparse.Namespace) -> None:
+    from latdiff.pipelines.checking import check_checkpoint
+
+    checked = check_checkpoint(Path(options.checkpoint))
+    print("\n".join(checked.lines))
+    if checked.problems:
+        count = "one problem" if len(checked.problems) == 1 else f"{len(checked.problems)} problems"
+        listed = "".join(f"\n  - {problem}" for problem in checked.problems)
+        raise UserError(f"{options.given}: {count}{listed}")
 
 
 def run_fetch(options: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ from latdiff.codecs.t5 import TextCodec
 from latdiff.errors import UserError, first_line
 from latdiff.models.autoencoder import LatentAutoencoder
 from latdiff.models.backbone import BackboneError, load_backbone
+from latdiff.models.saved import refuse_gaps
 
 
 def save_codec(codec: Codec, folder: str | Path) -> None:
@@ -55,6 +56,8 @@ def load_codec(folder: str | Path) -> Codec:
     try:
         autoencoder = LatentAutoencoder.from_pretrained(folder / "autoencoder", local_files_only=True,
                                                         use_safetensors=True)
+    except UserError:
+        raise
     except Exception as error:  # diffusers, safetensors and json each raise kinds of their own
         raise CheckpointError(f"{folder / 'autoencoder'} is cut short or damaged: {first_line(error)}") from error
     refuse_gaps(folder / "autoencoder", autoencoder)
@@ -69,18 +72,6 @@ def load_text_model(folder: Path) -> tuple:
         raise CheckpointError(f"{folder} is cut short or damaged: {error}") from error
 
 
-def refuse_gaps(name: str | Path, part) -> None:
-    """Raise CheckpointError for weights that a file lacks, of which diffusers only warns, and for those not finite."""
-    weights = part.state_dict()
-    gaps = [key for key, value in weights.items() if value.is_meta]  # where diffusers leaves them
-    if gaps:
-        raise CheckpointError(f"{name} lacks {len(gaps)} of its weights, the first is {gaps[0]}; copy it again")
-    broken = [key for key, value in weights.items() if not value.isfinite().all()]
-    if broken:
-        raise CheckpointError(f"{name} has weights that are not finite, the first is {broken[0]}; train it again, at a "
-                              "lower learning rate")
-
-
 def _of_class(folder: Path) -> Codec:
     """A codec that is one part, of the class that its config.json names."""
     kind = class_of(folder / "config.json")
@@ -88,7 +79,7 @@ def _of_class(folder: Path) -> Codec:
         codec = kind.from_pretrained(folder)
     except UserError:
         raise
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except Exception as error:  # diffusers, peft, transformers and safetensors each raise kinds of their own
         raise CheckpointError(f"{folder} is no codec that latdiff knows, or is damaged: {first_line(error)}") from error
     if isinstance(codec, torch.nn.Module):
         refuse_gaps(folder, codec)

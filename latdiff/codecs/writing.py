@@ -12,19 +12,19 @@ from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from latdiff.checkpoints import CheckpointError
+from latdiff.codecs.adapter import load_updates
 from latdiff.codecs.presets import decoding
 from latdiff.codecs.protocol import Codec, Decoded, TextError, as_texts, listed_texts
 from latdiff.config import DECODING
 from latdiff.config.writing import PRESETS
+from latdiff.data.tokens import plain_ids
 from latdiff.errors import check_whole
 from latdiff.fetch import located
 from latdiff.lm import led, write
+from latdiff.models.saved import SavedModel
 from latdiff.models.writer import (
     SentenceModelError,
     fit_end,
@@ -35,7 +35,7 @@ from latdiff.models.writer import (
 )
 
 
-class WritingCodec(ModelMixin, ConfigMixin, Codec):
+class WritingCodec(SavedModel, Codec):
     """Latents [B, L, D] to soft prompts [B, K, H], from which a frozen causal language model writes.
 
     Saved are a codec's own weights, the low-rank updates of the language model, what is added to its output embedding
@@ -96,13 +96,9 @@ class WritingCodec(ModelMixin, ConfigMixin, Codec):
             UserError: When one is not here, or is not the one that it was trained with.
         """
         codec = super().from_pretrained(folder, *arguments, **settings)
-        _refuse_lacking(folder, set(codec.state_dict()))
         codec.attach()
         if codec.config.rank:
-            place, model = Path(folder) / "adapter", codec.language_model
-            model.load_adapter(str(place))
-            updates = {name.replace(".default.", ".") for name in model.state_dict() if "lora_" in name}
-            _refuse_lacking(place, {f"base_model.model.{name}" for name in updates})
+            load_updates(Path(folder) / "adapter", codec.config.rank, codec.language_model)
             merge_updates(codec.language_model)
         for part in (codec.language_model, codec.encoder):
             part.to(codec.dtype)
@@ -265,7 +261,7 @@ class WritingCodec(ModelMixin, ConfigMixin, Codec):
 
     def ids(self, texts: Iterable[str]) -> list[list[int]]:
         """The language model's ids of every text, and nothing else."""
-        return self.tokenizer(list(texts), truncation=False, add_special_tokens=False).input_ids
+        return plain_ids(self.tokenizer, texts, truncation=False, add_special_tokens=False)
 
     def encode(self, texts: Iterable[str], batch_size: int = 256) -> Tensor:
         texts = as_texts(texts)
@@ -281,7 +277,7 @@ class WritingCodec(ModelMixin, ConfigMixin, Codec):
     def encoder_ids(self, texts: Sequence[str], cut: bool = True) -> list[list[int]]:
         """The encoder's ids of every text, cut where it reads no further, or whole."""
         settings = {"truncation": True, "max_length": self.encoder_limit} if cut else {"verbose": False}
-        return self._frozen["encoder_tokenizer"](list(texts), **settings).input_ids
+        return plain_ids(self._frozen["encoder_tokenizer"], texts, **settings)
 
     @property
     def encoder_pad(self) -> int:
@@ -385,14 +381,3 @@ def digest_of(tensors: dict[str, Tensor], words: str = "") -> str:
         sha.update(name.encode())
         sha.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
     return sha.hexdigest()[:16]
-
-
-def _refuse_lacking(folder: str | Path, wanted: set[str]) -> None:
-    """Raise CheckpointError where a folder's files lack weights: those would be what they are before training."""
-    held: set[str] = set()
-    for file in sorted(Path(folder).glob("*.safetensors")):
-        with safe_open(file, framework="pt") as opened:
-            held |= set(opened.keys())
-    lacking = sorted(wanted - held)
-    if lacking:
-        raise CheckpointError(f"{folder} lacks {len(lacking)} of its weights, the first is {lacking[0]}; copy it again")

@@ -17,6 +17,7 @@ from latdiff.config import stages as stage_files
 from latdiff.config.reading import BUNDLED, RecipeError, apply_override, find_recipe, read_settings
 from latdiff.config.sections import SECTIONS, STAGES, DataConfig, SamplingConfig, Whole
 from latdiff.errors import nearest, shortened, shown, written
+from latdiff.storage import write_text
 
 SECTIONS.update(data=DataConfig)
 for _found in pkgutil.iter_modules(stage_files.__path__):
@@ -97,8 +98,7 @@ class Recipe(BaseModel):
 
     def save(self, path: Path, *stages: str) -> None:
         """Write the recipe, defaults included, as YAML."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml.safe_dump(self.as_dict(*stages), sort_keys=False), encoding="utf-8")
+        write_text(path, str(yaml.safe_dump(self.as_dict(*stages), sort_keys=False)))
 
 
 def load_recipe(recipe: str, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:

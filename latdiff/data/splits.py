@@ -6,6 +6,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from latdiff.data.tokens import plain_ids
+
 LEFT = 2  # words, at least, behind a cut
 
 
@@ -54,7 +56,7 @@ def split_ids(tokenizer, splits: Sequence[Split]) -> list[tuple[list[int], list[
 
     None for a text that is cut within a token: after the first words its other ids could not come.
     """
-    before = tokenizer([one.before for one in splits], add_special_tokens=False, truncation=False).input_ids
-    whole = tokenizer([one.text for one in splits], add_special_tokens=False, truncation=False).input_ids
+    before = plain_ids(tokenizer, [one.before for one in splits], add_special_tokens=False, truncation=False)
+    whole = plain_ids(tokenizer, [one.text for one in splits], add_special_tokens=False, truncation=False)
     return [(first, [*row[len(first) :], tokenizer.eos_token_id]) if row[: len(first)] == first else None
             for first, row in zip(before, whole, strict=True)]

@@ -9,6 +9,7 @@ import math
 import random
 import re
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 
 import sentencepiece
@@ -64,7 +65,33 @@ def train_vocabulary(texts: list[str], folder: Path, vocab_size: int):
 
 def tokenize(tokenizer, texts: list[str]) -> list[list[int]]:
     """Token ids of every text, untruncated, with the end-of-text token."""
-    return tokenizer(texts, truncation=False).input_ids
+    return plain_ids(tokenizer, texts, truncation=False)
+
+
+def plain_ids(tokenizer, texts: Iterable[str], **settings) -> list[list[int]]:
+    """Ids of every text, in which the tokenizer's own marks, such as </s> or <extra_id_0>, are no marks.
+
+    They are spelled as other text is; where a vocabulary has no other spelling of one (T5's of </s>), it is an unknown
+    piece. So no text can end itself, or hide what comes behind.
+
+    Args:
+        tokenizer: of transformers.
+        texts: B of them.
+        settings: of the tokenizer's call, such as add_special_tokens=False.
+
+    Returns:
+        B rows of ids, with what the tokenizer itself puts around a text.
+    """
+    *rows, sample = tokenizer([*texts, "a"], split_special_tokens=True, **settings).input_ids
+    unknown = tokenizer.unk_token_id
+    in_vocabulary = tokenizer.convert_tokens_to_ids([f"▁<extra_id_{i}>" for i in range(NUM_SENTINELS)])  # mT5's
+    marks = {*tokenizer.all_special_ids, *in_vocabulary} - {unknown, None}
+    lead, tail = (len(list(itertools.takewhile(marks.__contains__, ids))) for ids in (sample, sample[::-1]))
+    for row in rows:
+        within = slice(lead, len(row) - tail)
+        if not marks.isdisjoint(row[within]):
+            row[within] = [unknown if one in marks else one for one in row[within]]
+    return rows
 
 
 def short_enough(ids: list[list[int]], max_tokens: int) -> list[list[int]]:

@@ -17,9 +17,10 @@ from diffusers import DiffusionPipeline
 
 from latdiff.checkpoints import class_of, folder_of
 from latdiff.codecs.files import load_codec
-from latdiff.config import Recipe, load_recipe, sampler_words
+from latdiff.config import Recipe, sampler_words
 from latdiff.data.corpus import load_corpus, load_labelled
 from latdiff.errors import UserError, shown, whole_word
+from latdiff.evaluation.asked import recipe_asked_for
 from latdiff.evaluation.averaging import averaged
 from latdiff.evaluation.card import write_card
 from latdiff.evaluation.generators import Generator, LanguageModelGenerator, PipelineGenerator, TextsGenerator
@@ -74,6 +75,7 @@ def run(options: argparse.Namespace) -> None:
     measured = averaged([measure(seed) for seed in seeds])
     trained = training_figures(place) if place.is_dir() else {}
     what = {"checkpoint": Path(options.given).name, "seeds": seeds, "machine": machine()}
+    what |= {"data": Path(options.data).name} if options.data else {}
     document = trained | what | document | measured
     document["evaluation_minutes"] = round((time.monotonic() - began) / 60, 2)
     write_json(options.json, document)
@@ -121,7 +123,8 @@ def _check(options: argparse.Namespace, kind: str) -> None:
 
 def _measure_pipeline(options: argparse.Namespace, folder: Path) -> Measure:
     """How our own pipeline is measured, against the corpus that it was trained on."""
-    pipe, recipe = load_for_commands(folder, options.quiet), load_recipe(str(folder / "recipe.yaml"))
+    pipe = load_for_commands(folder, options.quiet)
+    recipe = recipe_asked_for(folder / "recipe.yaml", options.given, options.data)
     if options.decode:
         pipe.codec.check_options(preset=options.decode)
         pipe.register_to_config(decoding=options.decode)
@@ -152,7 +155,8 @@ def _measure_texts(options: argparse.Namespace, place: Path) -> Measure:
     if not (options.recipe or own.exists()):
         raise UserError(f"{place} has no recipe.yaml beside it, which says what its texts should be like; name one: "
                         "--recipe storyworld, or the path of a checkpoint's recipe.yaml")
-    recipe, generator = load_recipe(options.recipe or str(own)), _generator(options, place)
+    recipe = recipe_asked_for(own, options.given, options.data, options.recipe)
+    generator = _generator(options, place)
     folder, k = _rerank_words(options.rerank) if options.rerank else (None, 0)
     folder = folder and folder_of(folder)
     codec, heads = (load_codec(folder), label_heads(folder)) if folder else (None, [])

@@ -151,7 +151,7 @@ class WellFormedJudge:
         for start in range(0, len(texts), batch_size):
             most = getattr(self.model.config, "max_tokens", LONGEST)
             batch = self.tokenizer(texts[start : start + batch_size], truncation=True, max_length=most, padding=True,
-                                   return_tensors="pt")
+                                   split_special_tokens=True, return_tensors="pt")
             found.append(self.model(**batch.to(self.model.device)).logits.float().softmax(-1)[:, 1].cpu())
         return torch.cat(found)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import platform
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from latdiff.errors import UserError
 from latdiff.evaluation.metrics import mean_of
 from latdiff.precision import compute_dtype
+from latdiff.storage import write_text
 
 BY_WORDS = "the label's words stand in the text"  # a row's judge, where there is no other
 NO_FLUENCY = ("fluency: not measured; `latdiff evaluate ... --fluency MODEL` does that, MODEL a causal language model "
@@ -128,8 +129,12 @@ def _fluency(rows: list[dict]) -> str:
 
 
 def picture(document: Path, name: str) -> Path:
-    """The path of a picture beside its document: results/e2e.json, lengths -> results/e2e-lengths.png."""
-    return document.with_name(f"{document.stem}-{name}.png")
+    """The path of a picture beside its document: results/e2e.json, lengths -> results/e2e-lengths.png.
+
+    A name may be that of a head, which may come from anyone: what could lead to another folder becomes a hyphen.
+    """
+    plain = re.sub(r"[^\w.-]+", "-", name)
+    return document.with_name(f"{document.stem}-{plain}.png")
 
 
 def older_figures(path: Path) -> dict:
@@ -182,11 +187,8 @@ def check_writable(path: Path) -> None:
 
 
 def write_json(path: Path, document: dict) -> None:
-    """Write a document atomically: an interrupted write leaves the older file whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    """Write a document whole or not at all: an interrupted write leaves the older file."""
+    write_text(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
 
 def machine(dtype: str = "auto") -> str:

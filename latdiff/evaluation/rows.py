@@ -6,6 +6,7 @@ A `generators.Generator` writes, a `scoring.Scorer` scores; here they are brough
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -28,6 +29,7 @@ from latdiff.worlds import Oracle, SampledText
 
 NOISE_LEVELS = (0.25, 0.5, 1.0)
 DENOISING_TIMES = tuple(number / 20 for number in range(2, 20))  # of the noise schedule
+MOST_COMBINATIONS = 100  # of labels, that are measured of two heads; two of a hundred labels have 10,000
 CANDIDATES = 5  # of which the best is taken, beside a single one
 
 
@@ -138,14 +140,21 @@ def by_class(generator: Generator, scorer: Scorer, n: int, seed: int) -> list[di
     return rows
 
 
+def label_combinations(heads: list[AttributeHead], seed: int) -> list[tuple[str, ...]]:
+    """All combinations of one label from each head; where they are too many, some, drawn at random."""
+    found = list(itertools.product(*(map(str, head.classes_) for head in heads)))
+    many = len(found) > MOST_COMBINATIONS
+    return random.Random(f"{seed}/labels").sample(found, MOST_COMBINATIONS) if many else found
+
+
 def reranked(
     generator: Generator, scorer: Scorer, n: int, seed: int, codec: Codec, sets: list[list[AttributeHead]], k: int
 ) -> list[dict]:
-    """A row for every combination of one label from each head of a set; those of a set share n texts, the best of k.
+    """A row for each of the `label_combinations` of a set of heads; those of a set share n texts, the best of k.
 
     All choose among the same texts, written and read once, as steered ones start from the same noise.
     """
-    combinations = [list(itertools.product(*(map(str, head.classes_) for head in heads))) for heads in sets]
+    combinations = [label_combinations(heads, seed) for heads in sets]
     shares = [max(1, n // len(labels)) for labels in combinations]
     written, rows = BestOf(generator.generate(None, max(shares) * k, seed), codec, k), []
     for heads, of_set, share in zip(sets, combinations, shares, strict=True):
@@ -254,8 +263,8 @@ class Evaluation:
                 "n": len(rows), **means, "samples": [[row["before"], row["after"]] for row in rows[:5]]}
 
     def composed(self, heads: list[AttributeHead], scale: float | None = None, mode: str = "x0") -> list[dict]:
-        """A row for every combination of one label from each of the heads."""
-        combinations = list(itertools.product(*(map(str, head.classes_) for head in heads)))
+        """A row for every one of `label_combinations`."""
+        combinations = label_combinations(heads, self.seed)
         share = max(1, self.num_samples // len(combinations))
         rows = []
         for labels in combinations:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from latdiff.checkpoints import shipped
+from latdiff.checkpoints import save_whole, shipped
 from latdiff.errors import first_line, shown
 from latdiff.heads.attribute import AttributeHead
 from latdiff.heads.inputs import HeadError, checked_labels
@@ -17,10 +17,11 @@ from latdiff.heads.number import LEAST, NumberHead
 from latdiff.heads.regression import FOLDS
 
 FILES = ("config.json", "model.safetensors")
+TENSORS = {"weight", "bias", "fitted_on"}
 
 
 def save_head(head: AttributeHead | NumberHead, folder: str | Path) -> None:
-    """Write a fitted head's config.json and model.safetensors into the folder."""
+    """Write a fitted head's config.json and model.safetensors into the folder, whole or not at all."""
     folder = Path(folder)
     settings = {key: value.item() if isinstance(value, np.generic) else value
                 for key, value in head.get_params().items()}
@@ -30,11 +31,16 @@ def save_head(head: AttributeHead | NumberHead, folder: str | Path) -> None:
         "log_snrs": None if head.log_snrs is None else head.log_snrs.tolist(),
         "codec_digest": head.codec_digest, "report": head.report,
     }
-    text = json.dumps(config, indent=2) + "\n"  # before a file is touched: half a head would be worse than none
-    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(config, indent=2) + "\n"
     tensors = {"weight": head.weight, "bias": head.bias, "fitted_on": head.fitted_on}
-    save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, folder / "model.safetensors")
-    (folder / "config.json").write_text(text, encoding="utf-8")
+
+    def save(place: Path) -> None:
+        place.mkdir()
+        save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, place / "model.safetensors")
+        (place / "config.json").write_text(text, encoding="utf-8")
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_whole(folder, "config.json", save)
 
 
 def load_head(folder: str | Path) -> AttributeHead | NumberHead:
@@ -83,6 +89,11 @@ def label_heads(checkpoint: str | Path) -> list[AttributeHead]:
 
 def _made_of(config: dict, tensors: dict[str, torch.Tensor]) -> AttributeHead | NumberHead:
     kind, report = config["kind"], config["report"]
+    if set(tensors) != TENSORS:
+        raise HeadError(f"its weights are {', '.join(sorted(tensors)) or 'none'}, must be {', '.join(sorted(TENSORS))}")
+    for name, value in tensors.items():
+        if not value.isfinite().all():
+            raise HeadError(f"its {name} has numbers that are not finite")
     _check_parts(config, tensors)
     fitted = {key: config[key] for key in ("name", "radius", "codec_digest")} | tensors | {"report": report}
     # an older head has no settings, and those that are not the defaults in its report

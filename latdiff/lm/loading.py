@@ -14,6 +14,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from latdiff.errors import UserError, first_line
 from latdiff.fetch import MODELS, located
 from latdiff.precision import default_device
+from latdiff.weights import WeightsError, config_of, count, held_in, refuse_sizes
+
+PACKED = 16  # so many numbers at most are one in the file of a model whose weights are quantised
+SLACK = 2  # so many are, at most, in others: a file need not hold what is tied to another weight
 
 
 class LanguageModelError(UserError):
@@ -27,7 +31,8 @@ def load_pretrained(
     """Tokenizer and model, in float32 and ready to read.
 
     Weights are read from safetensors alone and no code of the repository's is run; a folder is never looked up on the
-    hub. A pooler may lack weights, for nothing here reads it.
+    hub, and its weights are held against its configuration before memory is taken for them. A pooler may lack weights,
+    for nothing here reads it.
 
     Args:
         auto: a transformers auto class, such as AutoModelForCausalLM.
@@ -37,9 +42,11 @@ def load_pretrained(
         prepare: gets the configuration before a weight is read, to refuse it or to change it.
     """
     with _refusing(path, refuse):
+        most = _numbers_that_fit(Path(path))
         config = AutoConfig.from_pretrained(path, **_safely(path))
         if prepare:
             prepare(config)
+        _refuse_more(auto, config, most)
         read = load_tokenizer(tokenizer or path, refuse)
         model, loading = auto.from_pretrained(path, config=config, dtype=torch.float32, use_safetensors=True,
                                               output_loading_info=True, **_safely(path))
@@ -48,6 +55,9 @@ def load_pretrained(
             raise refuse(f"lacks {len(lost)} weights, the first is {lost[0]}; copy or save it again")
         for name in loading["missing_keys"]:  # a pooler's, which are the same at every loading
             torch.nn.init.zeros_(model.get_parameter(name))
+        broken = [name for name, value in model.named_parameters() if not value.isfinite().all()]
+        if broken:
+            raise refuse(f"has weights that are not finite, the first is {broken[0]}; copy or train it again")
         rows = model.get_input_embeddings().num_embeddings
         if len(read) > rows:
             raise refuse(f"has embeddings of {rows:,} tokens, but a tokenizer of {len(read):,}; take its own")
@@ -66,6 +76,33 @@ def load_tokenizer(path: str | Path, refuse: Callable[[str], UserError]):
         if not found("a", add_special_tokens=False).input_ids:  # transformers makes an empty one where there is none
             raise refuse("has no tokenizer; save its own beside it")
         return found
+
+
+def _numbers_that_fit(folder: Path) -> int | None:
+    """How many numbers a model may have that is loaded from a folder, by its files; None for a hub id.
+
+    Raises WeightsError for files that cannot be used, and for a configuration that is not of such files.
+    """
+    if not (folder / "config.json").is_file():
+        return None  # transformers says what a folder lacks
+    if (folder / "adapter_config.json").exists():  # transformers would load another model, which that file names
+        raise WeightsError("it holds an adapter (adapter_config.json) beside the model; merge it into the model's "
+                           "weights and save those alone")
+    held, config = held_in(folder), config_of(folder)
+    refuse_sizes(config, held)
+    return count(held) * (PACKED if "quantization_config" in config else SLACK)
+
+
+def _refuse_more(auto, config: PreTrainedConfig, most: int | None) -> None:
+    """Raise WeightsError for a configuration that asks for more numbers than there may be."""
+    if most is None:
+        return
+    with torch.device("meta"):  # shapes alone
+        made = auto.from_config(config, trust_remote_code=False)
+    asked = sum(weight.numel() for weight in made.parameters())
+    if asked > most:
+        raise WeightsError(f"its config.json asks for {asked:,} numbers, more than its files can hold; copy the folder "
+                           "again, or take another model")
 
 
 def _safely(path: str | Path) -> dict:

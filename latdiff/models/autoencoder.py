@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from latdiff.config import NORMALISATIONS
 from latdiff.models.layers import Attention, Block, FeedForward, Norm
+from latdiff.models.saved import SavedModel
 
 
 class PerceiverBlock(nn.Module):
@@ -39,7 +39,7 @@ class PerceiverBlock(nn.Module):
         return self.block(latents)
 
 
-class LatentAutoencoder(ModelMixin, ConfigMixin):
+class LatentAutoencoder(SavedModel):
     """Compressor to L latents of width D, whitening, and reconstructor to L features of width H.
 
     Args:

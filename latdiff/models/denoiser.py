@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from einops import rearrange
 from torch import Tensor, nn
 
 from latdiff.models.conditions import Labels, Source
 from latdiff.models.layers import AdaptiveBlock, LogSnrEmbedding, Norm
+from latdiff.models.saved import SavedModel
 
 
-class LatentDenoiser(ModelMixin, ConfigMixin):
+class LatentDenoiser(SavedModel):
     """A diffusion transformer (Peebles & Xie 2023) over L latent vectors, with self-conditioning.
 
     The noise level comes in as log-SNR, so the schedule sampled with need not be the one trained with. What lies

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from einops import rearrange
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from latdiff.data.tokens import IGNORED
 from latdiff.models.layers import AdaptiveBlock, LogSnrEmbedding, Norm
 from latdiff.models.levels import LIMIT
+from latdiff.models.saved import SavedModel
 
 
 class Modulated(nn.Module):
@@ -68,7 +68,7 @@ class ScoreHead(nn.Module):
         return self.out(self.trunk(x, at).flatten(1)).unflatten(1, self.latent_shape)
 
 
-class StarPlanner(ModelMixin, ConfigMixin):
+class StarPlanner(SavedModel):
     """The two networks around a language model that stops, thinks and writes on (STAR-LDM, Lovelace et al. 2025).
 
     The plan of a text, in latents of a codec, is denoised between two of its tokens. At every step the language model

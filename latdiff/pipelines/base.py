@@ -12,6 +12,8 @@ from latdiff.codecs.files import load_text_model
 from latdiff.codecs.protocol import Codec
 from latdiff.codecs.t5 import TextCodec
 from latdiff.errors import UserError
+from latdiff.pipelines.index import check_index
+from latdiff.versions import record_versions
 
 CODEC_PARTS = ["tokenizer", "text_model", "autoencoder", "codec"]
 
@@ -23,9 +25,22 @@ class CodecPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **settings):
-        """As diffusers', also by the name of a pipeline that comes with latdiff, such as english."""
+        """As diffusers', also by the name of a pipeline that comes with latdiff, such as english.
+
+        Weights are read from safetensors alone, and no code of a checkpoint is run.
+        """
         place = shipped(pretrained_model_name_or_path)
-        return super().from_pretrained(place if place.exists() else pretrained_model_name_or_path, **settings)
+        if (place / "model_index.json").is_file():
+            check_index(place)
+        safely = {"use_safetensors": True, "trust_remote_code": False}
+        return super().from_pretrained(place if place.exists() else pretrained_model_name_or_path, **settings | safely)
+
+    @classmethod
+    def download(cls, *arguments, **settings):
+        """As diffusers'; the index of what was downloaded is checked before a part of it is opened."""
+        folder = super().download(*arguments, **settings)
+        check_index(Path(folder))
+        return folder
 
     @classmethod
     def load_config(cls, *arguments, **settings):
@@ -49,6 +64,7 @@ class CodecPipeline(DiffusionPipeline):
             raise UserError(f"codec {type(self.codec).__name__} cannot be saved: it has no save_pretrained; make it a "
                             "diffusers ModelMixin")
         super().save_pretrained(save_directory, *arguments, **settings)
+        record_versions(Path(save_directory))
 
     @property
     def codec(self) -> Codec:

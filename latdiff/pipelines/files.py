@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -11,8 +10,9 @@ from diffusers.utils import logging
 from transformers.utils import logging as transformers_logging
 
 from latdiff.checkpoints import SHIPPED, CheckpointError, class_of, folder_of
-from latdiff.codecs.files import refuse_gaps
 from latdiff.errors import UserError, first_line, nearest
+from latdiff.models.saved import refuse_gaps
+from latdiff.pipelines.index import check_index
 from latdiff.pipelines.latent import LatentTextDiffusionPipeline
 from latdiff.precision import default_device
 
@@ -46,9 +46,7 @@ def open_checkpoint(folder: str | Path) -> DiffusionPipeline:
             "`latdiff train-diffusion`."
         )
     try:
-        named = json.loads(index.read_text(encoding="utf-8")).items()
-        parts = [part for part, value in named if isinstance(value, list) and value[0] is not None]
-        missing = [part for part in parts if not (folder / part).is_dir()]
+        missing = [part for part in check_index(folder) if not (folder / part).is_dir()]
         if missing:
             raise CheckpointError(f"{folder} is incomplete: {', '.join(missing)} missing; copy the whole folder again")
         kind = class_of(index)

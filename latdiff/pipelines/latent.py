@@ -10,7 +10,6 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from latdiff.checkpoints import CheckpointError
-from latdiff.codecs.files import refuse_gaps
 from latdiff.codecs.protocol import Decoded, as_texts
 from latdiff.diffusion.gaussian import GaussianDiffusion
 from latdiff.diffusion.guidance import ClassifierFree, Guide, stack, warn_of_contradictions, warn_of_strain
@@ -19,6 +18,7 @@ from latdiff.diffusion.sampling import check_scheduler, first_step, noised, samp
 from latdiff.errors import UserError, check_whole, nearest
 from latdiff.mbr import Utility, most_agreed
 from latdiff.models.conditions import Condition, Labels
+from latdiff.models.saved import refuse_gaps
 from latdiff.pipelines.base import CodecPipeline, codec_parts
 from latdiff.pipelines.call import Call, conditions_of, drawn_of, guides_of
 from latdiff.pipelines.defaults import DEFAULT_STRENGTH

@@ -14,14 +14,14 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from latdiff.checkpoints import CheckpointError
-from latdiff.codecs.files import refuse_gaps
-from latdiff.data.tokens import SENTENCE_END
+from latdiff.data.tokens import SENTENCE_END, plain_ids
 from latdiff.diffusion.guidance import Guide, stack, warn_of_contradictions, warn_of_strain
 from latdiff.diffusion.noise import Seeds, fork, streams
 from latdiff.diffusion.sampling import check_scheduler, sample
 from latdiff.diffusion.star import Thinking
 from latdiff.errors import UserError, check_whole
 from latdiff.lm import LanguageModelError, Past, context, load_pretrained, read, write
+from latdiff.models.saved import refuse_gaps
 from latdiff.models.star import begun
 from latdiff.pipelines.base import CodecPipeline, codec_parts
 from latdiff.pipelines.call import conditions_of, guides_of
@@ -177,7 +177,7 @@ class StarPipeline(CodecPipeline):
         for place, one in enumerate(cond):
             if not isinstance(one, str) or not one.strip():
                 raise UserError(f"cond {place} of {len(cond)} is {one!r}, must be the first words of a text")
-        words = self.language_tokenizer(list(cond), add_special_tokens=False, truncation=False).input_ids
+        words = plain_ids(self.language_tokenizer, cond, add_special_tokens=False, truncation=False)
         found = begun(self.language_model, self.language_tokenizer, words)
         for place, row in enumerate(found):
             if len(row) > self._most_before:

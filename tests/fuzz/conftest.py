@@ -1,4 +1,4 @@
-"""Profiles of the fuzzed properties, and what `make soak` reports of each of them.
+"""Profiles of the fuzzed properties, and what `make soak-fuzz` reports of each of them.
 
 FUZZ=short, the default, tries a few examples, the same ones each time; FUZZ=soak tries FUZZ_EXAMPLES new ones.
 """

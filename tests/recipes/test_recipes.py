@@ -21,9 +21,8 @@ from latdiff.codecs.files import load_codec
 from latdiff.config import STAGES, RecipeError, load_recipe
 from latdiff.diffusion.sampling import SchedulerError
 from latdiff.errors import UserError
-from latdiff.models.backbone import BackboneError
 from latdiff.pipelines.files import open_checkpoint
-from latdiff.training import ResumeError
+from latdiff.resuming import ResumeError
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
@@ -194,10 +193,10 @@ def test_a_finished_run_says_so_and_does_nothing(recipe, fingerprint, capsys):
     assert fingerprint("checkpoints") == before
 
 
-def test_a_finished_backbone_is_not_overwritten(recipe, fingerprint):
+def test_a_finished_backbone_is_not_overwritten(recipe, fingerprint, capsys):
     before = fingerprint("checkpoints")
-    with pytest.raises(BackboneError, match="already holds a finished backbone"):
-        pretrain_backbone.main(recipe(), quiet=True)
+    pretrain_backbone.main(recipe(), quiet=True)
+    assert "already holds a finished backbone" in capsys.readouterr().out
     assert fingerprint("checkpoints") == before
 
 

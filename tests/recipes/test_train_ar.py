@@ -14,7 +14,7 @@ from latdiff.errors import UserError
 from latdiff.evaluation.generators import LanguageModelGenerator
 from latdiff.evaluation.judges import FluencyJudge
 from latdiff.models.backbone import BackboneError
-from latdiff.training import ResumeError
+from latdiff.resuming import ResumeError
 
 
 def test_a_language_model_keeps_to_the_texts_that_its_checkpoint_learnt_from(recipe):

@@ -19,7 +19,7 @@ from latdiff.config import RecipeError, load_recipe
 from latdiff.errors import UserError
 from latdiff.models.writer import SentenceModelError
 from latdiff.pipelines.files import open_checkpoint
-from latdiff.training import ResumeError
+from latdiff.resuming import ResumeError
 
 WORDS = """
 name: words

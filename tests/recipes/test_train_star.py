@@ -18,7 +18,7 @@ from latdiff.config import RecipeError, load_recipe
 from latdiff.data.corpus import DataError
 from latdiff.diffusion.sampling import SchedulerError
 from latdiff.lm import LanguageModelError, load_language_model
-from latdiff.training import ResumeError
+from latdiff.resuming import ResumeError
 
 THINK = """
 name: think

@@ -21,7 +21,7 @@ from latdiff.data.corpus import DataError
 from latdiff.errors import UserError
 from latdiff.models.writer import SentenceModelError, load_writer, writer_features
 from latdiff.pipelines.files import open_checkpoint
-from latdiff.training import ResumeError
+from latdiff.resuming import ResumeError
 
 
 @pytest.fixture

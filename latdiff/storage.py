@@ -1,0 +1,92 @@
+"""Files that are written whole or not at all, and folders that one process writes into at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from latdiff.errors import UserError, first_line
+
+LOCK = ".lock"  # in a folder that something is trained into
+
+
+class StorageError(UserError):
+    """What the disk refuses, in one sentence."""
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write; at the end of the block it is synced to the disk and takes the place of `path`.
+
+    What is killed or fails meanwhile leaves `path` as it was.
+
+    Raises:
+        StorageError: for a full disk, and for a folder that cannot be written into.
+    """
+    beside = path.with_name(f"{path.name}.unfinished")
+    with plain_refusal(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield beside
+            sync(beside)
+            os.replace(beside, path)
+        except Exception:
+            beside.unlink(missing_ok=True)
+            raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text as UTF-8, whole or not at all. Raises StorageError as `written_whole` does."""
+    with written_whole(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def sync(file: Path) -> None:
+    """Wait until what was written to a file is on the disk."""
+    with open(file, "rb") as written:
+        os.fsync(written.fileno())
+
+
+@contextlib.contextmanager
+def plain_refusal(path: Path) -> Iterator[None]:
+    """Put into a sentence what the disk refuses while `path` is written."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or first_line(error)
+        raise StorageError(f"{path} could not be written ({reason}); what was there before is whole. Free some space, "
+                           "or name a folder that can be written into, and give the same command again") from error
+
+
+@contextlib.contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Keep other processes from training into a folder meanwhile; the lock of one that has died keeps nobody out.
+
+    A folder that is made for it and stays empty is removed again.
+
+    Raises:
+        StorageError: when another process holds the folder, and for one that cannot be written into.
+    """
+    from filelock import FileLock, Timeout
+
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    with plain_refusal(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK, timeout=0, is_singleton=True)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise StorageError(f"another process is training into {folder}; wait until it has ended, or set name= to "
+                               "train beside it") from None
+    try:
+        yield
+    finally:
+        lock.release()
+        if made and [file.name for file in folder.iterdir()] == [LOCK]:
+            (folder / LOCK).unlink()
+            for one in made:
+                one.rmdir()

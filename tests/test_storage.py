@@ -1,0 +1,105 @@
+"""Files that are written whole or not at all, and folders that one process writes into at a time."""
+
+import errno
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+
+from latdiff.checkpoints import save_whole
+from latdiff.storage import StorageError, sole_writer, write_text, written_whole
+
+
+def test_a_file_takes_its_place_once_it_is_written(tmp_path):
+    path = tmp_path / "new" / "figures.json"
+    write_text(path, "old")
+    with written_whole(path) as beside:
+        beside.write_text("new", encoding="utf-8")
+        assert path.read_text(encoding="utf-8") == "old"
+    assert path.read_text(encoding="utf-8") == "new"
+    assert [file.name for file in path.parent.iterdir()] == ["figures.json"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
+def test_what_the_disk_refuses_is_one_sentence_and_the_older_file_stays(tmp_path, number):
+    path = tmp_path / "state"
+    write_text(path, "old")
+    said = rf"state could not be written \({os.strerror(number)}\).*Free some space"
+    with pytest.raises(StorageError, match=said), written_whole(path) as beside:
+        beside.write_text("ha", encoding="utf-8")
+        raise OSError(number, os.strerror(number))
+    assert path.read_text(encoding="utf-8") == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_file_where_a_folder_must_be_is_refused(tmp_path):
+    (tmp_path / "taken").write_text("", encoding="utf-8")
+    with pytest.raises(StorageError, match="could not be written"):
+        write_text(tmp_path / "taken" / "recipe.yaml", "a")
+
+
+def test_a_checkpoint_that_the_disk_has_no_room_for_leaves_the_one_that_is_there(tmp_path):
+    save_whole(tmp_path, "a.json", lambda place: write_text(place / "a.json", "old"))
+
+    def full(place):
+        write_text(place / "a.json", "new")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(StorageError, match="No space left"):
+        save_whole(tmp_path, "a.json", full)
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == "old"
+
+
+def hold(folder, held, done):
+    with sole_writer(folder):
+        held.set()
+        done.wait(60)
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """A process that holds the folder `run`, and what makes it let go."""
+    context = multiprocessing.get_context("forkserver")
+    held, done = context.Event(), context.Event()
+    process = context.Process(target=hold, args=(tmp_path / "run", held, done))
+    process.start()
+    assert held.wait(60)
+    yield process, done
+    process.kill()
+    process.join()
+
+
+def test_a_second_writer_is_kept_out_until_the_first_has_ended(holder, tmp_path):
+    process, done = holder
+    said = r"another process is training into .*run; wait .* or set name="
+    with pytest.raises(StorageError, match=said), sole_writer(tmp_path / "run"):
+        pass
+    done.set()
+    process.join()
+    with sole_writer(tmp_path / "run"):
+        pass
+
+
+def test_a_process_that_was_killed_keeps_nobody_out(holder, tmp_path):
+    process, _ = holder
+    process.kill()
+    process.join()
+    with sole_writer(tmp_path / "run"):
+        assert (tmp_path / "run").is_dir()
+
+
+def test_one_process_may_enter_twice_as_a_stage_does_that_runs_another(tmp_path):
+    with sole_writer(tmp_path), sole_writer(tmp_path):
+        pass
+
+
+def test_a_folder_that_stays_empty_is_removed_and_no_other(tmp_path):
+    with sole_writer(tmp_path / "new" / "run"):
+        assert (tmp_path / "new" / "run").is_dir()
+    assert list(tmp_path.iterdir()) == []
+    with sole_writer(tmp_path / "new"):
+        Path(tmp_path / "new" / "recipe.yaml").touch()
+    assert (tmp_path / "new" / "recipe.yaml").exists()
+    with pytest.raises(ValueError), sole_writer(tmp_path / "other"):
+        raise ValueError
+    assert not (tmp_path / "other").exists()
