@@ -43,7 +43,7 @@ def test_labels_keep_their_type(values, kind, container, tmp_path):
         ([None] * 10 + ["a", "b"] * 10, "10 of 30 labels are missing, the first at index 0 (None)"),
         (["a", "b"] * 10 + [math.nan] * 10, "10 of 30 labels are missing, the first at index 20 (nan)"),
         (np.array([0.0, 1.0] * 14 + [math.nan, 0.0]), "1 of 30 labels are missing, the first at index 28"),
-        (np.eye(2)[[0, 1] * 15], "the label at index 0 is '[1.0, 0.0]' of type list, must be a text, a number or"),
+        (np.eye(2)[[0, 1] * 15], "the label at index 0 is [1.0, 0.0] of type list, must be a text, a number or"),
         (["a", 1] * 15, "labels are of several types (number, text)"),
         ([0.5, 1.25, 2.5] * 10, "fit a NumberHead to numbers"),
     ],

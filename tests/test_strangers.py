@@ -308,6 +308,6 @@ def test_the_recipe_of_a_download_names_no_folder_elsewhere(checkpoint, tmp_path
     (copy / "recipe.yaml").write_text(yaml.safe_dump(given | {"name": name}), encoding="utf-8")
     monkeypatch.chdir(tmp_path / "work")
     before = fingerprint(tmp_path)
-    with pytest.raises(UserError, match="must be a folder name of letters"):
+    with pytest.raises(UserError, match="must be a folder name of at most 60 letters"):
         load_recipe("copy/recipe.yaml")
     assert fingerprint(tmp_path) == before
