@@ -85,8 +85,9 @@ def sole_writer(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        if lock.lock_counter == 1:  # the outermost block's
+            (folder / LOCK).unlink(missing_ok=True)
         lock.release()
-        if made and [file.name for file in folder.iterdir()] == [LOCK]:
-            (folder / LOCK).unlink()
+        if made and not any(folder.iterdir()):
             for one in made:
                 one.rmdir()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from latdiff.checkpoints import save_whole
-from latdiff.storage import StorageError, sole_writer, write_text, written_whole
+from latdiff.storage import LOCK, StorageError, sole_writer, write_text, written_whole
 
 
 def test_a_file_takes_its_place_once_it_is_written(tmp_path):
@@ -89,8 +89,11 @@ def test_a_process_that_was_killed_keeps_nobody_out(holder, tmp_path):
 
 
 def test_one_process_may_enter_twice_as_a_stage_does_that_runs_another(tmp_path):
-    with sole_writer(tmp_path), sole_writer(tmp_path):
-        pass
+    with sole_writer(tmp_path):
+        with sole_writer(tmp_path):
+            pass
+        assert (tmp_path / LOCK).exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_stays_empty_is_removed_and_no_other(tmp_path):
