@@ -134,8 +134,8 @@ class Run:
             self.step, self.rows = step, order[step]
             set_learning_rate(self.optimizers, self.settings.learning_rate, step, steps, warmup)
             yield step, self.rows
-            self.minutes = (time.monotonic() - began) / 60
             if self.due(getattr(self.settings, "save_every", SAVE_EVERY)) or STOPPING.received or step + 1 == steps:
+                self.minutes = (time.monotonic() - began) / 60
                 self.save(step + 1)
             if STOPPING.received:
                 self.bar.close()
