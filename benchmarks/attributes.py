@@ -137,10 +137,20 @@ def main() -> None:
         "heads": {head.name: head.report for head in heads},
         "judges": {name: judge.describe() for name, (judge, _) in judged.items()},
     } | (described(options, starts) if starts else {}) | ({"fudge": how} if how else {}))
-    table.samples(targets, heads, judged[heads[0].name][1] if len(heads) == 1 else {})
+    table.samples(targets, heads, real_texts(targets, {name: real for name, (_, real) in judged.items()}))
     table.rivals(targets, prompts, writer, fudge, classes)
     if options.plot:
         draw_curves(table.document, options.plot)
+
+
+def real_texts(targets: list[dict[str, str]], labelled: dict[str, dict[str, list[str]]]) -> dict[str, list[str]]:
+    """By the title of each target, the texts that have its labels in the labelled texts of every head; maybe none."""
+    found = {}
+    for target in targets:
+        first, *others = (labelled[name].get(label, []) for name, label in target.items())
+        known = [set(texts) for texts in others]
+        found[title(target)] = [text for text in first if all(text in texts for texts in known)]
+    return found
 
 
 def described(options: argparse.Namespace, starts: list[Split]) -> dict:

@@ -73,6 +73,7 @@ def test_two_heads_are_steered_to_every_pair(checkpoint, labelled, tmp_path, mon
     rows = run(monkeypatch, checkpoint, tmp_path / "m.json", *heads)["rows"]
     assert [tuple(row["target"].values()) for row in rows if row["who"] == "steered"] == [
         ("negative", "past"), ("negative", "present"), ("positive", "past"), ("positive", "present")]
+    assert sum(row["who"] == "real texts" for row in rows) == 4  # of the same stories in both files
     for row in rows:
         assert set(row["right_of_each"]) == {"sentiment", "tense"}
         assert row["right"] <= min(row["right_of_each"].values())
