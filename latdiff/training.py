@@ -41,6 +41,13 @@ def training(folder_of: Callable[[Recipe], Path]) -> Callable:
     """Decorate the main(recipe, quiet) of a stage that trains into the folder of a recipe.
 
     One process at a time writes into it; Ctrl-C and SIGTERM save the state and end the process without a traceback.
+
+    Args:
+        folder_of: the folder that main writes into, of a recipe.
+
+    Returns:
+        The decorator. What it decorates raises TrainingError where a launcher has begun several processes, StorageError
+        where another one trains into the folder, and Stopped when it is asked to stop.
     """
 
     def decorate(main: Callable) -> Callable:
@@ -290,5 +297,6 @@ def step_generator(seed: int, step: int) -> torch.Generator:
 
 def progress_bar(start: int, steps: int, title: str, quiet: bool) -> tqdm:
     """A bar with loss, speed and time left; a line a minute when the output is no terminal."""
-    return tqdm(range(start, steps), initial=start, total=steps, desc=title, disable=quiet,
-                mininterval=2 if sys.stderr.isatty() else 60, maxinterval=60, dynamic_ncols=True, unit="step")
+    every = {"mininterval": 2} if sys.stderr.isatty() else {"mininterval": 60, "maxinterval": 60}
+    return tqdm(range(start, steps), initial=start, total=steps, desc=title, disable=quiet, dynamic_ncols=True,
+                unit="step", **every)

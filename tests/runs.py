@@ -4,11 +4,14 @@ import shutil
 from pathlib import Path
 
 import torch
+from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file
+from torch import nn
 
 from latdiff.codecs.files import load_codec
 from latdiff.data.corpus import load_corpus
 from latdiff.resuming import load_latents
+from latdiff.training import optimizers
 
 TINY = """
 name: tiny
@@ -26,6 +29,13 @@ sampling: {steps: 3}
 
 class Interrupted(Exception):
     pass
+
+
+def fresh():
+    """A module of a few weights, its optimisers and its averages, the same every time."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 3))
+    return model, optimizers(model, 1e-2), EMAModel(model.parameters(), decay=0.9, use_ema_warmup=True)
 
 
 def cached(recipe, folder=None):

@@ -239,8 +239,10 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
             raise DataError(f"{path}, line {number}: is not JSON: {error.msg} at column {error.colno}") from None
         except RecursionError:
             raise DataError(f"{path}, line {number}: is nested too deeply; leave the nested column out") from None
-        except ValueError as error:  # of a key, or from int()
-            problem = str(error) if "twice" in str(error) else "holds a number of too many digits; write it as a text"
+        except ColumnTwice as error:
+            raise DataError(f"{path}, line {number}: {error}") from None
+        except ValueError:  # from int()
+            problem = "holds a number of too many digits; write it as a text"
             raise DataError(f"{path}, line {number}: {problem}") from None
         if not isinstance(row, dict):
             problem = f'must be an object such as {{"text": "..."}}, is {line[:40]}'
@@ -248,12 +250,16 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
         yield number, row
 
 
+class ColumnTwice(ValueError):
+    """A key that an object of JSON has twice, in words that go on from the line's number."""
+
+
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object, of which no key may be lost."""
     row = dict(pairs)
     if len(row) < len(pairs):
         key = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise ValueError(f"has the column {shown(key)} twice; rename or drop one")
+        raise ColumnTwice(f"has the column {shown(key)} twice; rename or drop one")
     return row
 
 

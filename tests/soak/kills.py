@@ -32,20 +32,6 @@ sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir")  # audited by Python
 STAGES = ("pretrain_backbone", "train_autoencoder", "train_denoiser", "train_ar", "train_seq2seq", "train_sentence",
           "train_perceiver", "train_star", "train_wellformed")
-TINY = """
-name: tiny
-dtype: float32
-data: {source: storyworld, train_size: 120, valid_size: 6, max_tokens: 96}
-backbone: {path: checkpoints/tiny-t5}
-pretrain_backbone: {vocab_size: 1200, width: 16, ff_width: 32, layers: 1, heads: 2, steps: 3, batch_size: 4}
-autoencoder: {num_latents: 3, latent_dim: 4, width: 16, depth: 1, heads: 2, max_tokens: 96}
-train_autoencoder: {steps: 6, batch_size: 4, warmup_steps: 2, sample_every: 100, save_every: 2}
-denoiser: {width: 16, depth: 1, heads: 2}
-train_denoiser: {steps: 6, batch_size: 8, warmup_steps: 2, sample_every: 100, save_every: 2}
-train_ar: {width: 16, layers: 1, heads: 2, steps: 4, batch_size: 4}
-train_seq2seq: {steps: 4, batch_size: 4}
-sampling: {steps: 2}
-"""
 WORDS = """
 name: words
 dtype: float32
@@ -63,7 +49,8 @@ denoiser: {width: 16, depth: 1, heads: 2}
 train_denoiser: {steps: 3, batch_size: 8, warmup_steps: 2, sample_every: 100}
 sampling: {steps: 2}
 """
-PAIRS = ("data.source=pairs.jsonl", "data.condition=text", "data.condition_column=source")
+PAIRS = ("data.source=pairs.jsonl", "data.condition=text", "data.condition_column=source", "train_seq2seq.steps=4",
+         "train_seq2seq.batch_size=4")
 
 
 @dataclass(frozen=True)
@@ -95,6 +82,7 @@ JOBS = (
 def lay_out(folder: Path) -> None:
     """A working directory with texts, recipes, tiny models of random weights, and a codec for plans."""
     import sentence_models
+    from runs import TINY
 
     from latdiff.codecs.files import save_codec
 
