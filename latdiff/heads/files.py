@@ -35,11 +35,10 @@ def save_head(head: AttributeHead | NumberHead, folder: str | Path) -> None:
     tensors = {"weight": head.weight, "bias": head.bias, "fitted_on": head.fitted_on}
 
     def save(place: Path) -> None:
-        place.mkdir()
+        place.mkdir(parents=True)
         save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, place / "model.safetensors")
         (place / "config.json").write_text(text, encoding="utf-8")
 
-    folder.mkdir(parents=True, exist_ok=True)
     save_whole(folder, "config.json", save)
 
 
@@ -125,7 +124,7 @@ def _check_parts(config: dict, tensors: dict[str, torch.Tensor]) -> None:
         "log_snrs": isinstance(levels, list) and all(map(_is_number, levels)),
         "report": isinstance(report, dict) and all(_is_number(share) and 0 <= share <= 1 for share in shares)
         and (report.get("texts") is None or (_is_number(report["texts"]) and report["texts"] > 0)),
-        "fitted_on": "fitted_on" not in tensors or tensors["fitted_on"].dtype == torch.int64,
+        "fitted_on": tensors["fitted_on"].dtype == torch.int64,
     }
     wrong = [f"{name} is {shown(config.get(name, tensors.get(name)))}" for name, fits in right.items() if not fits]
     if wrong:
