@@ -24,7 +24,8 @@ def plain_errors():
     try:
         yield
     except UserError as error:
-        raise SystemExit(f"error: {error}") from None
+        number = os.environ.get("RANK", "0")  # of several processes
+        raise SystemExit(f"error: {error}" if number == "0" else f"process {number}: error: {error}") from None
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         raise SystemExit(130) from None

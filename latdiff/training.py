@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
 import os
 import random
+import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -23,14 +25,29 @@ from transformers.pytorch_utils import Conv1D
 
 from latdiff.config import Recipe
 from latdiff.config.sections import SECTIONS
+from latdiff.draws import Draws, SharedDropout
 from latdiff.errors import UserError, first_line
 from latdiff.muon import Float32Muon
 from latdiff.precision import compute_dtype, default_device, has_fast_bfloat16
+from latdiff.processes import (
+    ProcessError,
+    agreed,
+    by_main,
+    is_main,
+    own_part,
+    processes,
+    silent_but_main,
+    spread,
+    sum_gradients,
+    sum_over_processes,
+    wait_for_everyone,
+)
 from latdiff.resuming import digest_of, load_state, save_state
 from latdiff.stopping import STOPPING, Stopped
 from latdiff.storage import sole_writer, write_text
 
 WARMUP_STEPS, SAVE_EVERY = 100, 500  # of stages without settings for them
+Rows = TypeVar("Rows", list, Tensor)
 
 
 class TrainingError(UserError):
@@ -40,34 +57,30 @@ class TrainingError(UserError):
 def training(folder_of: Callable[[Recipe], Path]) -> Callable:
     """Decorate the main(recipe, quiet) of a stage that trains into the folder of a recipe.
 
-    One process at a time writes into it; Ctrl-C and SIGTERM save the state and end the process without a traceback.
+    One command at a time writes into it; Ctrl-C and SIGTERM save the state and end the process without a traceback.
+    Where a launcher has begun several processes, all of them run main, the main one alone prints, and none leaves
+    before all have come to the end.
 
     Args:
         folder_of: the folder that main writes into, of a recipe.
 
     Returns:
-        The decorator. What it decorates raises TrainingError where a launcher has begun several processes, StorageError
-        where another one trains into the folder, and Stopped when it is asked to stop.
+        The decorator. What it decorates raises StorageError where another command trains into the folder, ProcessError
+        where another process of this one has ended, and Stopped when it is asked to stop.
     """
 
     def decorate(main: Callable) -> Callable:
         @functools.wraps(main)
         def alone(recipe: Recipe, quiet: bool = False):
-            refuse_several_processes()
-            with sole_writer(folder_of(recipe)), STOPPING.heeded():
-                return main(recipe, quiet)
+            writing = sole_writer(folder_of(recipe)) if is_main() else contextlib.nullcontext()
+            with silent_but_main(), STOPPING.heeded(), writing:
+                wait_for_everyone()
+                main(recipe, quiet or not is_main())
+                wait_for_everyone()
 
         return alone
 
     return decorate
-
-
-def refuse_several_processes() -> None:
-    """Raise TrainingError where a launcher has begun more processes than one, which would train copies of one model."""
-    count = os.environ.get("WORLD_SIZE", "1")
-    if count != "1":
-        raise TrainingError(f"WORLD_SIZE is {count}, but latdiff trains in one process only; run the command without "
-                            "`accelerate launch` or torchrun, or with one process")
 
 
 class Run:
@@ -77,10 +90,14 @@ class Run:
         model = run.prepare(model, texts)
         for step, rows in run.steps(BatchOrder(...)):
             with run.autocast():
-                loss = ...
-            run.update(loss)
+                loss = objective(latents[run.own(rows)], run.draws())
+            run.update(run.share(loss))
 
     It owns the learning rate, clipping, the log, progress and the resume state, from which `steps` goes on.
+
+    Several processes share every batch: each makes the whole of it, takes its `own` rows, with the random numbers that
+    they have in one process (`draws`), and weighs its loss by its `share`; `update` sums gradients. So losses and
+    weights are those of one process, within rounding.
 
     Args:
         recipe: Names the run, its dtype and its Weights & Biases project.
@@ -102,7 +119,7 @@ class Run:
         )
         if recipe.wandb_project:
             begin_wandb(self.accelerate, recipe, stage)
-        self.device, self.autocast = self.accelerate.device, self.accelerate.autocast
+        self.device, self.recipe_seed = self.accelerate.device, recipe.seed
         self.start, self.minutes = 0, 0.0
 
     def prepare(self, objective: nn.Module, texts: Iterable[str], trained: nn.Module | None = None,
@@ -120,13 +137,26 @@ class Run:
         Returns:
             The objective, ready to be called.
         """
-        self.optimizers = optimizers(trained or objective, self.settings.learning_rate, weight_decay, muon)
-        objective, *self.optimizers = self.accelerate.prepare(objective, *self.optimizers)
+        half = self.dtype == "bfloat16" and has_fast_bfloat16(self.device.type)
+        made = optimizers(trained or objective, self.settings.learning_rate, weight_decay, muon, half)
+        # for evaluation, says accelerate of a model that is not wrapped: gradients are summed by `update`
+        objective = self.accelerate.prepare_model(objective, evaluation_mode=True)
+        self.optimizers = [self.accelerate.prepare_optimizer(one) for one in made]
         self.trained, self.ema, self.texts = trained or objective, ema, digest_of(texts)
+        self.parameters = [one for one in self.trained.parameters() if one.requires_grad]
+        spread(self.parameters)
         if ema is not None:
             ema.to(self.device)
         self.start, self.minutes = load_state(self.state, {"model": self.trained}, self.optimizers, ema, self.texts)
+        self._check_start()
         return objective
+
+    def _check_start(self) -> None:
+        """Raise ProcessError where this process does not see the resume state that the main one does."""
+        start = agreed(self.start)
+        if start != self.start:
+            raise ProcessError(f"process {processes().process_index} finds step {self.start} in {self.state}, the main "
+                               f"process step {start}; let the folder lie on storage that all machines share")
 
     def steps(self, order: BatchOrder) -> Iterator[tuple[int, list[int]]]:
         """Steps and their batches' rows, from where the run was left to the end.
@@ -139,17 +169,68 @@ class Run:
         STOPPING.in_loop = True
         for step in self.bar:
             self.step, self.rows = step, order[step]
+            self._check_share()
             set_learning_rate(self.optimizers, self.settings.learning_rate, step, steps, warmup)
+            self.minutes = (time.monotonic() - began) / 60
             yield step, self.rows
-            if self.due(getattr(self.settings, "save_every", SAVE_EVERY)) or STOPPING.received or step + 1 == steps:
+            stop = self._asked_to_stop()
+            if self.due(getattr(self.settings, "save_every", SAVE_EVERY)) or stop or step + 1 == steps:
                 self.minutes = (time.monotonic() - began) / 60
                 self.save(step + 1)
-            if STOPPING.received:
+            if stop:
                 self.bar.close()
-                raise Stopped(STOPPING.received, f" after step {step + 1:,} of {steps:,}, which is saved")
+                raise Stopped(stop, f" after step {step + 1:,} of {steps:,}, which is saved")
         STOPPING.in_loop = False
-        self.accelerate.end_training()
+        for tracker in self.accelerate.trackers:
+            tracker.finish()
 
+    def _check_share(self) -> None:
+        """Raise ProcessError for a batch of fewer rows than there are processes."""
+        if len(self.rows) < processes().num_processes:
+            raise ProcessError(f"a batch of {self.section} has {len(self.rows)} rows for {processes().num_processes} "
+                               f"processes; raise {self.section}.batch_size, or begin fewer processes")
+
+    def _asked_to_stop(self) -> int:
+        """The signal that asks for it, 0 where there is none; several processes have told each other in `update`."""
+        return STOPPING.received if processes().num_processes == 1 else self.heard
+
+    def own(self, rows: Rows) -> Rows:
+        """This process's of a whole batch's rows, a list or a tensor [B, ...]."""
+        return rows[own_part(len(rows))]
+
+    def draws(self) -> Draws:
+        """The step's random numbers, for this process's rows."""
+        count = len(self.rows)
+        return Draws(step_generator(self.recipe_seed, self.step), count, own_part(count))
+
+    @contextlib.contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Within the block, models compute in the run's dtype, and dropout is that of the whole batch."""
+        count = len(getattr(self, "rows", ()))
+        several = processes().num_processes > 1
+        with self.accelerate.autocast(), SharedDropout(count, own_part(count)) if several else contextlib.nullcontext():
+            yield
+
+    def share(self, loss: Tensor, counts: Sequence[int] | Tensor | None = None) -> Tensor:
+        """What this process's mean counts for in the whole batch's, whose value is the sum over processes.
+
+        Args:
+            loss: the mean over this process's rows, or over what they have.
+            counts: what each of the B rows of the whole batch has, such as tokens; one by default.
+        """
+        if processes().num_processes == 1:
+            return loss
+        of_rows = torch.ones(len(self.rows)) if counts is None else torch.as_tensor(counts)
+        return loss * (self.own(of_rows).sum() / of_rows.sum()).item()
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean over the whole batch of what `value`, a scalar without a gradient, is over this process's rows."""
+        if processes().num_processes > 1:
+            (found,) = sum_over_processes(self.share(value))
+            value = value.new_tensor(found)
+        return value
+
+    @by_main
     def save(self, step: int) -> None:
         """Write the resume state, to go on from a step."""
         save_state(self.state, step, {"model": self.trained}, self.optimizers, self.ema, self.minutes, self.texts)
@@ -157,10 +238,16 @@ class Run:
     def update(self, loss: Tensor) -> None:
         """One optimiser step down the loss, its gradient clipped to norm 1.
 
+        Args:
+            loss: a scalar; of several processes each one's `share`.
+
         Raises:
             TrainingError: For a loss or a gradient that is not finite, before any weight is changed by it.
+            ProcessError: When another process has ended; the steps before are saved.
         """
         self.accelerate.backward(loss)
+        if processes().num_processes > 1:
+            loss = self._sum_up(loss)
         norm = self.accelerate.clip_grad_norm_(self.trained.parameters(), 1.0)
         if not torch.isfinite(loss.detach() + norm):
             self._refuse_step(loss.item(), float(norm))
@@ -171,11 +258,24 @@ class Run:
             self.ema.step(self.trained.parameters())
         report(self.bar, self.accelerate, self.step, loss)
 
+    def _sum_up(self, loss: Tensor) -> Tensor:
+        """Sum gradients and losses of all processes, and hear whether one of them was asked to stop; returns the loss.
+
+        Raises ProcessError when one of them has ended.
+        """
+        try:
+            total, asked = sum_gradients(self.parameters, loss.detach(), STOPPING.received)
+        except ProcessError:
+            self.save(self.step)
+            raise
+        self.heard = int(asked and (STOPPING.received or signal.SIGTERM))
+        return loss.new_tensor(total)
+
     def _refuse_step(self, loss: float, norm: float) -> None:
         """Raise TrainingError for this step, and leave beside the resume state which rows it was of."""
         found = self.state.with_suffix(".failed.json")
         failed = {"step": self.step, "loss": str(loss), "gradient_norm": str(norm), "rows": self.rows}
-        write_text(found, json.dumps(failed, indent=2) + "\n")
+        by_main(write_text)(found, json.dumps(failed, indent=2) + "\n")
         raise TrainingError(
             f"{self.stage}: at step {self.step + 1:,} the loss is {loss:g} and its gradient's norm {norm:g}; no weight "
             f"was changed by it. {self.section}.learning_rate is {self.settings.learning_rate:g}: set a lower one, and "
@@ -220,11 +320,12 @@ def report(bar: tqdm, accelerate: Accelerator, step: int, loss: Tensor) -> None:
 
 
 def optimizers(
-    model: nn.Module, learning_rate: float, weight_decay: float = 0.01, muon: bool = True
+    model: nn.Module, learning_rate: float, weight_decay: float = 0.01, muon: bool = True, half: bool = False
 ) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of linear layers, also GPT-2's transposed ones; AdamW for the rest, or for all.
 
-    The rest are embeddings, queries, norms, biases. Muon: Jordan et al. 2024; its rates are matched to AdamW's.
+    The rest are embeddings, queries, norms, biases. Muon: Jordan et al. 2024; its rates are matched to AdamW's, and it
+    computes in bfloat16 where `half` is set.
     """
     embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     matrices = {
@@ -237,7 +338,7 @@ def optimizers(
     if not muon:
         decayed = {"params": list(matrices.values()), "weight_decay": weight_decay}
         return [torch.optim.AdamW([decayed, {"params": rest, "weight_decay": 0.0}], **adamw)]
-    kind = torch.optim.Muon if has_fast_bfloat16(default_device()) else Float32Muon
+    kind = torch.optim.Muon if half else Float32Muon
     return [
         kind(matrices.values(), lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(rest, weight_decay=0.0, **adamw),

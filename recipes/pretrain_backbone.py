@@ -9,15 +9,17 @@ masked, the decoder writes the whole text: the job it will have when latents rep
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from transformers import T5Config, T5ForConditionalGeneration
 
 from latdiff.checkpoints import save_whole
 from latdiff.config import Recipe, recipe_from_command_line
-from latdiff.data.corpus import load_corpus
+from latdiff.data.corpus import Corpus, load_corpus
 from latdiff.data.tokens import (
     IGNORED,
     corrupt_spans,
@@ -32,6 +34,7 @@ from latdiff.data.tokens import (
 from latdiff.errors import plain_errors
 from latdiff.lm import load_tokenizer
 from latdiff.models.backbone import BackboneError, decoder_logits, encode_features, fast_attention
+from latdiff.processes import agreed, by_main, wait_for_everyone
 from latdiff.training import BatchOrder, Run, step_generator, training
 
 STATE = Path("train/backbone.safetensors")
@@ -41,17 +44,12 @@ STATE = Path("train/backbone.safetensors")
 def main(recipe: Recipe, quiet: bool = False) -> None:
     folder, settings = Path(recipe.located(recipe.backbone.path)), recipe.pretrain_backbone
     state = folder / STATE
-    if finished(recipe):
+    if agreed(finished(recipe)):
         print(f"{folder} already holds a finished backbone; delete it, or set backbone.path=checkpoints/NAME to "
               "pretrain another")
         return
     corpus = load_corpus(recipe.data, recipe.seed, extra=True)
-    if (folder / "tokenizer_config.json").exists():
-        tokenizer = load_tokenizer(folder, lambda reason: BackboneError(
-            f"the tokenizer in {folder} {reason}; delete its files to train another"
-        ))
-    else:
-        tokenizer = train_vocabulary(corpus.train + corpus.extra, folder, settings.vocab_size)
+    tokenizer = tokenizer_of(recipe, corpus)
     whole = tokenize(tokenizer, corpus.train + corpus.extra)
     ids = short_enough(whole, recipe.data.max_tokens)
     print(f"{len(ids):,} texts of at most {recipe.data.max_tokens} tokens, {len(tokenizer)} pieces")
@@ -65,14 +63,31 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     for step, rows in run.steps(BatchOrder(len(ids), settings.batch_size, recipe.seed, list(map(len, ids)))):
         batch = masked_batch([ids[i] for i in rows], tokenizer, recipe, step)
         with run.autocast():
-            loss = reconstruction_loss(model, *(x.to(run.device) for x in batch))
-        run.update(loss)
+            ids_in, mask, labels, eps = (run.own(x).to(run.device) for x in batch)
+            loss = reconstruction_loss(model, ids_in, mask, labels, eps, run.mean)
+        run.update(run.share(loss, [len(ids[i]) for i in rows]))
+    write(recipe, run, tokenizer, corpus)
 
-    model = run.finish()
+
+@by_main
+def write(recipe: Recipe, run: Run, tokenizer, corpus: Corpus) -> None:
+    """Measure the backbone on unseen texts, and save it."""
+    model, folder = run.finish(), run.state.parents[1]
     print(table(model, tokenizer, corpus.valid[:500], recipe))
     save_whole(folder, "model.safetensors", model.to(torch.bfloat16).save_pretrained)
-    state.unlink(missing_ok=True)
-    print(f"{settings.steps} steps in {run.minutes:.1f} minutes -> {folder}")
+    run.state.unlink(missing_ok=True)
+    print(f"{run.settings.steps} steps in {run.minutes:.1f} minutes -> {folder}")
+
+
+def tokenizer_of(recipe: Recipe, corpus: Corpus):
+    """That of the backbone's folder, trained on the corpus where there is none."""
+    folder = Path(recipe.located(recipe.backbone.path))
+    if not agreed((folder / "tokenizer_config.json").exists()):
+        by_main(train_vocabulary)(corpus.train + corpus.extra, folder, recipe.pretrain_backbone.vocab_size)
+        wait_for_everyone()
+    return load_tokenizer(folder, lambda reason: BackboneError(
+        f"the tokenizer in {folder} {reason}; delete its files to train another"
+    ))
 
 
 def finished(recipe: Recipe) -> bool:
@@ -106,10 +121,13 @@ def masked_batch(rows: list[list[int]], tokenizer, recipe: Recipe, step: int):
     return ids, mask, labels_of(*pad(rows, tokenizer.pad_token_id)), eps
 
 
-def reconstruction_loss(model, ids, mask, labels, eps):
-    """Cross-entropy of the whole text, in nats a token; eps [B, T, H] is in units of the features' own size."""
+def reconstruction_loss(model, ids, mask, labels, eps, mean: Callable[[Tensor], Tensor]):
+    """Cross-entropy of the whole text, in nats a token; eps [B, T, H] is in units of the features' own size.
+
+    `mean` makes the mean over the whole batch of that over these rows.
+    """
     features = encode_features(model, ids, mask)
-    features = features + eps * features.detach().pow(2).mean().sqrt()
+    features = features + eps * mean(features.detach().pow(2).mean()).sqrt()
     logits = decoder_logits(model, features, labels, mask)
     return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)
 

@@ -26,6 +26,7 @@ from latdiff.errors import plain_errors
 from latdiff.evaluation.judges import FluencyJudge
 from latdiff.lm import class_prefix, load_tokenizer
 from latdiff.models.backbone import BackboneError, fast_attention
+from latdiff.processes import agreed, by_main
 from latdiff.resuming import refuse_changes
 from latdiff.training import BatchOrder, Run, step_generator, training
 
@@ -34,7 +35,7 @@ from latdiff.training import BatchOrder, Run, step_generator, training
 def main(recipe: Recipe, quiet: bool = False) -> None:
     folder, settings = Path(f"{recipe.folder}-ar"), recipe.train_ar
     state = folder / "train" / "ar.safetensors"
-    if (folder / "model.safetensors").exists():
+    if agreed((folder / "model.safetensors").exists()):
         state.unlink(missing_ok=True)  # a kill may have left it
         print(f"{folder} already holds a finished model; delete it to train another, or set name=")
         return
@@ -46,7 +47,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
         f"backbone.path is {recipe.backbone.path!r}, where no tokenizer could be read; train the backbone first, "
         "with `latdiff train-ae` or `latdiff pretrain-backbone`"
     ))
-    recipe.save(folder / "recipe.yaml", "train_ar")
+    by_main(recipe.save)(folder / "recipe.yaml", "train_ar")
     every = tokenize(tokenizer, corpus.train)
     ids = short_enough(every, recipe.data.max_tokens)
     shown = prefixes(recipe, corpus, tokenizer, [len(row) <= recipe.data.max_tokens for row in every])
@@ -60,16 +61,22 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
         torch.manual_seed(step_generator(recipe.seed, step).initial_seed())  # of the dropout, and whose class is shown
         begun = [shown[i] if shown and torch.rand(()) >= settings.condition_dropout else [] for i in chosen]
         rows, mask = pad([own + ids[i] for own, i in zip(begun, chosen, strict=True)], tokenizer.pad_token_id)
+        given = list(map(len, begun))
         with run.autocast():
-            loss = next_token_loss(model, rows.to(run.device), mask.to(run.device), list(map(len, begun)))
-        run.update(loss)
+            loss = next_token_loss(model, run.own(rows).to(run.device), run.own(mask).to(run.device), run.own(given))
+        run.update(run.share(loss, [len(ids[i]) for i in chosen]))
+    write(run, tokenizer, corpus.valid)
 
-    model = run.finish()
+
+@by_main
+def write(run: Run, tokenizer, unseen: list[str]) -> None:
+    """Save the language model, and measure it on unseen texts."""
+    model, folder = run.finish(), run.state.parents[1]
     save_whole(folder, "model.safetensors", tokenizer.save_pretrained, model.save_pretrained)
-    state.unlink(missing_ok=True)
-    unseen = FluencyJudge(folder).perplexity(corpus.valid)
-    print(f"perplexity of {len(corpus.valid):,} unseen texts: {unseen['tokens']:.2f} a token, mean of the texts' own "
-          f"{unseen['texts']:.2f}; {settings.steps} steps in {run.minutes:.1f} minutes -> {folder}")
+    run.state.unlink(missing_ok=True)
+    found = FluencyJudge(folder).perplexity(unseen)
+    print(f"perplexity of {len(unseen):,} unseen texts: {found['tokens']:.2f} a token, mean of the texts' own "
+          f"{found['texts']:.2f}; {run.settings.steps} steps in {run.minutes:.1f} minutes -> {folder}")
 
 
 def prefixes(recipe: Recipe, corpus: Corpus, tokenizer, fits: list[bool]) -> list[list[int]]:

@@ -35,6 +35,7 @@ from latdiff.data.tokens import (
     unknown_characters,
     unknown_share,
 )
+from latdiff.draws import Draws
 from latdiff.errors import UserError, plain_errors
 from latdiff.evaluation.report import reconstruction_table, update_metrics
 from latdiff.evaluation.rows import reconstruction
@@ -47,8 +48,9 @@ from latdiff.models.backbone import (
     refuse_unreadable,
 )
 from latdiff.precision import autocast, default_device
+from latdiff.processes import agreed, by_main
 from latdiff.resuming import refuse_changes, save_latents
-from latdiff.training import BatchOrder, Run, step_generator, training
+from latdiff.training import BatchOrder, Run, training
 
 SETTINGS = ("seed", "data", "backbone", "autoencoder", "train_autoencoder")  # that its result depends on
 COPIED_TEXTS = 64  # unseen ones, that the backbone is tried on
@@ -59,7 +61,7 @@ class ReconstructionLoss(nn.Module):
     """Cross-entropy of a text read back through noisy latents, nats a token.
 
     forward(ids [B, T'], mask [B, T'], labels [B, T], generator); the ids may be those of a corrupted text,
-    the labels are always the whole one.
+    the labels are always the whole one. B rows of a larger batch come with its draws in place of the generator.
     """
 
     def __init__(self, text_model, autoencoder: LatentAutoencoder, latent_noise: float, latent_dropout: float = 0.0):
@@ -71,10 +73,11 @@ class ReconstructionLoss(nn.Module):
         with torch.no_grad():
             features = encode_features(self.text_model[0], ids, mask)
         latents = self.autoencoder.normalise(self.autoencoder.compress(features, mask))
-        sd = self.latent_noise * torch.rand(len(ids), 1, 1, generator=generator)
-        noisy = latents + (sd * torch.randn(latents.shape, generator=generator)).to(latents)
+        draws, shape = Draws.of(generator, len(ids)), latents.shape[1:]
+        sd = self.latent_noise * draws.rand(1, 1)
+        noisy = latents + (sd * draws.randn(*shape)).to(latents)
         if self.latent_dropout:
-            noisy = noisy * (torch.rand(latents.shape, generator=generator) >= self.latent_dropout).to(noisy)
+            noisy = noisy * (draws.rand(*shape) >= self.latent_dropout).to(noisy)
         logits = decoder_logits(self.text_model[0], self.autoencoder.reconstruct(noisy, sd.to(noisy)), labels)
         return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)
 
@@ -85,7 +88,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     folder, settings = recipe.folder, recipe.train_autoencoder
     state = folder / "train" / "autoencoder.safetensors"
     refuse_changes(recipe, SETTINGS)
-    if finished(recipe):
+    if agreed(finished(recipe)):
         state.unlink(missing_ok=True)  # a kill may have left it
         print(f"{folder / 'autoencoder'} is already trained; delete {folder} or set name= to train another")
         return
@@ -103,7 +106,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     if corpus.extra:
         ids = own + short_enough(tokenize(tokenizer, corpus.extra), recipe.data.max_tokens)
         print(f"{len(ids) - len(own):,} extra texts that are short enough, for the autoencoder alone")
-    recipe.save(folder / "recipe.yaml")
+    by_main(recipe.save)(folder / "recipe.yaml")
 
     run = Run(recipe, "autoencoder", state, settings, quiet)
     alone = tried(recipe, tokenizer, text_model.to(run.device), corpus, ids)
@@ -116,8 +119,8 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     for step, rows in run.steps(BatchOrder(len(ids), settings.batch_size, recipe.seed, list(map(len, ids)))):
         batch = corrupted_batch([ids[i] for i in rows], tokenizer, recipe, step)
         with run.autocast():
-            loss = objective(*(x.to(run.device) for x in batch), step_generator(recipe.seed, step))
-        run.update(loss)
+            loss = objective(*(run.own(x).to(run.device) for x in batch), run.draws())
+        run.update(run.share(loss, [len(ids[i]) for i in rows]))
         if run.due(settings.sample_every) and not quiet:
             show(run.bar, codec, corpus.valid[:3])
 
@@ -127,7 +130,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     autoencoder.set_whitening(latents.mean(0), latents.var(0))
     made = alone | {"training_minutes": round(run.minutes, 2), "dtype": run.dtype}
     finish(recipe, codec, autoencoder.normalise(latents[: len(own)]), corpus, made)
-    state.unlink(missing_ok=True)
+    by_main(state.unlink)(missing_ok=True)
     print(f"trained in {run.minutes:.1f} minutes -> {folder}")
 
 
@@ -139,7 +142,7 @@ def finished(recipe: Recipe) -> bool:
 def build_missing_backbone(recipe: Recipe, quiet: bool) -> None:
     """Pretrain a backbone of our own that is not there; nothing where it is, or is the hub's, or is adopted."""
     ours = recipe.backbone.path.startswith("checkpoints/") and not recipe.autoencoder.path
-    if ours and not pretrain_backbone.finished(recipe):
+    if ours and not agreed(pretrain_backbone.finished(recipe)):
         pretrain_backbone.main(recipe, quiet)
 
 
@@ -152,7 +155,7 @@ def adopt(recipe: Recipe, corpus: Corpus) -> None:
             "with a TextCodec; set another, or leave it out to train one"
         )
     own = readable(recipe, codec.tokenizer, corpus, codec.autoencoder.config.max_tokens)
-    recipe.save(recipe.folder / "recipe.yaml")
+    by_main(recipe.save)(recipe.folder / "recipe.yaml")
     codec.to(default_device())
     with autocast(codec.autoencoder.device.type, recipe.dtype):
         latents = codec.autoencoder.normalise(codec.compress(own))
@@ -254,6 +257,7 @@ def show(bar, codec: TextCodec, texts: list[str]) -> None:
     codec.autoencoder.train()
 
 
+@by_main
 def finish(recipe: Recipe, codec: TextCodec, latents: torch.Tensor, corpus: Corpus, made: dict) -> None:
     """Cache the corpus' latents, save the codec, and measure on unseen texts; `made` says where it comes from."""
     folder = recipe.folder

@@ -30,9 +30,10 @@ from latdiff.models.conditions import Labels, Source
 from latdiff.models.denoiser import LatentDenoiser
 from latdiff.pipelines.latent import LatentTextDiffusionPipeline
 from latdiff.precision import autocast
+from latdiff.processes import agreed, by_main
 from latdiff.resuming import load_latents, refuse_changes, save_latents
 from latdiff.schedule import betas
-from latdiff.training import BatchOrder, Run, step_generator, training
+from latdiff.training import BatchOrder, Run, training
 
 
 @training(lambda recipe: recipe.folder)
@@ -40,12 +41,12 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     folder, settings, how = recipe.folder, recipe.train_denoiser, recipe.diffusion
     checked_scheduler(recipe.sampling, betas(how.schedule))
     codec_stage = importlib.import_module(f"latdiff.recipes.train_{recipe.codec}")
-    if not codec_stage.finished(recipe):
+    if not agreed(codec_stage.finished(recipe)):
         codec_stage.main(recipe, quiet)
     state = folder / "train" / "denoiser.safetensors"
     begun = ("denoiser", "diffusion", "train_denoiser") if state.exists() else ()
     refuse_changes(recipe, (*codec_stage.SETTINGS, *begun))
-    if (folder / "model_index.json").exists():
+    if agreed((folder / "model_index.json").exists()):
         state.unlink(missing_ok=True)  # a kill may have left it
         print(f"{folder} already holds a finished pipeline; delete {folder / 'denoiser'} and "
               f"{folder / 'model_index.json'} to train another denoiser, or set name=")
@@ -56,7 +57,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     short = codec.fits(corpus.train, recipe.data.max_tokens)
     latents = cached_latents(recipe, codec, corpus, short)
     latents, conditions = conditioned(recipe, codec, corpus, latents, short)
-    recipe.save(folder / "recipe.yaml", "train_denoiser")
+    by_main(recipe.save)(folder / "recipe.yaml", "train_denoiser")
 
     torch.manual_seed(recipe.seed)
     denoiser = build(recipe, codec, corpus)
@@ -67,16 +68,18 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     diffusion = GaussianDiffusion(denoiser, scheduler.alphas_cumprod, how.self_conditioning, settings.condition_dropout,
                                   how.times, how.logit_mean, how.logit_std)
     for step, rows in run.steps(BatchOrder(len(latents), settings.batch_size, recipe.seed)):
-        batch, cond = latents[rows].to(run.device), conditions(rows)
+        own = run.own(rows)
+        batch, cond = latents[own].to(run.device), conditions(own)
         with run.autocast():
-            loss = diffusion.loss(batch, step_generator(recipe.seed, step), cond)
-        run.update(loss)
+            loss = diffusion.loss(batch, run.draws(), cond)
+        run.update(run.share(loss))
         if run.due(settings.sample_every) and step + 1 < settings.steps and not quiet:
             show(run.bar, recipe, codec, denoiser, ema, examples(corpus, codec, 3))
 
     write_pipeline(recipe, run, codec, corpus, quiet)
 
 
+@by_main
 def write_pipeline(recipe: Recipe, run: Run, codec: Codec, corpus: Corpus, quiet: bool) -> None:
     """Save the pipeline with a few samples, its figures and its card."""
     folder, denoiser = recipe.folder, run.finish()

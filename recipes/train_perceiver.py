@@ -27,7 +27,7 @@ from latdiff.evaluation.rows import coming_back, reconstruction
 from latdiff.fetch import located
 from latdiff.models.drafts import directions_of
 from latdiff.models.writer import load_encoder, load_writer
-from latdiff.training import BatchOrder, Run, step_generator, training
+from latdiff.training import BatchOrder, Run, training
 
 SETTINGS = ("seed", "data", "perceiver", "train_drafts", "train_perceiver")  # that its result depends on
 DRAFTS, STATE = Path("train/drafts.safetensors"), Path("train/perceiver.safetensors")
@@ -93,11 +93,12 @@ def draft(recipe: Recipe, codec: PerceiverCodec, texts: list[str], unseen: list[
     count = sum(p.numel() for p in reader.parameters())
     print(f"{count:,} weights to train, {len(objective.table):,} pieces, {len(texts):,} texts -> {recipe.folder}")
     objective = run.prepare(objective, texts, trained=reader)
-    for step, rows in run.steps(BatchOrder(len(texts), settings.batch_size, recipe.seed, list(map(len, texts)))):
-        features, mask = codec.features([texts[i] for i in rows])
+    for _, rows in run.steps(BatchOrder(len(texts), settings.batch_size, recipe.seed, list(map(len, texts)))):
+        own = run.own(rows)
+        features, mask = codec.features([texts[i] for i in own])
         with run.autocast():
-            loss = objective(features, mask, ids[rows].to(run.device), step_generator(recipe.seed, step))
-        run.update(loss)
+            loss = objective(features, mask, ids[own].to(run.device), run.draws())
+        run.update(run.share(loss))
         if run.due(settings.sample_every) and not quiet:
             show_drafts(run.bar, codec, unseen)
     codec.eval()

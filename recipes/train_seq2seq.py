@@ -18,13 +18,14 @@ from torch import Tensor
 from latdiff.checkpoints import save_whole
 from latdiff.codecs.t5 import decoding
 from latdiff.config import Recipe, recipe_from_command_line
-from latdiff.data.corpus import load_corpus
+from latdiff.data.corpus import Corpus, load_corpus
 from latdiff.data.tokens import IGNORED, labels_of, pad, tokenize
 from latdiff.errors import UserError, plain_errors
 from latdiff.evaluation.metrics import require_packages
 from latdiff.evaluation.report import write_json
 from latdiff.evaluation.scoring import Pairs
 from latdiff.models.backbone import decoder_logits, encode_features, load_backbone
+from latdiff.processes import agreed, by_main
 from latdiff.resuming import refuse_changes
 from latdiff.training import BatchOrder, Run, step_generator, training
 
@@ -37,7 +38,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     state = folder / "train" / "seq2seq.safetensors"
     if not recipe.data.reads_source:
         raise UserError(f"data.condition is {recipe.data.condition!r}, must be text or prefix: pairs are learnt here")
-    if (folder / "model.safetensors").exists():
+    if agreed((folder / "model.safetensors").exists()):
         state.unlink(missing_ok=True)  # a kill may have left it
         print(f"{folder} already holds a finished model; delete it to train another, or set name=")
         return
@@ -45,7 +46,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     refuse_changes(recipe, ("seed", "data", "backbone", "train_seq2seq"), folder)
     corpus = load_corpus(recipe.data, recipe.seed)
     tokenizer, model = load_backbone(recipe.located(recipe.backbone.path))
-    recipe.save(folder / "recipe.yaml", "train_seq2seq")
+    by_main(recipe.save)(folder / "recipe.yaml", "train_seq2seq")
     most = recipe.data.max_tokens, recipe.autoencoder.max_tokens
     texts, sources = (tokenize(tokenizer, rows) for rows in (corpus.train, corpus.train_conditions))
     pairs = [(s, t) for s, t in zip(sources, texts, strict=True) if len(t) <= most[0] and len(s) <= most[1]]
@@ -60,18 +61,24 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
         torch.manual_seed(step_generator(recipe.seed, step).initial_seed())  # of the dropout, if there is any
         batch = [pad([pairs[i][side] for i in rows], tokenizer.pad_token_id) for side in (0, 1)]
         with run.autocast():
-            loss = pair_loss(model, *(x.to(run.device) for x in itertools.chain(*batch)))
-        run.update(loss)
+            loss = pair_loss(model, *(run.own(x).to(run.device) for x in itertools.chain(*batch)))
+        run.update(run.share(loss, [len(pairs[i][1]) for i in rows]))
+    measure(recipe, run, tokenizer, corpus)
 
-    model = run.finish()
+
+@by_main
+def measure(recipe: Recipe, run: Run, tokenizer, corpus: Corpus) -> None:
+    """Save the model with the figures of what it writes for unseen sources."""
+    model, folder = run.finish(), run.state.parents[1]
+    most = recipe.data.max_tokens, recipe.autoencoder.max_tokens
     unseen = Pairs.of(corpus, lambda texts: [len(row) <= most[1] for row in tokenize(tokenizer, texts)], UNSEEN)
     figures = unseen.figures(write(model, tokenizer, unseen.sources, most[0], recipe.sampling.decoding or "greedy"))
     document = {"training_minutes": round(run.minutes, 2), "dtype": run.dtype, "by_source": [figures]}
     write_json(folder / "metrics.json", document)
     save_whole(folder, "model.safetensors", tokenizer.save_pretrained, model.save_pretrained)
-    state.unlink(missing_ok=True)
+    run.state.unlink(missing_ok=True)
     print(f"BLEU {figures['bleu']:.1f}, SARI {figures['sari']:.1f}, {figures['n']:,} unseen sources; "
-          f"{settings.steps} steps in {run.minutes:.1f} minutes -> {folder}")
+          f"{run.settings.steps} steps in {run.minutes:.1f} minutes -> {folder}")
 
 
 def pair_loss(model, source: Tensor, source_mask: Tensor, ids: Tensor, mask: Tensor) -> Tensor:

@@ -38,9 +38,10 @@ from latdiff.models.backbone import fast_attention
 from latdiff.models.star import StarPlanner, begun
 from latdiff.pipelines.star import StarPipeline
 from latdiff.precision import autocast
+from latdiff.processes import agreed, by_main
 from latdiff.resuming import refuse_changes
 from latdiff.schedule import betas
-from latdiff.training import BatchOrder, Run, step_generator, training
+from latdiff.training import BatchOrder, Run, training
 
 SETTINGS = ("seed", "data", "star", "train_star")  # that its result depends on
 PLANS = Path("train/plans.safetensors")
@@ -70,7 +71,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     folder, settings = recipe.folder, recipe.train_star
     state = folder / "train" / "star.safetensors"
     refuse_changes(recipe, SETTINGS)
-    if (folder / "model_index.json").exists():
+    if agreed((folder / "model_index.json").exists()):
         state.unlink(missing_ok=True)  # a kill may have left it
         print(f"{folder} already holds a finished pipeline; delete it to train another, or set name=")
         return
@@ -81,7 +82,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     corpus = load_corpus(recipe.data, recipe.seed)
     cut = readable(recipe, codec, tokenizer, language_model, corpus.train)
     shown = beginnings(recipe, tokenizer, language_model, corpus.valid)
-    recipe.save(folder / "recipe.yaml", "train_star")
+    by_main(recipe.save)(folder / "recipe.yaml", "train_star")
     plans = cached_plans(recipe, codec, cut.texts, quiet)
 
     torch.manual_seed(recipe.seed)
@@ -93,12 +94,13 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     objective = run.prepare(loss_of, [codec.digest, *cut.texts], ema=ema)
     order = BatchOrder(len(cut.rows), settings.batch_size, recipe.seed, list(map(len, cut.behind)))
     for step, rows in run.steps(order):
-        draws = step_generator(recipe.seed, step)
-        torch.manual_seed(draws.initial_seed())  # of the dropout
-        plan = plans[[cut.rows[row] for row in rows]].to(run.device, torch.float32)
+        draws = run.draws()
+        torch.manual_seed(draws.generator.initial_seed())  # of the dropout
+        plan = plans[[cut.rows[row] for row in run.own(rows)]].to(run.device, torch.float32)
         with run.autocast():
             nats, error = objective(plan, [cut.before[row] for row in rows], [cut.behind[row] for row in rows], draws)
-        run.update(nats + settings.plan_weight * error)
+        tokens = [len(cut.before[row]) - 1 + len(cut.behind[row]) for row in rows]
+        run.update(run.share(nats, tokens) + settings.plan_weight * run.share(error))
         if run.due(settings.sample_every) and step + 1 < settings.steps and not quiet:
             run.bar.write(f"  {nats.item():.3f} nats a token, {error.item():.3f} of the plan")
             show(run, pipeline(recipe, tokenizer, loss_of, codec), ema, shown[:3])
@@ -218,6 +220,7 @@ def show(run: Run, pipe: StarPipeline, ema: EMAModel, first: list[str]) -> None:
     ema.restore(run.trained.parameters())
 
 
+@by_main
 def finish(recipe: Recipe, run: Run, pipe: StarPipeline, first: list[str], quiet: bool) -> None:
     """Save the pipeline with a few texts and its figures."""
     folder = recipe.folder

@@ -26,6 +26,7 @@ from latdiff.evaluation.judges import WellFormedJudge
 from latdiff.evaluation.report import update_metrics
 from latdiff.fetch import located
 from latdiff.lm import load_tokenizer
+from latdiff.processes import agreed, by_main
 from latdiff.resuming import refuse_changes
 from latdiff.training import BatchOrder, Run, step_generator, training
 
@@ -36,7 +37,7 @@ HELD_OUT = 500  # texts that people judged, at most a fifth of them
 def main(recipe: Recipe, quiet: bool = False) -> None:
     folder, settings = Path(f"{recipe.folder}-wellformed"), recipe.train_wellformed
     state = folder / "train" / "wellformed.safetensors"
-    if (folder / "model.safetensors").exists():
+    if agreed((folder / "model.safetensors").exists()):
         state.unlink(missing_ok=True)  # a kill may have left it
         print(f"{folder} already holds a finished judge; delete it to train another, or set name=")
         return
@@ -45,7 +46,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     train, unseen = examples(recipe, corpus.train[: settings.texts], corpus.valid)
     place = located(settings.encoder)
     tokenizer = load_tokenizer(place, lambda why: UserError(f"train_wellformed.encoder is {place!r}, which {why}"))
-    recipe.save(folder / "recipe.yaml", "train_wellformed")
+    by_main(recipe.save)(folder / "recipe.yaml", "train_wellformed")
 
     torch.manual_seed(recipe.seed)
     model = AutoModelForSequenceClassification.from_pretrained(
@@ -62,10 +63,17 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
         batch = tokenizer.pad({"input_ids": [ids[i] for i in rows]}, return_tensors="pt").to(run.device)
         wanted = torch.tensor([train[i][1] for i in rows], device=run.device)
         with run.autocast():
-            loss = F.cross_entropy(model(**batch).logits.float(), wanted)
-        run.update(loss)
-    finished = run.finish()
-    finished.config.max_tokens = settings.max_tokens
+            logits = model(**{name: run.own(x) for name, x in batch.items()}).logits
+            loss = F.cross_entropy(logits.float(), run.own(wanted))
+        run.update(run.share(loss))
+    write(run, tokenizer, unseen)
+
+
+@by_main
+def write(run: Run, tokenizer, unseen: dict[str, list]) -> None:
+    """Save the judge with its accuracy on unseen texts."""
+    finished, folder = run.finish(), run.state.parents[1]
+    finished.config.max_tokens = run.settings.max_tokens
     figures: dict[str, float] = {}
 
     def measure(place: Path) -> None:
@@ -75,7 +83,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
         update_metrics(place, {"wellformed": figures | made})
 
     save_whole(folder, "model.safetensors", finished.save_pretrained, tokenizer.save_pretrained, measure)
-    state.unlink(missing_ok=True)
+    run.state.unlink(missing_ok=True)
     print(", ".join(f"right on {value:.3f} of unseen texts of {name}" for name, value in figures.items()))
 
 

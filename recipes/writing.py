@@ -19,13 +19,15 @@ from latdiff.codecs.writing import WritingCodec
 from latdiff.config import Recipe
 from latdiff.data.corpus import Corpus, DataError, load_corpus
 from latdiff.data.tokens import IGNORED, length_report
+from latdiff.draws import Draws
 from latdiff.errors import UserError
 from latdiff.evaluation.report import update_metrics
 from latdiff.lm import context
 from latdiff.models.writer import SentenceModelError, add_updates, merge_updates, writer_features
 from latdiff.precision import default_device
+from latdiff.processes import agreed, by_main
 from latdiff.resuming import refuse_changes, save_latents
-from latdiff.training import BatchOrder, Run, step_generator
+from latdiff.training import BatchOrder, Run
 
 SHOWN, MEASURED = 3, 200  # unseen texts that are printed under way, and measured at the end
 CHANGED = ("max_tokens", "assumed_noise")  # settings of a codec that may differ where it is taken
@@ -74,12 +76,12 @@ class Stage:
     working: tuple[Path, ...]
 
 
-def noised(latents: Tensor, most: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def noised(latents: Tensor, most: float, generator: torch.Generator | Draws) -> tuple[Tensor, Tensor]:
     """Latents [B, L, D], half of them with noise of sd ~ U(0, most), and the sd [B]."""
-    count = len(latents)
-    noisy = torch.rand(count, generator=generator) < 0.5
-    sd = (noisy * most * torch.rand(count, generator=generator)).to(latents)
-    return latents + sd[:, None, None] * torch.randn(latents.shape, generator=generator).to(latents), sd
+    draws = Draws.of(generator, len(latents))
+    noisy = draws.rand() < 0.5
+    sd = (noisy * most * draws.rand()).to(latents)
+    return latents + sd[:, None, None] * draws.randn(*latents.shape[1:]).to(latents), sd
 
 
 def places(pieces: Tensor, size: int) -> Tensor:
@@ -143,7 +145,7 @@ def train(recipe: Recipe, stage: Stage, quiet: bool) -> None:
     folder, section = recipe.folder, getattr(recipe, recipe.codec)
     path, trains = section.path, not section.path or section.finetune
     refuse_changes(recipe, stage.settings)
-    if finished(recipe):
+    if agreed(finished(recipe)):
         clear(folder, stage.working)
         print(f"{folder / 'codec'} is already trained; delete {folder} or set name= to train another")
         return
@@ -152,7 +154,7 @@ def train(recipe: Recipe, stage: Stage, quiet: bool) -> None:
     codec.to(default_device())
     texts, own = readable(recipe, codec, corpus)
     unseen = Texts.of(recipe, codec, corpus.valid, corpus.valid_conditions).first(MEASURED)
-    recipe.save(folder / "recipe.yaml")
+    by_main(recipe.save)(folder / "recipe.yaml")
     if path:
         latents, made = codec.latents_of(texts.all, progress=encoding_bar(quiet)), {"adopted_from": path}
         print(f"the codec of {path} -> {folder}, {'to be fine-tuned' if trains else 'where texts end is learnt anew'}")
@@ -160,6 +162,16 @@ def train(recipe: Recipe, stage: Stage, quiet: bool) -> None:
         latents, made = stage.encode(recipe, codec, texts, own, unseen, quiet)
     if trains:
         made |= write_from(recipe, codec, latents, texts, unseen, quiet)
+    complete(recipe, stage, codec, latents, texts, unseen, made, corpus, own, quiet)
+
+
+@by_main
+def complete(
+    recipe: Recipe, stage: Stage, codec: WritingCodec, latents: Tensor, texts: Texts, unseen: Texts, made: dict,
+    corpus: Corpus, own: int, quiet: bool,
+) -> None:
+    """Fit the ends of texts, and save the codec with its figures and the latents of the corpus' own texts."""
+    folder = recipe.folder
     made |= end_texts(recipe, codec.eval(), latents, texts, unseen, quiet)
     save_latents(folder, latents[:own], codec.digest, corpus.digest)
     name, figures = stage.measure(recipe, codec.eval(), unseen)
@@ -189,11 +201,12 @@ def write_from(recipe: Recipe, codec: WritingCodec, latents: Tensor, texts: Text
     print(f"{count:,} weights to train, {len(pieces):,} pieces, {len(ids):,} texts -> {recipe.folder}")
     made_of = [codec.digest, *texts.all, *texts.starts]
     objective = run.prepare(objective, made_of, trained=trained, muon=False)  # Muon: not tried on low-rank factors
-    for step, rows in run.steps(BatchOrder(len(ids), settings.batch_size, recipe.seed, list(map(len, ids)))):
-        batch = latents[rows].to(run.device), [ids[i] for i in rows], [begun[i] for i in rows]
+    for _, rows in run.steps(BatchOrder(len(ids), settings.batch_size, recipe.seed, list(map(len, ids)))):
+        own = run.own(rows)
+        batch = latents[own].to(run.device), [ids[i] for i in own], [begun[i] for i in own]
         with run.autocast():
-            loss = objective(*batch, step_generator(recipe.seed, step))
-        run.update(loss)
+            loss = objective(*batch, run.draws())
+        run.update(run.share(loss, [len(ids[i]) for i in rows]))
         if run.due(settings.sample_every) and not quiet:
             show(run.bar, codec, unseen.first(SHOWN))
     run.finish()

@@ -23,13 +23,30 @@ def test_outside_a_loop_the_process_ends_at_once(number, status, capsys):
     assert capsys.readouterr().err.strip() == "stopped; the same command goes on"
 
 
-def test_a_loop_is_left_to_heed_a_signal_and_a_second_one_does_not_wait():
+def test_a_loop_is_left_to_heed_a_signal_and_a_later_one_does_not_wait(monkeypatch):
+    monkeypatch.setattr("latdiff.stopping.ONCE", 0)
     stopping = Stopping()
     with pytest.raises(Stopped), stopping.heeded():
         stopping.in_loop = True
         ask(signal.SIGTERM)
         assert stopping.received == signal.SIGTERM
         ask(signal.SIGINT)
+
+
+def test_signals_of_one_moment_are_one_as_a_launcher_passes_on_what_the_terminal_has_sent():
+    stopping = Stopping()
+    with stopping.heeded():
+        stopping.in_loop = True
+        for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
+            ask(number)
+        assert stopping.received == signal.SIGINT
+
+
+def test_one_of_several_processes_says_that_all_have_stopped(monkeypatch, capsys):
+    for rank in "012":
+        monkeypatch.setenv("RANK", rank)
+        assert Stopped(signal.SIGTERM).code == 143
+    assert capsys.readouterr().err.count("stopped") == 1
 
 
 def test_handlers_are_put_back_and_nothing_is_left_for_the_next(capsys):

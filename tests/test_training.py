@@ -14,6 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditional
 from latdiff.config import Recipe
 from latdiff.config.stages.denoiser import TrainDenoiserConfig
 from latdiff.errors import UserError
+from latdiff.muon import Float32Muon
 from latdiff.stopping import Stopped
 from latdiff.training import (
     BatchOrder,
@@ -234,8 +235,10 @@ def test_a_gradient_that_is_not_finite_does_as_well(tmp_path):
         Fitting(tmp_path, at=steep)()
 
 
-def test_several_processes_are_refused_for_they_would_train_copies(tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(TrainingError, match="WORLD_SIZE is 2, but latdiff trains in one process only"):
-        training(lambda recipe: tmp_path / "run")(lambda recipe, quiet: None)(None)
-    assert not (tmp_path / "run").exists()
+@pytest.mark.parametrize("dtype, kind", [("float32", Float32Muon), ("bfloat16", torch.optim.Muon)])
+def test_muon_computes_in_the_runs_dtype_where_that_is_fast(tmp_path, monkeypatch, dtype, kind):
+    monkeypatch.setattr("latdiff.training.has_fast_bfloat16", lambda device: True)
+    fitting = Fitting(tmp_path)
+    run = Run(Recipe(name="run", dtype=dtype), "denoiser", tmp_path / "state", fitting.settings, quiet=True)
+    run.prepare(fresh()[0], [])
+    assert type(run.optimizers[0].optimizer) is kind

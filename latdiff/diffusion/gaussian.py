@@ -10,6 +10,7 @@ from diffusers.training_utils import compute_density_for_timestep_sampling
 from torch import Tensor
 
 from latdiff.config import TIMES
+from latdiff.draws import Draws
 from latdiff.models.conditions import Condition
 from latdiff.precision import autocast
 from latdiff.schedule import add_noise, log_snr, v_target, x0_from_v
@@ -54,12 +55,12 @@ class GaussianDiffusion:
         self.times, self.logit_mean, self.logit_std = times, logit_mean, logit_std
         self.predicts_v = getattr(denoiser, "module", denoiser).config.prediction == "v"
 
-    def loss(self, x0: Tensor, generator: torch.Generator, cond: Condition | None = None) -> Tensor:
+    def loss(self, x0: Tensor, generator: torch.Generator | Draws, cond: Condition | None = None) -> Tensor:
         """Mean squared error of the prediction at noise levels drawn anew for every row.
 
         Args:
             x0: clean latents [B, L, D].
-            generator: on the CPU; it decides everything that is drawn.
+            generator: on the CPU; it decides everything that is drawn. Or the draws of a batch of which these are B.
             cond: a condition for each of the B rows.
 
         Returns:
@@ -67,16 +68,16 @@ class GaussianDiffusion:
         """
         if self.alpha2 is None:
             raise ValueError("a loss needs alpha2, the signal variance of every timestep")
-        batch, steps = len(x0), len(self.alpha2)
-        times = training_times(self.times, batch, generator, self.logit_mean, self.logit_std)
+        draws, steps = Draws.of(generator, len(x0)), len(self.alpha2)
+        times = training_times(self.times, draws.batch, draws.generator, self.logit_mean, self.logit_std)[draws.own]
         alpha2 = self.alpha2.cpu()[(times * steps).long().clamp(max=steps - 1)]
         noise_level, signal = log_snr(alpha2).to(x0.device), alpha2.to(x0.device)
-        eps = torch.randn(x0.shape, generator=generator).to(x0)
+        eps = draws.randn(*x0.shape[1:]).to(x0)
         z = add_noise(x0, eps, signal)
         if cond is not None and self.condition_dropout:
-            cond = cond.without(torch.rand(batch, generator=generator) < self.condition_dropout)
+            cond = cond.without(draws.rand() < self.condition_dropout)
         x_prev = torch.zeros_like(z)
-        chosen = (torch.rand(batch, generator=generator) < self.self_conditioning).nonzero().squeeze(1)
+        chosen = (draws.rand() < self.self_conditioning).nonzero().squeeze(1)
         if len(chosen):
             at = alpha2[chosen]
             chosen = chosen.to(x0.device)  # places, counted on the CPU: a GPU would have to be waited for

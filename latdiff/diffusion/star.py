@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latdiff.data.tokens import IGNORED
+from latdiff.draws import Draws
 from latdiff.lm import Past, look_ahead
 from latdiff.models.conditions import Condition
 from latdiff.models.levels import cosine_log_snr, v_weight
@@ -19,9 +20,10 @@ from latdiff.schedule import add_noise, log_snr, v_target, x0_from_v
 class StarLoss(nn.Module):
     """Next tokens and the plan from one call of the language model (STAR-LDM, Lovelace et al. 2025).
 
-    forward(x0 [B, L, D], B prefixes and B continuations as ids, generator on the CPU) -> nats a token, a scalar, and
-    the weighted squared error of v, another. Both see the same noisy plan, whatever its level: where there is much
-    noise, the language model learns to do without it.
+    forward(x0 [B', L, D], B prefixes and B continuations as ids, generator on the CPU) -> nats a token, a scalar, and
+    the weighted squared error of v, another. B' is B; where the draws of a batch take the generator's place, only their
+    rows are computed, which are B' of the B. Both losses see the same noisy plan, whatever its level: where there is
+    much noise, the language model learns to do without it.
 
     Args:
         language_model: a causal one, trained.
@@ -34,15 +36,16 @@ class StarLoss(nn.Module):
         self.language_model, self.planner, self.condition_dropout = language_model, planner, condition_dropout
 
     def forward(
-        self, x0: Tensor, prefixes: Sequence[list[int]], continuations: Sequence[list[int]], generator: torch.Generator
+        self, x0: Tensor, prefixes: Sequence[list[int]], continuations: Sequence[list[int]],
+        generator: torch.Generator | Draws,
     ) -> tuple[Tensor, Tensor]:
-        levels = cosine_log_snr(len(x0), generator)
-        eps = torch.randn(x0.shape, generator=generator).to(x0)
-        dropped = torch.rand(len(x0), generator=generator) < self.condition_dropout
-        levels = levels.to(x0)
+        draws = Draws.of(generator, len(x0))
+        levels = cosine_log_snr(draws.batch, draws.generator)[draws.own].to(x0)
+        eps = draws.randn(*x0.shape[1:]).to(x0)
+        dropped = draws.rand() < self.condition_dropout
         signal = levels.sigmoid()
         prompts = self.planner.prompts(add_noise(x0, eps, signal), levels)
-        layout = Layout.of(prefixes, continuations, prompts.shape[1]).to(x0.device)
+        layout = Layout.of(prefixes, continuations, prompts.shape[1])[draws.own].to(x0.device)
         features, hidden = read_with_plan(self.language_model, prompts, layout)
         v = self.planner.estimate(prompts, self.planner.without(hidden, dropped), levels)
         errors = (v - v_target(x0, eps, signal)).square().mean((1, 2))

@@ -20,6 +20,25 @@ from torch import Tensor, nn
 from latdiff.config import NORMALISATIONS
 from latdiff.models.layers import Attention, Block, FeedForward, Norm
 from latdiff.models.saved import SavedModel
+from latdiff.processes import processes, summed
+
+
+class BatchWhitening(nn.BatchNorm1d):
+    """torch's batch norm, in training with the statistics of all processes' rows; SyncBatchNorm wants GPUs for that."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N] -> [B, N], each of the N of zero mean and unit variance."""
+        if not self.training or processes().num_processes == 1:
+            return super().forward(x)
+        count = summed(x.new_tensor([float(len(x))]))
+        mean = summed(x.sum(0)) / count
+        centred = x - mean
+        variance = summed(centred.square().sum(0)) / count
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        return centred * (variance + self.eps).rsqrt()
 
 
 class PerceiverBlock(nn.Module):
@@ -75,7 +94,7 @@ class LatentAutoencoder(SavedModel):
         self.queries = nn.Parameter(torch.randn(num_latents, width) * 0.5)
         self.compressor = nn.ModuleList(PerceiverBlock(width, heads) for _ in range(depth))
         self.latents_out = nn.Sequential(Norm(width), nn.Linear(width, latent_dim, bias=False))
-        self.whitening = nn.BatchNorm1d(num_latents * latent_dim, affine=False, momentum=0.02)
+        self.whitening = BatchWhitening(num_latents * latent_dim, affine=False, momentum=0.02)
         self.latents_in = nn.Linear(latent_dim, width)
         self.latent_positions = nn.Parameter(torch.randn(num_latents, width) * 0.5)
         self.noise_in = nn.Linear(1, width, bias=False) if assumed_noise else None

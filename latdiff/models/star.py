@@ -173,6 +173,10 @@ class Layout:
             torch.tensor([row + [IGNORED] * (longest - len(row)) for row in wanted]),
         )
 
+    def __getitem__(self, rows: slice) -> Layout:
+        """Some of the texts, padded as all of them are."""
+        return Layout(self.ids[rows], self.slots[rows], self.labels[rows])
+
     def to(self, device: torch.device | str) -> Layout:
         """A copy on a device."""
         return Layout(*(part.to(device) for part in (self.ids, self.slots, self.labels)))
