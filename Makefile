@@ -67,8 +67,8 @@ train-english: install ## train that model on the data sets in the folder DATA (
 	done
 	$(LATDIFF) fit-head checkpoints/english --data data/english/kind-head.jsonl --name kind
 
-test: install ## all tests, offline
-	$(PY) -m pytest $(ARGS)
+test: install ## all tests, offline, in a process for every core (four at most)
+	$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 soak: install ## kill every recipe 200 times in all, and compare what comes out (a quarter of an hour)
 	$(PY) tests/soak/kills.py --json docs/lab/results/soak-kills.json $(ARGS)

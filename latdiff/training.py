@@ -118,7 +118,7 @@ class Run:
             log_with="wandb" if recipe.wandb_project else None,
         )
         if recipe.wandb_project:
-            begin_wandb(self.accelerate, recipe, stage)
+            by_main(begin_wandb)(self.accelerate, recipe, stage)
         self.device, self.recipe_seed = self.accelerate.device, recipe.seed
         self.start, self.minutes = 0, 0.0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 import latdiff
@@ -17,7 +18,10 @@ from latdiff.errors import plain_errors
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one subcommand; a UserError is printed as a sentence with exit status 1."""
+    """Run one subcommand; a UserError is printed as a sentence with exit status 1.
+
+    Where a launcher has begun several processes, the first one alone runs a subcommand that sets no `shared`.
+    """
     top = parser()
     options, rest = top.parse_known_args(arguments)
     if "settings" in options:  # argparse leaves those that follow a flag
@@ -25,7 +29,10 @@ def main(arguments: list[str] | None = None) -> None:
         rest = [word for word in rest if word.startswith("-")]
     if rest:
         top.error(f"unrecognized arguments: {' '.join(rest)}")
-    if threads.sleep_beside_others() and not getattr(options, "quiet", False):
+    first = os.environ.get("RANK", "0") == "0"
+    if not (first or getattr(options, "shared", False)):
+        return  # of several processes, the first alone does what they cannot share
+    if threads.sleep_beside_others() and first and not getattr(options, "quiet", False):
         print("other processes are busy: threads sleep while they wait for each other (OMP_WAIT_POLICY=PASSIVE)",
               file=sys.stderr)
     with plain_errors():
