@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers.pytorch_utils import Conv1D
 
+from latdiff.bars import without_bars
 from latdiff.config import Recipe
 from latdiff.config.sections import SECTIONS
 from latdiff.errors import UserError, first_line
@@ -54,7 +55,7 @@ def training(folder_of: Callable[[Recipe], Path]) -> Callable:
         @functools.wraps(main)
         def alone(recipe: Recipe, quiet: bool = False):
             refuse_several_processes()
-            with sole_writer(folder_of(recipe)), STOPPING.heeded():
+            with sole_writer(folder_of(recipe)), STOPPING.heeded(), without_bars(quiet):
                 return main(recipe, quiet)
 
         return alone

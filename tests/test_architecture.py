@@ -16,6 +16,7 @@ RANKS = {
     "stopping": 0,
     "threads": 0,
     "muon": 0,
+    "bars": 0,
     "worlds": 1,
     "precision": 1,
     "storage": 1,
