@@ -1,5 +1,7 @@
 """Libraries draw bars of their own while they load; a command that is to be quiet keeps them from it."""
 
+import sys
+
 import pytest
 from diffusers.utils import logging as of_diffusers
 from latdiff.recipes import pretrain_backbone, train_autoencoder
@@ -51,3 +53,22 @@ def test_a_quiet_training_draws_no_bar(drawing, tiny, tmp_path, monkeypatch, cap
     train_autoencoder.main(recipe, quiet=True)
     assert "%|" not in capfd.readouterr().err
     assert all(library.is_progress_bar_enabled() for library in LIBRARIES)
+
+
+def test_bars_of_data_sets_are_off_where_those_of_the_hub_are(monkeypatch, drawing):
+    import datasets
+
+    from latdiff.data.sources import open_source
+
+    of_datasets = sys.modules["datasets.utils.tqdm"]  # the package has a class of this name
+    drawn = []
+
+    def load(*_, **__):
+        drawn.append(of_datasets.is_progress_bar_enabled())
+        return datasets.DatasetDict(train=datasets.Dataset.from_dict({"text": ["a"]}))
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with without_bars():
+        open_source("owner/name", ("train",))
+    open_source("owner/name", ("train",))
+    assert drawn == [False, True] and of_datasets.is_progress_bar_enabled()

@@ -150,7 +150,7 @@ class DataConfig(Section):
     """Where the texts come from.
 
     A hub id is owner/name, owner/name:configuration where a data set has several, and either may end in @revision:
-    wmt/wmt14:de-en with text_column translation.de. With train_size, only as many of its rows are read as that needs.
+    wmt/wmt14:de-en with text_column translation.de. With train_size, it is sampled and need not be read whole.
     """
 
     source: str = Field("storyworld", description="storyworld, a hub id, or a file or folder of "

@@ -63,7 +63,7 @@ def load_corpus(data: DataConfig, seed: int, extra: bool = False) -> Corpus:
     White space becomes single spaces. Left out and counted are blank texts, texts without the condition that
     `data.condition` requires, and training texts with the same letters and digits as another one or as an unseen
     one, or with an unseen one's source text. A source without unseen texts has a tenth of its texts at most, or what
-    `train_size` leaves, held out. With `train_size`, only as many rows of a hub data set are read as are needed.
+    `train_size` leaves, held out. With `train_size`, a hub data set is sampled and need not be read whole.
 
     Args:
         data: the recipe's section.

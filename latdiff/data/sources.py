@@ -11,14 +11,17 @@ import csv
 import io
 import itertools
 import json
+import random
 import re
 import textwrap
+import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from latdiff.bars import without_bars
 from latdiff.data.contents import DataError, lines_of, refuse_pointer, text_of
 from latdiff.errors import first_line, nearest, shortened, shown
 from latdiff.worlds import WORLDS
@@ -26,10 +29,12 @@ from latdiff.worlds import WORLDS
 VALID = ("valid", "validation", "dev")  # one split goes by any of these names
 HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::([^:/@]+))?(?:@(.+))?")
 SHUFFLE_BUFFER = 10_000  # rows of a hub data set held at once, where it is not read whole
+PIECES_AT_ONCE = 100  # that fill the buffer: files, or of parquet groups of rows
+MANY_PIECES = 20  # from so many on, the beginnings of those drawn will do for a sample of the whole
+MOST_READ = 200_000  # rows of fewer pieces, which are read to their ends
 MISSING = object()
 MOST_NAMES = 20  # of files, columns or classes in a message
 SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
-NAMED = {",": ".csv", "\t": ".tsv"}
 
 
 @dataclass(frozen=True)
@@ -40,16 +45,40 @@ class Sample:
     valid: int
     seed: int
 
-    def draw(self, stream, unseen: bool, alone: bool) -> list[dict]:
-        """Rows of one streamed split.
+    def draw(self, stream, place: str, unseen: bool, alone: bool) -> list[dict]:
+        """Rows of one streamed split, from all over it, for many a split is sorted by its labels.
 
         Args:
             stream: the split, as `datasets` streams it.
+            place: what a message calls it.
             unseen: whether it holds the unseen texts.
             alone: whether it is the only split, so that unseen texts are held out of it.
+
+        Warns:
+            UserWarning: where it has few pieces and is too long to be read to the end.
         """
-        rows = self.valid if unseen else self.train + (self.valid if alone else 0)
-        return list(stream.shuffle(seed=self.seed, buffer_size=SHUFFLE_BUFFER).take(rows))
+        count = self.valid if unseen else self.train + (self.valid if alone else 0)
+        pieces = stream.reshard()
+        rows = iter(pieces.shuffle(seed=self.seed, buffer_size=SHUFFLE_BUFFER, max_buffer_input_shards=PIECES_AT_ONCE))
+        if pieces.num_shards >= MANY_PIECES:
+            return list(itertools.islice(rows, count))
+        drawn = _drawn(itertools.islice(rows, MOST_READ), count, self.seed)
+        if next(rows, None) is not None:
+            warnings.warn(f"{place} cannot be entered in the middle, and the sample is of its first {MOST_READ:,} "
+                          "rows; where its rows are sorted, take the hub's own copy in parquet, owner/name@refs/"
+                          "convert/parquet, or all of it with data.train_size=0", stacklevel=2)
+        return drawn
+
+
+def _drawn(rows: Iterable[dict], count: int, seed: int) -> list[dict]:
+    """So many rows, or as many as there are, each as likely as any other."""
+    rng, kept = random.Random(seed), []
+    for number, row in enumerate(rows):
+        if number < count:
+            kept.append(row)
+        elif (place := rng.randrange(number + 1)) < count:
+            kept[place] = row
+    return kept
 
 
 @dataclass(frozen=True)
@@ -141,21 +170,23 @@ def _files(folder: Path, wanted: tuple[str, ...]) -> dict[str, Path]:
 
 def _from_hub(hub: re.Match[str], wanted: tuple[str, ...], sample: Sample | None) -> dict[str, Table]:
     import datasets  # slow to import
+    from huggingface_hub.utils import are_progress_bars_disabled
 
     source, name, config, revision = hub.group(0, 1, 2, 3)
-    with _hub_problems(hub):
+    with _hub_problems(hub), without_bars(are_progress_bars_disabled(), ("datasets.utils.tqdm",)):
         loaded = datasets.load_dataset(name, config, revision=revision, streaming=sample is not None)
     there = {split: next((name for name in _names(split) if name in loaded), None) for split in wanted}
     there = {split: name for split, name in there.items() if name}
     if wanted[0] not in there:
         raise DataError(f"{source}: has no split {wanted[0]} (there is {', '.join(loaded)})")
-    unit, tables = "shuffled row" if sample else "row", {}
+    unit, tables = "sampled row" if sample else "row", {}
     for split, name in there.items():
+        place = f"{source}, split {name}"
         with _hub_problems(hub):  # a stream asks the hub only as it is read
             rows = loaded[name].to_list() if not sample else sample.draw(
-                loaded[name], unseen=split != wanted[0], alone=len(there) == 1)
+                loaded[name], place, unseen=split != wanted[0], alone=len(there) == 1)
         rows = _with_class_names(rows, loaded[name].features or {})
-        tables[split] = Table(f"{source}, split {name}", unit, list(enumerate(rows, 1)))
+        tables[split] = Table(place, unit, list(enumerate(rows, 1)))
     return tables
 
 
