@@ -144,6 +144,22 @@ def test_files_that_cannot_be_used_are_explained(tmp_path, name, content, messag
     assert str(error.value).startswith(str(path))
 
 
+@pytest.mark.parametrize("separator, name", [(";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars")])
+@pytest.mark.parametrize("text", ["A story", "A story, long, and winding"])
+def test_columns_that_something_else_separates_are_explained(tmp_path, separator, name, text):
+    path = tmp_path / "a.csv"
+    path.write_text(f"text{separator}label\n{text}{separator}a\n", encoding="utf-8")
+    with pytest.raises(DataError, match=f"has {name} between 'text' and 'label', where a .csv file has commas"):
+        corpus(path)
+
+
+@pytest.mark.parametrize("ending, name", [(".tsv", "City,State"), (".tsv", "a;b"), (".csv", "City;State|Zip")])
+def test_the_name_of_a_single_column_may_hold_another_separator(tmp_path, ending, name):
+    path = tmp_path / f"a{ending}"
+    path.write_text("\n".join([name, *TEXTS]), encoding="utf-8")
+    assert len(corpus(path, text_column=name).train) == 36
+
+
 def test_an_unreadable_file_is_explained(tmp_path, monkeypatch):
     path = texts_jsonl(tmp_path / "a.jsonl", TEXTS)
 

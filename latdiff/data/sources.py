@@ -299,10 +299,8 @@ JSON = json.JSONDecoder(object_pairs_hook=_once)
 
 def _read_separated(path: Path, separator: str) -> Iterator[tuple[int, dict]]:
     text = text_of(path)
-    _refuse_other_separator(path, text, separator)
     # strict: a stray quote is an error, and does not join the lines after it
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    hint = "put a field that holds a separator, quote or line break in double quotes, its own quotes doubled"
     longest = csv.field_size_limit(max(len(text), 1))  # texts may be longer than the 131,072 characters of its default
     try:
         columns = next(reader, [])
@@ -314,20 +312,22 @@ def _read_separated(path: Path, separator: str) -> Iterator[tuple[int, dict]]:
                 raise csv.Error(f"has {len(fields)} fields, the first line has {len(columns)}")
             yield reader.line_num, dict(zip(columns, fields, strict=True))
     except csv.Error as error:
+        first = re.split(r"[\r\n]", text[:10_000], maxsplit=1)[0]
+        hint = "put a field that holds a separator, quote or line break in double quotes, its own quotes doubled"
+        hint = (separator not in first and _other_separator(first)) or hint
         raise DataError(f"{path}, line {reader.line_num}: {error}; {hint}") from None
     finally:
         csv.field_size_limit(longest)
 
 
-def _refuse_other_separator(path: Path, text: str, separator: str) -> None:
-    """Raise DataError where the first line is names with another separator between them, as ; in half of Europe."""
-    first = re.split(r"[\r\n]", text[:10_000], maxsplit=1)[0]
-    for other, name in SEPARATORS.items() if separator not in first else ():
+def _other_separator(first: str) -> str:
+    """What to do about a first line of names with another separator between them, as ; in half of Europe; or ''."""
+    for other, name in SEPARATORS.items():
         names = [part.strip('"') for part in first.split(other)]
         if len(names) > 1 and all(part and part == part.strip() for part in names):
-            raise DataError(f"{path}, line 1: has {name} between {shown(names[0])} and {shown(names[1])}, where "
-                            f"{path.name} must have {SEPARATORS[separator]}; save it with those"
-                            f"{f', or name it {NAMED[other]}' if other in NAMED else ''}")
+            return (f"the first line has {name} between {shown(names[0])} and {shown(names[1])}, where a .csv file has "
+                    "commas and a .tsv file tabs: save or name it as one of these")
+    return ""
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[int, dict]]:
@@ -374,7 +374,9 @@ def columns(rows: Iterable[dict], wanted: str) -> str:
     """The columns that there are, for an error message: ' (there is a, b.c; did you mean b.c?)'."""
     flat = itertools.chain.from_iterable(map(_flat, rows))
     names = dict.fromkeys(itertools.islice(flat, 100_000))  # a dict keeps the order
-    return f" (there is {listed(names) or 'none'}{nearest(wanted, itertools.islice(names, 1_000))})"
+    apart = _other_separator(next(iter(names))) if len(names) == 1 else ""
+    hint = f"; {apart}" if apart else nearest(wanted, itertools.islice(names, 1_000))
+    return f" (there is {listed(names) or 'none'}{hint})"
 
 
 def listed(names: Collection[str]) -> str:
