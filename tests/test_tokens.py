@@ -277,6 +277,20 @@ def test_the_lead_in_stays():
     assert all(row[:2] == [7, 8] and row[-1] == 1 for row in rows)
 
 
+def test_a_tokenizer_is_asked_for_its_marks_once(vocabulary, monkeypatch):
+    _, tokenizer = vocabulary
+    given, kind, asked = span_marks(tokenizer), type(tokenizer), []
+    call = kind.__call__
+    monkeypatch.setattr(kind, "__call__", lambda self, *texts, **settings: asked.append(self) or call(
+        self, *texts, **settings))
+    other = T5Tokenizer(vocab=tokenizer._vocab_scores[:70], extra_ids=NUM_SENTINELS)
+    for one in (tokenizer, other):
+        found = [(span_marks(one), lead_in(one)) for _ in range(5)]
+        assert found == 5 * [found[0]] and len(found[0][0]) == NUM_SENTINELS
+    assert span_marks(tokenizer) == given
+    assert len(asked) <= 5  # and not 22
+
+
 def test_a_tokenizer_that_can_hide_nothing_is_refused(tmp_path):
     tokenizer = train_vocabulary(TEXTS, tmp_path, 80)
     bare = T5Tokenizer(vocab=tokenizer._vocab_scores[:60], extra_ids=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import io
 import itertools
 import math
@@ -165,6 +166,7 @@ def labels_of(ids: Tensor, mask: Tensor) -> Tensor:
     return ids.masked_fill(~mask, IGNORED)
 
 
+@functools.lru_cache(maxsize=1)  # asked for at every step of a training
 def span_marks(tokenizer) -> list[int]:
     """Ids that replace masked spans, in order: T5's sentinels, or else the mask token, repeated.
 
@@ -183,6 +185,7 @@ def span_marks(tokenizer) -> list[int]:
     return sentinels or [tokenizer.mask_token_id] * NUM_SENTINELS
 
 
+@functools.lru_cache(maxsize=1)
 def lead_in(tokenizer) -> int:
     """Number of tokens that the tokenizer puts in front of every text: none in T5, <s> in BART."""
     return len(tokenize(tokenizer, [""])[0]) - 1  # the other one is end-of-text
