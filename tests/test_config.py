@@ -77,6 +77,15 @@ def test_the_name_is_the_file_s_unless_set_and_names_the_folder(recipe_file):
     assert load_recipe(path, ["name=17"]).name == "17"
 
 
+def test_an_override_of_a_section_sets_what_it_names_and_leaves_the_rest(recipe_file):
+    path = recipe_file("data: {source: mine.csv, max_tokens: 40, classes: [a, b], condition: label}\n")
+    data = load_recipe(path, ["data={max_tokens: 50, classes: [c]}", "data.valid_size=7"]).data
+    assert (data.source, data.max_tokens, data.classes, data.valid_size) == ("mine.csv", 50, ("c",), 7)
+    assert load_recipe(path, ["data={}"]).data == load_recipe(path).data
+    assert "data.maxtokens: no such setting; did you mean max_tokens?" in problems(path, ["data={maxtokens: 50}"])
+    assert "data: is a section with keys of its own, but is set to 5" in problems(path, ["data=5"])
+
+
 def test_an_override_may_hold_an_equals_sign_or_be_no_yaml(recipe_file):
     path = recipe_file("")
     assert load_recipe(path, ["data.source=folder/a=b"]).data.source == "folder/a=b"

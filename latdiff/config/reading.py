@@ -84,7 +84,7 @@ def apply_override(given: dict, override: str, problems: list[str]) -> None:
         if not isinstance(given, dict):
             problems.append(f"{shown(override, 200)}: {shown(section)[1:-1]} is a single value, not a section")
             return
-    given[leaf] = value
+    given.update(_on_top(given, {leaf: value}))
 
 
 def _at_home(path: str) -> Path:
