@@ -86,6 +86,23 @@ def test_an_override_of_a_section_sets_what_it_names_and_leaves_the_rest(recipe_
     assert "data: is a section with keys of its own, but is set to 5" in problems(path, ["data=5"])
 
 
+@pytest.mark.parametrize("settings, path", [
+    ([], "t5-mini"), (["name=other"], "t5-mini"), (["data.source=mine.csv"], "checkpoints/mine-t5"),
+    (["data.source=owner/name", "name=other"], "checkpoints/other-t5"),
+    (["data.source=mine.csv", "backbone.path=t5-mini"], "t5-mini"), (["backbone.path=hub/name"], "hub/name"),
+])
+@pytest.mark.parametrize("base", ["", "base: mini\n"])
+def test_texts_of_ones_own_have_a_backbone_of_their_own_unless_another_is_named(recipe_file, settings, path, base):
+    recipe = load_recipe(recipe_file(base), settings)
+    assert recipe.backbone.path == path
+    assert recipe.as_dict()["backbone"] == {"path": path}
+
+
+def test_a_backbone_that_nobody_reads_is_in_no_recipe():
+    recipe = load_recipe("english", ["data.source=mine.csv"])
+    assert "backbone" not in recipe.as_dict()
+
+
 def test_an_override_may_hold_an_equals_sign_or_be_no_yaml(recipe_file):
     path = recipe_file("")
     assert load_recipe(path, ["data.source=folder/a=b"]).data.source == "folder/a=b"

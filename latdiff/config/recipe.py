@@ -50,6 +50,7 @@ class Recipe(BaseModel):
     def model_post_init(self, context: Any) -> None:
         extra = self.__pydantic_extra__ or {}
         self.__pydantic_extra__ = {name: extra.get(name) or model() for name, model in SECTIONS.items()}
+        self.__pydantic_extra__ = {name: one.filled(self) for name, one in self.__pydantic_extra__.items()}
 
     if TYPE_CHECKING:
 
@@ -92,7 +93,8 @@ class Recipe(BaseModel):
         """Plain dicts and lists, ready for YAML: what the stages read, and each section that differs from defaults."""
         wanted = self.sections(*stages)
         top = {name: getattr(self, name) for name in Recipe.model_fields}
-        wanted += [name for name, model in SECTIONS.items() if name not in wanted and getattr(self, name) != model()]
+        wanted += [name for name, model in SECTIONS.items()
+                   if name not in wanted and getattr(self, name) != model().filled(self)]
         below = {name: getattr(self, name) for name in wanted}
         return _plain(top | {name: section.model_dump() for name, section in below.items()})
 
