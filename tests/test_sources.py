@@ -113,7 +113,7 @@ FILE_PROBLEMS = {
     "all blank": (
         "a.jsonl",
         b'{"text": " ", "id": 1}\n{"text": null}\n',
-        r"no usable row, .* blank in all 2 \(there is text, id\); give texts, or set text_column to their column",
+        r"no usable row, .* blank in all 2 \(there is text, id\); give texts, or name their column: --text-column",
     ),
     "too many fields": (
         "a.csv",
