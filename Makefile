@@ -3,7 +3,7 @@
 
 RECIPE     ?= storyworld
 ARGS       ?=
-CHECKPOINT ?= checkpoints/$(basename $(notdir $(RECIPE)))
+CHECKPOINT ?= checkpoints/$(shell basename "$(RECIPE)" .yaml)
 DATA       ?=
 NAME       ?=
 
@@ -59,7 +59,7 @@ english: install ## fetch two pretrained models, print real English, unsteered a
 train-english: install ## train that model on the data sets in the folder DATA (docs/english.md)
 	$(if $(DATA),,$(error train-english needs a folder of data sets, e.g. make train-english DATA=path/to/sets))
 	$(LATDIFF) fetch
-	$(PY) recipes/english_texts.py $(DATA) data/english
+	$(PY) recipes/english_texts.py "$(DATA)" data/english
 	$(LATDIFF) train-sentence english $(ARGS)
 	$(LATDIFF) train-diffusion english $(ARGS)
 	@set -e; for attribute in sentiment toxicity topic; do \
@@ -81,26 +81,26 @@ lint: install ## style, likely mistakes and types
 	$(PY) -m mypy
 
 pretrain-backbone: install ## a small T5 of your own on the recipe's texts
-	$(LATDIFF) pretrain-backbone $(RECIPE) $(ARGS)
+	$(LATDIFF) pretrain-backbone "$(RECIPE)" $(ARGS)
 
 train-ae: install ## the autoencoder of RECIPE; the same command resumes
-	$(LATDIFF) train-ae $(RECIPE) $(ARGS)
+	$(LATDIFF) train-ae "$(RECIPE)" $(ARGS)
 
 train-diffusion: install ## the denoiser of RECIPE, and first what it needs and is missing
-	$(LATDIFF) train-diffusion $(RECIPE) $(ARGS)
+	$(LATDIFF) train-diffusion "$(RECIPE)" $(ARGS)
 
 train-ar: install ## a language model of RECIPE's texts, a judge of fluency and a rival
-	$(LATDIFF) train-ar $(RECIPE) $(ARGS)
+	$(LATDIFF) train-ar "$(RECIPE)" $(ARGS)
 
 train-seq2seq: install ## the backbone fine-tuned on RECIPE's pairs, to hold a text-conditional model against
-	$(LATDIFF) train-seq2seq $(RECIPE) $(ARGS)
+	$(LATDIFF) train-seq2seq "$(RECIPE)" $(ARGS)
 
 head: install ## a guidance head NAME for CHECKPOINT from the labelled texts DATA
 	$(if $(and $(DATA),$(NAME)),,$(error head needs both, e.g. make head DATA=reviews.jsonl NAME=tone))
-	$(LATDIFF) fit-head $(CHECKPOINT) --data $(DATA) --name $(NAME) $(ARGS)
+	$(LATDIFF) fit-head "$(CHECKPOINT)" --data "$(DATA)" --name "$(NAME)" $(ARGS)
 
 sample: install ## texts from CHECKPOINT, e.g. ARGS="--guide sentiment=positive:18 --num-samples 8"
-	$(LATDIFF) sample $(CHECKPOINT) $(ARGS)
+	$(LATDIFF) sample "$(CHECKPOINT)" $(ARGS)
 
 evaluate: install ## measure CHECKPOINT over five seeds into its metrics.json, a file or a hub id into NAME.json
-	$(LATDIFF) evaluate $(CHECKPOINT) $(ARGS)
+	$(LATDIFF) evaluate "$(CHECKPOINT)" $(ARGS)

@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=2, help="of the noise (default 2)")
     options = parser.parse_args()
     pipe = load_for_commands(options.checkpoint, quiet=True)
-    recipe = load_recipe(str(options.checkpoint / "recipe.yaml"))
+    recipe = load_recipe(str(options.checkpoint / "recipe.yaml"), saved=True)
     scorer = Scorer(recipe, load_corpus(recipe.data, recipe.seed))
 
     def evaluation(texts: int) -> Evaluation:

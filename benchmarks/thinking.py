@@ -78,7 +78,7 @@ def main() -> None:
 
 def unseen(checkpoint: Path, count: int, seed: int) -> list[Split]:
     """Stories that the checkpoint was not trained on, each cut at one place."""
-    recipe = load_recipe(str(checkpoint / "recipe.yaml"))
+    recipe = load_recipe(str(checkpoint / "recipe.yaml"), saved=True)
     if recipe.data.source != "storyworld":
         raise UserError(f"{checkpoint} was trained on {recipe.data.source}, must be on storyworld, whose grammar is "
                         "known; take another checkpoint")

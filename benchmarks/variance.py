@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="of the noise, from 0 (default 5)")
     options = parser.parse_args()
     pipe = load_for_commands(options.checkpoint, quiet=True)
-    recipe = load_recipe(str(options.checkpoint / "recipe.yaml"))
+    recipe = load_recipe(str(options.checkpoint / "recipe.yaml"), saved=True)
     scorer, own = Scorer(recipe, load_corpus(recipe.data, recipe.seed)), pipe.scheduler
     document = {"checkpoint": options.checkpoint.name, "machine": machine(pipe.config.dtype), "seeds": options.seeds,
                 "steps": pipe.config.num_inference_steps, "rows": []}

@@ -7,6 +7,7 @@ import difflib
 import itertools
 import os
 import sys
+import warnings
 from collections.abc import Iterable
 from numbers import Integral
 
@@ -17,10 +18,13 @@ class UserError(ValueError):
 
 @contextlib.contextmanager
 def plain_errors():
-    """Print a UserError as `error: ...` and exit with status 1, without a traceback.
+    """Print a UserError as `error: ...` and exit with status 1, without a traceback, and a warning as `warning: ...`.
 
     So does what the system refuses of a file. Ctrl-C ends with status 130, a closed pipe with 141.
     """
+    formatted = warnings.formatwarning
+    warnings.formatwarning = lambda message, category, *place: (
+        f"warning: {message}\n" if category is UserWarning else formatted(message, category, *place))
     try:
         yield
     except UserError as error:
@@ -36,6 +40,8 @@ def plain_errors():
         if error.filename is None:
             raise
         raise SystemExit(f"error: {error.filename}: {error.strerror}") from None
+    finally:
+        warnings.formatwarning = formatted
 
 
 def first_line(error: Exception) -> str:

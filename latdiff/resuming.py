@@ -116,7 +116,7 @@ def refuse_changes(recipe: Recipe, sections: tuple[str, ...], folder: Path | Non
     saved = folder / "recipe.yaml"
     if not saved.exists():
         return
-    before = load_recipe(str(saved))
+    before = load_recipe(str(saved), saved=True)
     changes = [f"{name}.{key} was {getattr(getattr(before, name), key)!r}, is {value!r}"
                for name in sections if name != "seed" for key, value in getattr(recipe, name)
                if value != getattr(getattr(before, name), key) and key not in UNCHECKED]

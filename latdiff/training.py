@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers.pytorch_utils import Conv1D
 
+from latdiff.bars import without_bars
 from latdiff.config import Recipe
 from latdiff.config.sections import SECTIONS
 from latdiff.draws import Draws, SharedDropout
@@ -72,10 +73,11 @@ def training(folder_of: Callable[[Recipe], Path]) -> Callable:
     def decorate(main: Callable) -> Callable:
         @functools.wraps(main)
         def alone(recipe: Recipe, quiet: bool = False):
+            quiet = quiet or not is_main()
             writing = sole_writer(folder_of(recipe)) if is_main() else contextlib.nullcontext()
-            with silent_but_main(), STOPPING.heeded(), writing:
+            with silent_but_main(), STOPPING.heeded(), writing, without_bars(quiet):
                 wait_for_everyone()
-                main(recipe, quiet or not is_main())
+                main(recipe, quiet)
                 wait_for_everyone()
 
         return alone

@@ -45,7 +45,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     corpus = load_corpus(recipe.data, recipe.seed)
     tokenizer = load_tokenizer(recipe.located(recipe.backbone.path), lambda _: BackboneError(
         f"backbone.path is {recipe.backbone.path!r}, where no tokenizer could be read; train the backbone first, "
-        "with `latdiff train-ae` or `latdiff pretrain-backbone`"
+        "with `latdiff train-ae` or `latdiff pretrain-backbone`, or name one that is there"
     ))
     by_main(recipe.save)(folder / "recipe.yaml", "train_ar")
     every = tokenize(tokenizer, corpus.train)

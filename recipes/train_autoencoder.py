@@ -135,8 +135,9 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
 
 
 def finished(recipe: Recipe) -> bool:
-    """Whether the recipe's folder has its codec."""
-    return (recipe.folder / "autoencoder" / "config.json").exists()
+    """Whether the recipe's folder has its codec, weights and all."""
+    folder = recipe.folder / "autoencoder"
+    return (folder / "config.json").exists() and any(folder.glob("*.safetensors"))
 
 
 def build_missing_backbone(recipe: Recipe, quiet: bool) -> None:

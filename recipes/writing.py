@@ -230,8 +230,9 @@ def end_texts(recipe: Recipe, codec: WritingCodec, latents: Tensor, texts: Texts
 
 
 def finished(recipe: Recipe) -> bool:
-    """Whether the recipe's folder has its codec."""
-    return (recipe.folder / "codec" / "config.json").exists()
+    """Whether the recipe's folder has its codec, weights and all."""
+    folder = recipe.folder / "codec"
+    return (folder / "config.json").exists() and any(folder.glob("*.safetensors"))
 
 
 def refuse_long(recipe: Recipe, model, prompts: int) -> None:

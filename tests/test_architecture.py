@@ -17,6 +17,7 @@ RANKS = {
     "draws": 0,
     "threads": 0,
     "muon": 0,
+    "bars": 0,
     "worlds": 1,
     "precision": 1,
     "storage": 1,

@@ -253,6 +253,22 @@ def test_a_config_of_an_unknown_kind(folder):
     assert "no-such-model" in refusal(folder)
 
 
+def test_a_t5_that_names_no_first_token_begins_with_the_padding(tmp_path):
+    hub_layouts.t5(tmp_path)
+    whole, file = load_backbone(str(tmp_path)), tmp_path / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config = {key: config[key] for key in config if key != "decoder_start_token_id"}
+    file.write_text(json.dumps(config), encoding="utf-8")
+    written = []
+    for tokenizer, model in (whole, load_backbone(str(tmp_path))):
+        ids, mask = pad(tokenize(tokenizer, TEXTS), 0)
+        features = encode_features(model, ids, mask)
+        written.append((decoder_logits(model, features, ids, mask), generate_ids(model, features, 8, mask)))
+    assert all(map(torch.equal, *written))
+    file.write_text(json.dumps(config | {"pad_token_id": None}), encoding="utf-8")
+    assert 'add "decoder_start_token_id": N to it' in refusal(tmp_path)
+
+
 def test_more_tokens_than_learned_positions(saved, ours):
     learned = ours.config.model_type == "bart"
     refuse_unreadable(ours, hub_layouts.POSITIONS)

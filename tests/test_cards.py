@@ -63,7 +63,8 @@ def test_the_card_says_how_to_sample_and_what_was_measured(tiny):
         "tags": ["text-generation", "latent-diffusion", "text-diffusion"],
     }
     assert card.text.startswith("\n# tiny\n")
-    assert "latdiff sample checkpoints/tiny" in card.text
+    assert "latdiff sample checkpoints/tiny --num-samples 8 --seed 0\n" in card.text
+    assert 'open_checkpoint("checkpoints/tiny")(num_samples=8).texts' in card.text
     measured = json.loads((tiny.checkpoint / "metrics.json").read_text(encoding="utf-8"))["reconstruction"]
     assert f"reconstruction of {measured['n']} unseen texts" in card.text
 

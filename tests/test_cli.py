@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import yaml
 
 from latdiff import LatentTextDiffusionPipeline, cli, load_head, storyworld
 from latdiff.cli.sampling import side_by_side
+from latdiff.codecs.t5 import TextCodec
 from latdiff.models.denoiser import LatentDenoiser
 
 # sample
@@ -180,6 +182,16 @@ def test_edit_shows_before_and_after(latdiff, tmp_path):
     (row,) = [json.loads(line) for line in latdiff("edit", "--text", texts[0], *flags).splitlines()]
     assert row["guides"]["sentiment"]["target"] == "positive"
     assert "  |  " in latdiff("edit", "--text", texts[0], "--guide", "sentiment=positive", "--strength", 0.2)
+
+
+def test_an_edit_says_which_texts_do_not_come_back_without_one(latdiff, monkeypatch):
+    text, flags = storyworld.sample(1, 8)[0].text, ("--guide", "sentiment=positive")
+    with pytest.warns(UserWarning, match="1 of 1 texts do not come back from their latents word for word"):
+        latdiff("edit", "--text", text, *flags)
+    monkeypatch.setattr(TextCodec, "decode", lambda self, latents, **_: [text] * len(latents))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*do not come back")
+        latdiff("edit", "--text", f" {text}", *flags)
 
 
 # fit-head

@@ -77,6 +77,32 @@ def test_the_name_is_the_file_s_unless_set_and_names_the_folder(recipe_file):
     assert load_recipe(path, ["name=17"]).name == "17"
 
 
+def test_an_override_of_a_section_sets_what_it_names_and_leaves_the_rest(recipe_file):
+    path = recipe_file("data: {source: mine.csv, max_tokens: 40, classes: [a, b], condition: label}\n")
+    data = load_recipe(path, ["data={max_tokens: 50, classes: [c]}", "data.valid_size=7"]).data
+    assert (data.source, data.max_tokens, data.classes, data.valid_size) == ("mine.csv", 50, ("c",), 7)
+    assert load_recipe(path, ["data={}"]).data == load_recipe(path).data
+    assert "data.maxtokens: no such setting; did you mean max_tokens?" in problems(path, ["data={maxtokens: 50}"])
+    assert "data: is a section with keys of its own, but is set to 5" in problems(path, ["data=5"])
+
+
+@pytest.mark.parametrize("settings, path", [
+    ([], "t5-mini"), (["name=other"], "t5-mini"), (["data.source=mine.csv"], "checkpoints/mine-t5"),
+    (["data.source=owner/name", "name=other"], "checkpoints/other-t5"),
+    (["data.source=mine.csv", "backbone.path=t5-mini"], "t5-mini"), (["backbone.path=hub/name"], "hub/name"),
+])
+@pytest.mark.parametrize("base", ["", "base: mini\n"])
+def test_texts_of_ones_own_have_a_backbone_of_their_own_unless_another_is_named(recipe_file, settings, path, base):
+    recipe = load_recipe(recipe_file(base), settings)
+    assert recipe.backbone.path == path
+    assert recipe.as_dict()["backbone"] == {"path": path}
+
+
+def test_a_backbone_that_nobody_reads_is_in_no_recipe():
+    recipe = load_recipe("english", ["data.source=mine.csv"])
+    assert "backbone" not in recipe.as_dict()
+
+
 def test_an_override_may_hold_an_equals_sign_or_be_no_yaml(recipe_file):
     path = recipe_file("")
     assert load_recipe(path, ["data.source=folder/a=b"]).data.source == "folder/a=b"

@@ -10,6 +10,7 @@ from toy_heads import CODEC, labelled, refusal
 from latdiff.heads.attribute import AttributeHead
 from latdiff.heads.files import load_head
 from latdiff.heads.fitting import calibration_error, fit_head
+from latdiff.heads.number import NumberHead
 
 
 def test_calibration_error_is_the_mean_gap_between_sureness_and_truth():
@@ -61,6 +62,14 @@ def test_pandas_na_is_no_label():
 def test_latents_and_labels_of_unequal_number(numbered):
     latents, labels, _ = numbered
     assert "120 latents but 119 labels" in refusal(AttributeHead().fit, latents, labels[:-1])
+
+
+@pytest.mark.parametrize("kind", [AttributeHead, NumberHead])
+@pytest.mark.parametrize("seed", [-1, 2**32, 20241128093000, 10**80])
+def test_a_random_state_that_scikit_learn_does_not_take(kind, seed, numbered):
+    latents, labels, numbers = numbered
+    given = labels if kind is AttributeHead else numbers
+    assert "must be from 0 to 2**32 - 1" in refusal(kind(random_state=seed).fit, latents, given)
 
 
 def test_a_random_state_that_is_no_number(numbered):

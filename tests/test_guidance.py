@@ -137,6 +137,20 @@ def test_it_acts_within_its_interval_only(x0):
     assert moved.tolist() == ((sigma >= 0.2) & (sigma <= 0.8)).tolist() == [False, False, True, True, False]
 
 
+def test_where_no_guide_acts_none_is_computed(x0):
+    guide, asked = linear_guide(0, interval=(0.2, 0.8))[0], []
+    guide.head.log_prob_of = lambda *_: asked.append(1)
+    assert torch.equal(steered([guide], x0, torch.full((5,), 90)), x0) and not asked
+
+
+def test_whether_gradients_are_finite_is_asked_once_for_all_guides(x0, monkeypatch):
+    """On a GPU every answer is waited for."""
+    isfinite, asked = torch.Tensor.isfinite, []
+    monkeypatch.setattr(torch.Tensor, "isfinite", lambda self: asked.append(1) or isfinite(self))
+    steered([random_head(seed=seed).toward("label0", 1.0) for seed in range(3)], x0, torch.full((5,), 49))
+    assert len(asked) == 1
+
+
 def test_a_clamp_limits_the_push_and_keeps_its_direction(x0):
     t = torch.full((5,), 49)
     free, held = (steered([linear_guide(0, clamp=clamp)[0]], x0, t) - x0 for clamp in (None, 0.1))

@@ -75,7 +75,8 @@ def test_a_judge_of_ones_own_and_fluency(latdiff, checkpoint, reviews, tmp_path,
     latdiff("fit-head", "--data", reviews(rows[:30]), "--label-column", "mood", "--name", "mood", folder=copy)
     flags = ("--num-samples", 4, "--seeds", 1, "--samplers", "ddim:1", "--sweep-scale", 1, "--fluency", tiny.ar,
              "--mauve", tiny.ar)
-    printed = latdiff("evaluate", "--json", file, *flags, "--judge", f"mood={reviews(rows)}:mood", folder=copy)
+    others = [{"review": row["text"], "mood": row["mood"]} for row in rows]
+    printed = latdiff("evaluate", "--json", file, *flags, "--judge", f"mood={reviews(others)}:mood:review", folder=copy)
     document = json.loads(file.read_text(encoding="utf-8"))
     scorers = document["scorers"]
     assert "on 30 other texts" in scorers["judges"]["mood"]  # the 30 that the head knows are left out
@@ -260,6 +261,7 @@ def test_a_judge_that_cannot_judge(refused, reviews, tmp_path, rows_of):
     assert "must be HEAD=DATA" in refused(*flags, "--judge", "tense")
     assert "heads and classes of labels there: sentiment, tense" in refused(*flags, "--judge", f"tens={labelled}")
     assert "no data 'none.jsonl'" in refused(*flags, "--judge", "tense=none.jsonl:label")
+    assert "--judge HEAD=DATA:COLUMN:TEXT_COLUMN" in refused(*flags, "--judge", f"tense={labelled}:label:review")
     assert "none has the label negative, positive" in refused(*flags, "--judge", f"sentiment={labelled}")
     assert "no language model 'nothing'" in refused(*flags, "--fluency", "nothing")
     assert not (tmp_path / "m.json").exists()

@@ -4,7 +4,10 @@ import csv
 import re
 import shlex
 import shutil
+import subprocess
 from pathlib import Path
+
+import pytest
 
 from latdiff import cli, storyworld
 from latdiff.config import load_recipe
@@ -69,6 +72,19 @@ def test_every_make_target_of_the_readme_exists():
     named = set(re.findall(r"(?:^|`)make ([a-z-]+)", README, re.MULTILINE))
     assert len(named) >= 7
     assert named <= targets
+
+
+@pytest.mark.parametrize("given, words", [
+    (["head", "CHECKPOINT=runs/my model", "DATA=my reviews.csv", "NAME=tone"],
+     ["fit-head", "runs/my model", "--data", "my reviews.csv", "--name", "tone"]),
+    (["sample", "RECIPE=exp-v1.0"], ["sample", "checkpoints/exp-v1.0"]),
+    (["evaluate", "RECIPE=my recipes/exp v1.yaml", "ARGS=--seed 2"], ["evaluate", "checkpoints/exp v1", "--seed", "2"]),
+    (["train-ae", "RECIPE=my recipes/exp.yaml", "ARGS=seed=1 name=x"],
+     ["train-ae", "my recipes/exp.yaml", "seed=1", "name=x"]),
+])
+def test_make_takes_names_with_spaces_and_dots(given, words):
+    asked = subprocess.run(["make", "--dry-run", *given], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert shlex.split(asked.splitlines()[-1])[1:] == words
 
 
 def test_the_module_table_names_every_module():

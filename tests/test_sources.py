@@ -113,7 +113,7 @@ FILE_PROBLEMS = {
     "all blank": (
         "a.jsonl",
         b'{"text": " ", "id": 1}\n{"text": null}\n',
-        r"no usable row, .* blank in all 2 \(there is text, id\); give texts, or set text_column to their column",
+        r"no usable row, .* blank in all 2 \(there is text, id\); give texts, or name their column: --text-column",
     ),
     "too many fields": (
         "a.csv",
@@ -142,6 +142,22 @@ def test_files_that_cannot_be_used_are_explained(tmp_path, name, content, messag
     with pytest.raises(DataError, match=message) as error:
         corpus(path)
     assert str(error.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("separator, name", [(";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars")])
+@pytest.mark.parametrize("text", ["A story", "A story, long, and winding"])
+def test_columns_that_something_else_separates_are_explained(tmp_path, separator, name, text):
+    path = tmp_path / "a.csv"
+    path.write_text(f"text{separator}label\n{text}{separator}a\n", encoding="utf-8")
+    with pytest.raises(DataError, match=f"has {name} between 'text' and 'label', where a .csv file has commas"):
+        corpus(path)
+
+
+@pytest.mark.parametrize("ending, name", [(".tsv", "City,State"), (".tsv", "a;b"), (".csv", "City;State|Zip")])
+def test_the_name_of_a_single_column_may_hold_another_separator(tmp_path, ending, name):
+    path = tmp_path / f"a{ending}"
+    path.write_text("\n".join([name, *TEXTS]), encoding="utf-8")
+    assert len(corpus(path, text_column=name).train) == 36
 
 
 def test_an_unreadable_file_is_explained(tmp_path, monkeypatch):
@@ -214,6 +230,16 @@ def hub(monkeypatch, answer):
     return asked
 
 
+def stored(monkeypatch, folder):
+    """A hub whose one data set lies in a folder, in any format that `datasets` reads."""
+    load = datasets.load_dataset
+
+    def load_dataset(name, config=None, revision=None, streaming=False):
+        return load(str(folder), config, streaming=streaming, cache_dir=str(folder / "cache"))
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+
+
 def streamed(splits):
     streams = {name: datasets.IterableDataset.from_generator(rows.__iter__) for name, rows in splits.items()}
     return datasets.IterableDatasetDict(streams)
@@ -283,20 +309,55 @@ def endless(words, asked_for):
 
 
 @pytest.mark.parametrize("most", [{"train": 70}, {"train": 50, "validation": 20}], ids=["alone", "with valid"])
-def test_with_a_train_size_no_more_of_a_hub_data_set_is_read_than_needed(monkeypatch, most):
+def test_with_a_train_size_a_hub_data_set_is_not_read_on_and_on(monkeypatch, most):
     """A set without an end: reading on would never return."""
     monkeypatch.setattr("latdiff.data.sources.SHUFFLE_BUFFER", 20)
+    monkeypatch.setattr("latdiff.data.sources.MOST_READ", 200)
     rows, sizes = {}, {"train_size": 50, "valid_size": 20}
     asked = hub(monkeypatch, datasets.IterableDatasetDict({name: endless(name, rows) for name in most}))
-    read = corpus("owner/name", **sizes)
+    with pytest.warns(UserWarning, match="cannot be entered in the middle, and the sample is of its first 200 rows"):
+        read = corpus("owner/name", **sizes)
     assert asked == [("owner/name", None, None, True)]
-    assert rows.keys() == most.keys() and all(rows[name] <= most[name] + 25 for name in most)  # and the buffer
+    assert rows.keys() == most.keys() and all(rows[name] <= 200 + 25 for name in most)  # and the buffer
     assert (len(read.train), len(read.valid)) == (50, 20)
     assert {text.split()[0] for text in read.valid} == {[*most][-1]}
     numbers = [int(text.split()[1]) for text in read.train]
-    assert len(set(numbers)) == 50 and max(numbers) >= most["train"]  # not simply the first ones
-    assert corpus("owner/name", **sizes) == read
-    assert set(corpus("owner/name", seed=1, **sizes).train) != set(read.train)
+    assert len(set(numbers)) == 50 and max(numbers) >= 150 and min(numbers) < 50  # from all that was read
+    with pytest.warns(UserWarning):
+        assert corpus("owner/name", **sizes) == read
+        assert set(corpus("owner/name", seed=1, **sizes).train) != set(read.train)
+
+
+@pytest.mark.parametrize("layout", ["parquet", "parquet in few groups", "jsonl", "csv files"])
+def test_a_sample_of_a_sorted_hub_data_set_is_of_all_of_its_classes(tmp_path, monkeypatch, recwarn, layout):
+    """More rows of each class than the buffer of a streaming shuffle holds, one class after the other."""
+    rows = datasets.Dataset.from_dict({
+        "text": [f"{label} {number}" for label in "abc" for number in range(11_000)],
+        "label": [label for label in "abc" for _ in range(11_000)],
+    })
+    if layout.startswith("parquet"):
+        rows.to_parquet(tmp_path / "train.parquet", batch_size=1_000 if layout == "parquet" else 33_000)
+    elif layout == "jsonl":
+        rows.to_json(tmp_path / "train.jsonl")
+    else:
+        for part in range(2):
+            rows.shard(2, part).to_csv(tmp_path / f"train-{part}.csv", index=False)
+    stored(monkeypatch, tmp_path)
+    read = corpus("owner/name", train_size=300, valid_size=60, condition="label")
+    shares = [read.train_conditions.count(label) / 300 for label in "abc"]
+    assert read.classes == ["a", "b", "c"] and all(0.2 < share < 0.47 for share in shares)
+    assert not [one for one in recwarn if "in the middle" in str(one.message)]
+
+
+def test_a_sample_of_many_pieces_does_not_read_all_of_them(tmp_path, monkeypatch):
+    monkeypatch.setattr("latdiff.data.sources.MANY_PIECES", 10)
+    rows = [{"text": f"text {number}"} for number in range(4_000)]
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "train.parquet", batch_size=100)
+    monkeypatch.setattr("latdiff.data.sources.SHUFFLE_BUFFER", 400)
+    monkeypatch.setattr("latdiff.data.sources.PIECES_AT_ONCE", 20)
+    stored(monkeypatch, tmp_path)
+    whole = {int(text.split()[1]) // 100 for text in corpus("owner/name", train_size=60, valid_size=5).train}
+    assert 10 < len(whole) <= 20  # pieces that a text came from
 
 
 def test_a_hub_data_set_smaller_than_its_train_size_gives_what_it_has(monkeypatch):
@@ -313,14 +374,7 @@ def test_the_configurations_of_a_hub_data_set_are_named(tmp_path, monkeypatch, t
         texts_jsonl(tmp_path / f"{name}.jsonl", TEXTS)
     configs = "".join(f"- config_name: {name}\n  data_files: {name}.jsonl\n" for name in ("de-en", "cs-en"))
     (tmp_path / "README.md").write_text(f"---\nconfigs:\n{configs}---\n", encoding="utf-8")
-    load = datasets.load_dataset
-    monkeypatch.setattr(
-        datasets,
-        "load_dataset",
-        lambda name, config, revision, streaming: load(
-            str(tmp_path), config, streaming=streaming, cache_dir=str(tmp_path / "cache")
-        ),
-    )
+    stored(monkeypatch, tmp_path)
     message = r"name the configuration \(there is de-en, cs-en\), as in owner/name:de-en@main$"
     for source in ("owner/name@main", "owner/name:de@main"):
         with pytest.raises(DataError, match=message):
@@ -335,7 +389,7 @@ def test_problems_inside_a_hub_data_set_are_explained(monkeypatch):
     hub(monkeypatch, hub_data(train=TEXTS))
     with pytest.raises(DataError, match=r"owner/name, split train, row 1: no column 'text' \(there is ref\)"):
         corpus("owner/name")
-    with pytest.raises(DataError, match=r"split train, shuffled row 1: no column 'text' \(there is ref\)"):
+    with pytest.raises(DataError, match=r"split train, sampled row 1: no column 'text' \(there is ref\)"):
         corpus("owner/name", train_size=5)
     hub(monkeypatch, hub_data(train=TEXTS, validation=[" ", ""]))
     with pytest.raises(DataError, match=r"owner/name, split validation: no usable row, .*blank in all 2"):

@@ -70,6 +70,16 @@ def test_commands_end_without_a_traceback(error, status):
     assert ended.value.code == status
 
 
+def test_a_warning_of_a_command_is_a_sentence_without_a_line_of_source():
+    code = ("import warnings\nfrom latdiff.errors import plain_errors\nwith plain_errors():\n"
+            "    warnings.warn('a label is missing')\n    warnings.warn('will change', FutureWarning)\n"
+            "warnings.warn('elsewhere')")
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    command, future, elsewhere = ended.stderr.splitlines()
+    assert command == "warning: a label is missing"
+    assert "FutureWarning: will change" in future and "UserWarning: elsewhere" in elsewhere
+
+
 def test_errors_of_the_system_that_name_no_file_are_not_hidden():
     with pytest.raises(OSError, match="odd"), plain_errors():
         raise OSError("odd")

@@ -20,6 +20,8 @@ from latdiff.checkpoints import CheckpointError, class_of
 from latdiff.codecs.files import load_codec, save_codec
 from latdiff.config import load_recipe
 from latdiff.errors import UserError
+from latdiff.evaluation.asked import recipe_asked_for
+from latdiff.evaluation.card import write_card
 from latdiff.evaluation.report import picture
 from latdiff.heads.files import load_head
 from latdiff.lm import load_language_model
@@ -299,6 +301,21 @@ def test_nothing_that_could_run_code_is_used():
 @pytest.mark.parametrize("name", ["../x", "/tmp/x", "..", "a/../../x", "a\\x"])
 def test_the_picture_of_a_head_lies_beside_the_figures(tmp_path, name):
     assert picture(tmp_path / "metrics.json", f"control-{name}").parent == tmp_path
+
+
+@pytest.mark.parametrize("base", ["../secret", "secret", "{tmp}/secret.yaml", "~/secret.yaml", "storyworld"])
+def test_the_recipe_of_a_checkpoint_opens_no_other_file(checkpoint, tmp_path, monkeypatch, base):
+    copy = shutil.copytree(checkpoint, tmp_path / "copy")
+    for place in (tmp_path / "secret.yaml", copy / "secret.yaml"):
+        place.write_text("data: {source: secrets.csv}\n", encoding="utf-8")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    own = copy / "recipe.yaml"
+    own.write_text(f"base: {base.format(tmp=tmp_path)}\n" + own.read_text(encoding="utf-8"), encoding="utf-8")
+    for reads in (lambda: recipe_asked_for(own, str(copy), None), lambda: recipe_asked_for(own, str(copy), "mine.csv"),
+                  lambda: write_card(copy)):
+        with pytest.raises(UserError, match="read as its base; a checkpoint may come from anyone") as error:
+            reads()
+        assert "secrets.csv" not in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["../../x", "/tmp/x", "..", ".", "a/b"])

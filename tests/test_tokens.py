@@ -1,6 +1,7 @@
 """A vocabulary of one's own, padded batches, and span corruption."""
 
 import random
+import re
 
 import hub_layouts
 import pytest
@@ -133,6 +134,52 @@ def test_a_vocabulary_too_large_for_the_texts_becomes_as_large_as_they_allow(tmp
     assert tokenizer.batch_decode(tokenize(tokenizer, TEXTS), skip_special_tokens=True) == TEXTS
 
 
+SIGNS = "天地玄黄宇宙洪荒日月盈昃"
+
+
+@pytest.mark.parametrize("kind", ["words", "no spaces"])
+@pytest.mark.parametrize("others", [[], TEXTS])
+def test_texts_of_any_length_are_counted(tmp_path, kind, others):
+    """sentencepiece by itself passes over all that has more than 4,192 bytes."""
+    rng, joint = random.Random(0), " " if kind == "words" else ""
+    words = ["alpha", "beta", "gamma"] if joint else list(SIGNS)
+    texts = [joint.join(rng.choices(words, k=1500)) + f"{joint}Ω{i}" for i in range(10)]
+    tokenizer = train_vocabulary(texts + others, tmp_path, 120)
+    assert unknown_share(tokenizer, tokenize(tokenizer, texts + others)) == 0
+    if joint:
+        assert {"▁alpha", "▁gamma"} <= set(tokenizer.tokenize(texts[0]))
+    assert tokenizer.decode(tokenize(tokenizer, texts[:1])[0], skip_special_tokens=True) == texts[0]
+
+
+def test_where_a_long_text_is_cut_does_not_matter_to_the_vocabulary(tmp_path):
+    whole, lines = (train_vocabulary(texts, tmp_path / name, 120).get_vocab()
+                    for name, texts in (("whole", [" ".join(TEXTS * 20), *TEXTS]), ("lines", TEXTS * 21)))
+    assert whole == lines
+
+
+def test_every_character_of_the_texts_is_known_as_it_stands(tmp_path):
+    """None is taken for another one that looks like it, and decomposed accents are two characters."""
+    texts = ["He said… “no” ½ cup, ﬁne™", "你好，世界！（真的）１２３", "Cafe\u0301 de\u0301ja\u0300 vu", "a\u200bb"]
+    texts = [f"{text} {number}" for number in range(30) for text in texts]
+    tokenizer = train_vocabulary(texts, tmp_path, 300)
+    ids = tokenize(tokenizer, texts)
+    assert unknown_share(tokenizer, ids) == 0
+    assert tokenizer.batch_decode(ids, skip_special_tokens=True) == texts
+
+
+def test_a_character_that_sentencepiece_keeps_for_itself_is_the_only_one_that_is_not_known(tmp_path):
+    texts = [f"bars ▂▅▇ {number}" for number in range(30)]
+    assert unknown_characters(train_vocabulary(texts, tmp_path, 60), texts) == ["▅"]
+
+
+def test_more_characters_than_pieces_are_refused(tmp_path):
+    texts = [chr(0x4E00 + number) * 3 for number in range(200)]
+    with pytest.raises(UserError, match=r"backbone\.vocab_size is 80, .*vocab_size=(\d+) or more") as said:
+        train_vocabulary(texts, tmp_path, 80)
+    tokenizer = train_vocabulary(texts, tmp_path, int(re.search(r"vocab_size=(\d+)", str(said.value))[1]))
+    assert unknown_share(tokenizer, tokenize(tokenizer, texts)) == 0
+
+
 def test_frequent_words_are_one_piece(tmp_path):
     tokenizer = train_vocabulary(TEXTS, tmp_path, 150)
     assert "▁walked" in tokenizer.tokenize("Ann walked")
@@ -228,6 +275,20 @@ def test_a_hidden_span_has_a_token_of_the_tokenizers_own(layout, tmp_path):
 def test_the_lead_in_stays():
     rows = [corrupt_spans([7, 8, *BODY, 1], 0.9, SENTINELS, random.Random(seed), lead=2) for seed in range(20)]
     assert all(row[:2] == [7, 8] and row[-1] == 1 for row in rows)
+
+
+def test_a_tokenizer_is_asked_for_its_marks_once(vocabulary, monkeypatch):
+    _, tokenizer = vocabulary
+    given, kind, asked = span_marks(tokenizer), type(tokenizer), []
+    call = kind.__call__
+    monkeypatch.setattr(kind, "__call__", lambda self, *texts, **settings: asked.append(self) or call(
+        self, *texts, **settings))
+    other = T5Tokenizer(vocab=tokenizer._vocab_scores[:70], extra_ids=NUM_SENTINELS)
+    for one in (tokenizer, other):
+        found = [(span_marks(one), lead_in(one)) for _ in range(5)]
+        assert found == 5 * [found[0]] and len(found[0][0]) == NUM_SENTINELS
+    assert span_marks(tokenizer) == given
+    assert len(asked) <= 5  # and not 22
 
 
 def test_a_tokenizer_that_can_hide_nothing_is_refused(tmp_path):

@@ -8,6 +8,7 @@ import sys
 
 import latdiff
 from latdiff import threads
+from latdiff.bars import without_bars
 from latdiff.checkpoints import folder_of
 from latdiff.cli.evaluation import add_evaluate
 from latdiff.cli.heads import add_fit_head
@@ -35,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
     if threads.sleep_beside_others() and first and not getattr(options, "quiet", False):
         print("other processes are busy: threads sleep while they wait for each other (OMP_WAIT_POLICY=PASSIVE)",
               file=sys.stderr)
-    with plain_errors():
+    with plain_errors(), without_bars("checkpoint" in options and getattr(options, "quiet", False)):
         if "checkpoint" in options:
             options.given, options.checkpoint = options.checkpoint, str(folder_of(options.checkpoint))
         options.run(options)

@@ -23,10 +23,10 @@ def add_evaluate(commands) -> None:
                          "(default scales: 1/4 to 4 times the usual one)")
     command.add_argument("--guidance-scale", nargs="+", type=float, metavar="SCALE",
                          help="of classifier-free guidance, for a conditional model (default 1 2)")
-    command.add_argument("--judge", action="append", default=[], metavar="HEAD=DATA[:COLUMN]",
+    command.add_argument("--judge", action="append", default=[], metavar="HEAD=DATA[:COLUMN[:TEXTS]]",
                          help="labelled texts other than the head's, for a classifier of another kind that "
                          "judges whether a text has HEAD's label; or HEAD is the column of the classes that the model "
-                         "is conditioned on; may be repeated (default column: label)")
+                         "is conditioned on; may be repeated (default columns: label and text)")
     command.add_argument("--fluency", metavar="MODEL", help="a causal language model, a folder, a hub id or "
                          "smollm2-135m-instruct, which `latdiff fetch` brings, whose perplexity of "
                          "the texts is measured; recipes/train_ar.py trains one, where there are classes "

@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import textwrap
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from latdiff.config import SCHEDULERS
 from latdiff.diffusion.modes import MODES
 from latdiff.errors import UserError, shown
 from latdiff.pipelines.defaults import DEFAULT_STRENGTH
+
+TRIED = 64  # texts that are decoded without an edit, to see whether they come back
 
 
 def add_sample(commands) -> None:
@@ -124,6 +127,7 @@ def run_edit(options: argparse.Namespace) -> None:
     texts = options.text or load_texts(options.data, options.text_column, options.limit)
     pipe = load_for_commands(options.checkpoint, options.quiet)
     guides = read_guides(options.checkpoint, wanted, options.mode)
+    warn_of_lost(pipe, texts[:TRIED], options.decode)
     out = pipe.edit(texts, guides, strength=options.strength, num_inference_steps=options.steps,
                     generator=torch.Generator().manual_seed(options.seed), decode_options=options.decode)
     for index, (before, after) in enumerate(zip(texts, out.texts, strict=True)):
@@ -132,6 +136,17 @@ def run_edit(options: argparse.Namespace) -> None:
             print(json.dumps(row | {"guides": _steering(guides, out.scores, index)}, ensure_ascii=False))
         else:
             print(side_by_side(before, after), end="\n\n")
+
+
+def warn_of_lost(pipe, texts: list[str], decode: str | None) -> None:
+    """Warn where texts do not come back from their latents as they were, for then more than the guides changes them."""
+    options = {"preset": decode or pipe.decoding} if pipe.codec.presets else {}
+    back = pipe.codec.decode(pipe.codec.encode(texts), **options)
+    lost = [pair for pair in zip(texts, back, strict=True) if pair[0].split() != pair[1].split()]
+    if lost:
+        warnings.warn(f"{len(lost)} of {len(texts)} texts do not come back from their latents word for word, and an "
+                      f"edit changes as much besides: {shown(lost[0][0], 200)} comes back as {shown(lost[0][1], 200)}",
+                      stacklevel=2)
 
 
 def side_by_side(left: str, right: str, width: int = 52) -> str:

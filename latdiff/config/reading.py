@@ -34,8 +34,14 @@ def find_recipe(recipe: str) -> Path:
     )
 
 
-def read_settings(path: Path, above: tuple[Path, ...] = ()) -> dict:
-    """Settings of a recipe file on top of those of its base; `above` are the files that name it as theirs."""
+def read_settings(path: Path, above: tuple[Path, ...] = (), saved: bool = False) -> dict:
+    """Settings of a recipe file on top of those of its base.
+
+    Args:
+        path: of the file.
+        above: the files that name it as their base.
+        saved: whether it lies in a checkpoint, which may come from anyone, and opens no other file here.
+    """
     if path.resolve() in above:
         raise RecipeError(f"{path} is its own base, by way of {' and '.join(map(str, above))}; leave one `base:` out")
     try:
@@ -56,6 +62,10 @@ def read_settings(path: Path, above: tuple[Path, ...] = ()) -> dict:
     if "base" not in given:
         return given
     base = str(given.pop("base"))
+    if saved:
+        raise RecipeError(f"{path} would have {shown(base, 200)} read as its base; a checkpoint may come from anyone, "
+                          "and its recipe opens no other file: write out what the base stands for, which `latdiff "
+                          "check-config` prints, and leave `base:` out")
     beside = path.parent / f"{base}.yaml"
     settings = read_settings(beside if is_file(beside) else find_recipe(base), (*above, path.resolve()))
     settings.pop("name", None)  # is the base's own
@@ -84,7 +94,7 @@ def apply_override(given: dict, override: str, problems: list[str]) -> None:
         if not isinstance(given, dict):
             problems.append(f"{shown(override, 200)}: {shown(section)[1:-1]} is a single value, not a section")
             return
-    given[leaf] = value
+    given.update(_on_top(given, {leaf: value}))
 
 
 def _at_home(path: str) -> Path:

@@ -50,6 +50,7 @@ class Recipe(BaseModel):
     def model_post_init(self, context: Any) -> None:
         extra = self.__pydantic_extra__ or {}
         self.__pydantic_extra__ = {name: extra.get(name) or model() for name, model in SECTIONS.items()}
+        self.__pydantic_extra__ = {name: one.filled(self) for name, one in self.__pydantic_extra__.items()}
 
     if TYPE_CHECKING:
 
@@ -92,7 +93,8 @@ class Recipe(BaseModel):
         """Plain dicts and lists, ready for YAML: what the stages read, and each section that differs from defaults."""
         wanted = self.sections(*stages)
         top = {name: getattr(self, name) for name in Recipe.model_fields}
-        wanted += [name for name, model in SECTIONS.items() if name not in wanted and getattr(self, name) != model()]
+        wanted += [name for name, model in SECTIONS.items()
+                   if name not in wanted and getattr(self, name) != model().filled(self)]
         below = {name: getattr(self, name) for name in wanted}
         return _plain(top | {name: section.model_dump() for name, section in below.items()})
 
@@ -101,7 +103,7 @@ class Recipe(BaseModel):
         write_text(path, str(yaml.safe_dump(self.as_dict(*stages), sort_keys=False)))
 
 
-def load_recipe(recipe: str, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
+def load_recipe(recipe: str, overrides: list[str] | tuple[str, ...] = (), saved: bool = False) -> Recipe:
     """Read a recipe by name (one of latdiff's own) or path, with `section.key=value` on top.
 
     `base: NAME` in it takes another recipe's settings where it has none of its own.
@@ -109,6 +111,7 @@ def load_recipe(recipe: str, overrides: list[str] | tuple[str, ...] = ()) -> Rec
     Args:
         recipe: A name such as "storyworld", or the path of a YAML file.
         overrides: Settings that replace the file's, e.g. "train_autoencoder.steps=500".
+        saved: Whether it is the recipe.yaml of a checkpoint, which may come from anyone: then it has no base.
 
     Returns:
         The recipe, with every default filled in.
@@ -123,7 +126,7 @@ def load_recipe(recipe: str, overrides: list[str] | tuple[str, ...] = ()) -> Rec
         500
     """
     path = find_recipe(recipe)
-    given = read_settings(path)
+    given = read_settings(path, saved=saved)
     problems: list[str] = []
     for override in overrides:
         apply_override(given, override, problems)

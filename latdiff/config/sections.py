@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict
 from pydantic_core import PydanticCustomError
@@ -72,6 +72,10 @@ class Section(BaseModel):
     def problems(self, recipe: Recipe) -> Iterator[str]:
         """`section.key: what is wrong` for each setting that contradicts another one, of this section or another."""
         yield from ()
+
+    def filled(self, recipe: Recipe) -> Self:
+        """The section with what the rest of the recipe decides in place of settings that were left open."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -150,7 +154,7 @@ class DataConfig(Section):
     """Where the texts come from.
 
     A hub id is owner/name, owner/name:configuration where a data set has several, and either may end in @revision:
-    wmt/wmt14:de-en with text_column translation.de. With train_size, only as many of its rows are read as that needs.
+    wmt/wmt14:de-en with text_column translation.de. With train_size, it is sampled and need not be read whole.
     """
 
     source: str = Field("storyworld", description="storyworld, a hub id, or a file or folder of "

@@ -22,6 +22,7 @@ from latdiff.errors import shown
 from latdiff.worlds import Oracle, world
 
 WORLD_TRAINING, WORLD_TEXTS = 60_000, 400  # how many of a world to train on, and for all else
+TEXT_COLUMN = "--text-column, in a recipe data.text_column, --judge HEAD=DATA:COLUMN:TEXT_COLUMN"
 LACKING = {"none": "blank", "label": "without a text or a label", "text": "without a text or a source",
            "prefix": "of less than two sentences", "start": "blank"}
 
@@ -63,7 +64,7 @@ def load_corpus(data: DataConfig, seed: int, extra: bool = False) -> Corpus:
     White space becomes single spaces. Left out and counted are blank texts, texts without the condition that
     `data.condition` requires, and training texts with the same letters and digits as another one or as an unseen
     one, or with an unseen one's source text. A source without unseen texts has a tenth of its texts at most, or what
-    `train_size` leaves, held out. With `train_size`, only as many rows of a hub data set are read as are needed.
+    `train_size` leaves, held out. With `train_size`, a hub data set is sampled and need not be read whole.
 
     Args:
         data: the recipe's section.
@@ -310,7 +311,7 @@ def _texts(table: Table, column: str) -> list[str]:
         if text is MISSING:
             raise DataError(
                 f"{table.at(number)}: no column {column!r}{columns([row], column)}; "
-                "name that of the texts: --text-column, in a recipe data.text_column"
+                f"name that of the texts: {TEXT_COLUMN}"
             )
         if text is not None and not isinstance(text, str):
             raise DataError(f"{table.at(number)}: {column} is {shown(text)}, must be a text")
@@ -320,7 +321,7 @@ def _texts(table: Table, column: str) -> list[str]:
         there = columns((row for _, row in table.rows), "")
         raise DataError(
             f"{table.place}: no usable row, column {column!r} is blank in all {len(texts)}{there}; "
-            "give texts, or set text_column to their column"
+            f"give texts, or name their column: {TEXT_COLUMN}"
         )
     return texts
 
@@ -344,7 +345,7 @@ def _labelled(table: Table, texts: list[str], column: str) -> Iterator[tuple[int
     if not known:
         there = columns((row for _, row in table.rows), column)
         raise DataError(f"{table.place}: no row has a column {column!r}{there}; name that of the labels: "
-                        "--label-column, in a recipe data.condition_column")
+                        "--label-column, in a recipe data.condition_column, --judge HEAD=DATA:COLUMN")
 
 
 def _none_for_nan(value):

@@ -11,14 +11,17 @@ import csv
 import io
 import itertools
 import json
+import random
 import re
 import textwrap
+import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from latdiff.bars import without_bars
 from latdiff.data.contents import DataError, lines_of, refuse_pointer, text_of
 from latdiff.errors import first_line, nearest, shortened, shown
 from latdiff.worlds import WORLDS
@@ -26,10 +29,12 @@ from latdiff.worlds import WORLDS
 VALID = ("valid", "validation", "dev")  # one split goes by any of these names
 HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::([^:/@]+))?(?:@(.+))?")
 SHUFFLE_BUFFER = 10_000  # rows of a hub data set held at once, where it is not read whole
+PIECES_AT_ONCE = 100  # that fill the buffer: files, or of parquet groups of rows
+MANY_PIECES = 20  # from so many on, the beginnings of those drawn will do for a sample of the whole
+MOST_READ = 200_000  # rows of fewer pieces, which are read to their ends
 MISSING = object()
 MOST_NAMES = 20  # of files, columns or classes in a message
 SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
-NAMED = {",": ".csv", "\t": ".tsv"}
 
 
 @dataclass(frozen=True)
@@ -40,16 +45,40 @@ class Sample:
     valid: int
     seed: int
 
-    def draw(self, stream, unseen: bool, alone: bool) -> list[dict]:
-        """Rows of one streamed split.
+    def draw(self, stream, place: str, unseen: bool, alone: bool) -> list[dict]:
+        """Rows of one streamed split, from all over it, for many a split is sorted by its labels.
 
         Args:
             stream: the split, as `datasets` streams it.
+            place: what a message calls it.
             unseen: whether it holds the unseen texts.
             alone: whether it is the only split, so that unseen texts are held out of it.
+
+        Warns:
+            UserWarning: where it has few pieces and is too long to be read to the end.
         """
-        rows = self.valid if unseen else self.train + (self.valid if alone else 0)
-        return list(stream.shuffle(seed=self.seed, buffer_size=SHUFFLE_BUFFER).take(rows))
+        count = self.valid if unseen else self.train + (self.valid if alone else 0)
+        pieces = stream.reshard()
+        rows = iter(pieces.shuffle(seed=self.seed, buffer_size=SHUFFLE_BUFFER, max_buffer_input_shards=PIECES_AT_ONCE))
+        if pieces.num_shards >= MANY_PIECES:
+            return list(itertools.islice(rows, count))
+        drawn = _drawn(itertools.islice(rows, MOST_READ), count, self.seed)
+        if next(rows, None) is not None:
+            warnings.warn(f"{place} cannot be entered in the middle, and the sample is of its first {MOST_READ:,} "
+                          "rows; where its rows are sorted, take the hub's own copy in parquet, owner/name@refs/"
+                          "convert/parquet, or all of it with data.train_size=0", stacklevel=2)
+        return drawn
+
+
+def _drawn(rows: Iterable[dict], count: int, seed: int) -> list[dict]:
+    """So many rows, or as many as there are, each as likely as any other."""
+    rng, kept = random.Random(seed), []
+    for number, row in enumerate(rows):
+        if number < count:
+            kept.append(row)
+        elif (place := rng.randrange(number + 1)) < count:
+            kept[place] = row
+    return kept
 
 
 @dataclass(frozen=True)
@@ -141,21 +170,23 @@ def _files(folder: Path, wanted: tuple[str, ...]) -> dict[str, Path]:
 
 def _from_hub(hub: re.Match[str], wanted: tuple[str, ...], sample: Sample | None) -> dict[str, Table]:
     import datasets  # slow to import
+    from huggingface_hub.utils import are_progress_bars_disabled
 
     source, name, config, revision = hub.group(0, 1, 2, 3)
-    with _hub_problems(hub):
+    with _hub_problems(hub), without_bars(are_progress_bars_disabled(), ("datasets.utils.tqdm",)):
         loaded = datasets.load_dataset(name, config, revision=revision, streaming=sample is not None)
     there = {split: next((name for name in _names(split) if name in loaded), None) for split in wanted}
     there = {split: name for split, name in there.items() if name}
     if wanted[0] not in there:
         raise DataError(f"{source}: has no split {wanted[0]} (there is {', '.join(loaded)})")
-    unit, tables = "shuffled row" if sample else "row", {}
+    unit, tables = "sampled row" if sample else "row", {}
     for split, name in there.items():
+        place = f"{source}, split {name}"
         with _hub_problems(hub):  # a stream asks the hub only as it is read
             rows = loaded[name].to_list() if not sample else sample.draw(
-                loaded[name], unseen=split != wanted[0], alone=len(there) == 1)
+                loaded[name], place, unseen=split != wanted[0], alone=len(there) == 1)
         rows = _with_class_names(rows, loaded[name].features or {})
-        tables[split] = Table(f"{source}, split {name}", unit, list(enumerate(rows, 1)))
+        tables[split] = Table(place, unit, list(enumerate(rows, 1)))
     return tables
 
 
@@ -268,10 +299,8 @@ JSON = json.JSONDecoder(object_pairs_hook=_once)
 
 def _read_separated(path: Path, separator: str) -> Iterator[tuple[int, dict]]:
     text = text_of(path)
-    _refuse_other_separator(path, text, separator)
     # strict: a stray quote is an error, and does not join the lines after it
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    hint = "put a field that holds a separator, quote or line break in double quotes, its own quotes doubled"
     longest = csv.field_size_limit(max(len(text), 1))  # texts may be longer than the 131,072 characters of its default
     try:
         columns = next(reader, [])
@@ -283,20 +312,22 @@ def _read_separated(path: Path, separator: str) -> Iterator[tuple[int, dict]]:
                 raise csv.Error(f"has {len(fields)} fields, the first line has {len(columns)}")
             yield reader.line_num, dict(zip(columns, fields, strict=True))
     except csv.Error as error:
+        first = re.split(r"[\r\n]", text[:10_000], maxsplit=1)[0]
+        hint = "put a field that holds a separator, quote or line break in double quotes, its own quotes doubled"
+        hint = (separator not in first and _other_separator(first)) or hint
         raise DataError(f"{path}, line {reader.line_num}: {error}; {hint}") from None
     finally:
         csv.field_size_limit(longest)
 
 
-def _refuse_other_separator(path: Path, text: str, separator: str) -> None:
-    """Raise DataError where the first line is names with another separator between them, as ; in half of Europe."""
-    first = re.split(r"[\r\n]", text[:10_000], maxsplit=1)[0]
-    for other, name in SEPARATORS.items() if separator not in first else ():
+def _other_separator(first: str) -> str:
+    """What to do about a first line of names with another separator between them, as ; in half of Europe; or ''."""
+    for other, name in SEPARATORS.items():
         names = [part.strip('"') for part in first.split(other)]
         if len(names) > 1 and all(part and part == part.strip() for part in names):
-            raise DataError(f"{path}, line 1: has {name} between {shown(names[0])} and {shown(names[1])}, where "
-                            f"{path.name} must have {SEPARATORS[separator]}; save it with those"
-                            f"{f', or name it {NAMED[other]}' if other in NAMED else ''}")
+            return (f"the first line has {name} between {shown(names[0])} and {shown(names[1])}, where a .csv file has "
+                    "commas and a .tsv file tabs: save or name it as one of these")
+    return ""
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[int, dict]]:
@@ -343,7 +374,9 @@ def columns(rows: Iterable[dict], wanted: str) -> str:
     """The columns that there are, for an error message: ' (there is a, b.c; did you mean b.c?)'."""
     flat = itertools.chain.from_iterable(map(_flat, rows))
     names = dict.fromkeys(itertools.islice(flat, 100_000))  # a dict keeps the order
-    return f" (there is {listed(names) or 'none'}{nearest(wanted, itertools.islice(names, 1_000))})"
+    apart = _other_separator(next(iter(names))) if len(names) == 1 else ""
+    hint = f"; {apart}" if apart else nearest(wanted, itertools.islice(names, 1_000))
+    return f" (there is {listed(names) or 'none'}{hint})"
 
 
 def listed(names: Collection[str]) -> str:

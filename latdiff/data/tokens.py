@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import collections
+import functools
 import io
 import itertools
 import math
 import random
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import sentencepiece
@@ -21,6 +22,8 @@ from latdiff.errors import UserError
 NUM_SENTINELS = 64
 # a mark with its closing quotes and brackets and the space behind it, or an empty line
 SENTENCE_END = re.compile(r"""[.!?…؟।]+["'”’»)\]]*\s+|[。！？]+[」』”’）]*\s*|\n\s*\n\s*""")
+LONGEST = 4192  # bytes of a text that sentencepiece counts; it passes over longer ones without a word
+RESERVED = "\u2585"  # ▅, sentencepiece's own: it passes over texts that have one
 IGNORED = -100  # the label that transformers' losses pass over
 
 
@@ -28,7 +31,8 @@ def train_vocabulary(texts: list[str], folder: Path, vocab_size: int):
     """Train a vocabulary laid out as T5's.
 
     The pieces are those of byte-pair merging, with their log-frequencies as unigram scores: sentencepiece's own
-    unigram training splits common words on small corpora (73 pieces a story instead of 53).
+    unigram training splits common words on small corpora (73 pieces a story instead of 53). Characters stay as they
+    are: the tokenizer has no normaliser.
 
     Args:
         texts: to train on.
@@ -37,17 +41,26 @@ def train_vocabulary(texts: list[str], folder: Path, vocab_size: int):
 
     Returns:
         The tokenizer.
+
+    Raises:
+        UserError: for texts of more distinct characters than there may be pieces.
     """
     from transformers import T5Tokenizer
 
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(texts), model_writer=model, vocab_size=vocab_size, model_type="bpe",
-            character_coverage=1.0, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2, num_threads=1,
+            sentence_iterator=itertools.chain.from_iterable(map(_countable, texts)), model_writer=model,
+            vocab_size=vocab_size, model_type="bpe", character_coverage=1.0, normalization_rule_name="identity",
+            pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2, num_threads=1,
         )
     except RuntimeError as error:  # "Vocabulary size too high (N). Please set it to a value <= M."
         largest = re.search(r"value <= (\d+)", str(error))
+        least = re.search(r"smaller than required_chars\. \d+ vs (\d+)", str(error))
+        if least:
+            raise UserError(f"pretrain_backbone.vocab_size is {vocab_size:,}, but the texts need a piece for each of "
+                            f"their distinct characters; set pretrain_backbone.vocab_size={least[1]} or more, or drop "
+                            "texts in other scripts") from None
         if largest is None or int(largest[1]) >= vocab_size:
             raise
         return train_vocabulary(texts, folder, int(largest[1]))
@@ -61,6 +74,23 @@ def train_vocabulary(texts: list[str], folder: Path, vocab_size: int):
     tokenizer = T5Tokenizer(vocab=vocab, extra_ids=NUM_SENTINELS)
     tokenizer.save_pretrained(folder)
     return tokenizer
+
+
+def _countable(text: str) -> Iterator[str]:
+    """A text in parts that sentencepiece counts, cut at white space, or anywhere in what has none."""
+    text = text.replace(RESERVED, " ")
+    if len(text.encode()) <= LONGEST:
+        yield text
+        return
+    part = ""
+    for word in text.split():
+        for piece in (word[at : at + LONGEST // 8] for at in range(0, len(word), LONGEST // 8)):
+            longer = f"{part} {piece}" if part else piece
+            if len(longer.encode()) > LONGEST:
+                yield part
+                longer = piece
+            part = longer
+    yield part
 
 
 def tokenize(tokenizer, texts: list[str]) -> list[list[int]]:
@@ -136,6 +166,7 @@ def labels_of(ids: Tensor, mask: Tensor) -> Tensor:
     return ids.masked_fill(~mask, IGNORED)
 
 
+@functools.lru_cache(maxsize=1)  # asked for at every step of a training
 def span_marks(tokenizer) -> list[int]:
     """Ids that replace masked spans, in order: T5's sentinels, or else the mask token, repeated.
 
@@ -154,6 +185,7 @@ def span_marks(tokenizer) -> list[int]:
     return sentinels or [tokenizer.mask_token_id] * NUM_SENTINELS
 
 
+@functools.lru_cache(maxsize=1)
 def lead_in(tokenizer) -> int:
     """Number of tokens that the tokenizer puts in front of every text: none in T5, <s> in BART."""
     return len(tokenize(tokenizer, [""])[0]) - 1  # the other one is end-of-text

@@ -28,7 +28,7 @@ def recipe_asked_for(own: Path, given: str, data: str | None, named: str | None 
     Raises:
         UserError: Where the checkpoint's own recipe would have a file read that nobody asked for.
     """
-    recipe = load_recipe(named or str(own))
+    recipe = load_recipe(named) if named else load_recipe(str(own), saved=True)
     if data is not None:
         return recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": data})})
     if not named:

@@ -21,7 +21,11 @@ A latent diffusion model of text, trained by latdiff on {{ recipe.data.source }}
 
 ## Sampling
 
-    latdiff sample {{ folder }} --num-samples 8 --seed 0{{ condition }}
+    latdiff sample {{ folder }} --num-samples 8 --seed 0{{ ' --%s "%s"' % (flag, words) if words }}
+
+or in Python, with `from latdiff import open_checkpoint`
+
+    open_checkpoint("{{ folder }}")({{ '"%s", ' % words if words }}num_samples=8).texts
 
 ## Measurements
 
@@ -63,8 +67,7 @@ The first five, unchosen and unsteered:
 {%- endif %}
 
 """
-CONDITIONS = {"none": "", "label": ' --cond "A CLASS"', "text": ' --cond "A source text."',
-              "prefix": ' --cond "A first sentence."', "start": ' --prompt "The first words"'}
+CONDITIONS = {"label": "A CLASS", "text": "A source text.", "prefix": "A first sentence.", "start": "The first words"}
 CAPTIONS = {
     "lengths": "The line of each sampler should follow the area of the unseen texts.",
     "reconstruction": "The later the lines fall, the more error of the denoiser the decoder forgives.",
@@ -80,13 +83,14 @@ def write_card(folder: Path) -> None:
     Args:
         folder: The checkpoint, with its recipe.yaml, and with metrics.json and pictures where there are any.
     """
-    figures, recipe = older_figures(folder / "metrics.json"), load_recipe(str(folder / "recipe.yaml"))
+    figures, recipe = older_figures(folder / "metrics.json"), load_recipe(str(folder / "recipe.yaml"), saved=True)
     samples = [text for row in figures.get("unconditional", [])[:1] for text in row["samples"][:5]]
     files = {name: picture(folder / "metrics.json", name) for name in CAPTIONS}
     place = folder.name if folder.is_absolute() else folder
     ModelCard.from_template(
         card_data(recipe), template_str=TEMPLATE, recipe=recipe, folder=place, figures=figures,
-        condition=CONDITIONS[recipe.data.condition], summary=summary(figures), samples=samples,
+        words=CONDITIONS.get(recipe.data.condition), flag="prompt" if recipe.data.condition == "start" else "cond",
+        summary=summary(figures), samples=samples,
         pictures=[(name, file.name, CAPTIONS[name]) for name, file in files.items() if file.exists()],
         sweep=sweep_tables(figures.get("sweep", [])),
     ).save(folder / "README.md")

@@ -244,15 +244,16 @@ def _judges(wanted: list[str], heads: list) -> Iterator[tuple]:
     for words in wanted:
         name, equals, rest = words.partition("=")
         # a colon only splits off a column where the whole is no file
-        source, _, column = (rest, "", "") if _exists(rest) else rest.partition(":")
+        source, _, named = (rest, "", "") if _exists(rest) else rest.partition(":")
+        column, _, texts = named.partition(":")
         if not (name and equals and source):
-            raise UserError(f"--judge is {shown(words, 200)}, must be HEAD=DATA or HEAD=DATA:COLUMN, e.g. "
-                            "tone=other.jsonl:stars")
+            raise UserError(f"--judge is {shown(words, 200)}, must be HEAD=DATA, HEAD=DATA:COLUMN or "
+                            "HEAD=DATA:COLUMN:TEXT_COLUMN, e.g. tone=other.jsonl:stars:review")
         known = [head for head in heads if head.name == name]
         if not known:
             there = ", ".join(head.name for head in heads) or "none"
             raise UserError(f"--judge names {shown(name)}; heads and classes of labels there: {there}")
-        yield name, LabelJudge.apart_from(known, *load_labelled(source, label_column=column or "label"))
+        yield name, LabelJudge.apart_from(known, *load_labelled(source, texts or "text", column or "label"))
 
 
 def _exists(path: str) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from latdiff.diffusion.guidance import Guide
 from latdiff.diffusion.modes import MODES
+from latdiff.errors import shown
 from latdiff.heads.inputs import HeadError, fingerprints
 
 # Root mean square of a usual push where the ramp is 1 and the head undecided, in latent standard deviations.
@@ -142,6 +143,9 @@ class LinearHead(BaseEstimator):
     def _seed(self) -> int:
         if not isinstance(self.random_state, (int, np.integer)):
             raise HeadError(f"head {self.name!r}: random_state is {self.random_state!r}, must be a whole number")
+        if not 0 <= self.random_state < 2**32:
+            raise HeadError(f"head {self.name!r}: random_state is {shown(self.random_state)}, must be from 0 to "
+                            "2**32 - 1, as scikit-learn takes it")
         return int(self.random_state)
 
     def __sklearn_is_fitted__(self) -> bool:

@@ -10,6 +10,14 @@ from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
+from transformers.utils import (
+    ADAPTER_CONFIG_NAME,
+    CONFIG_NAME,
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    cached_file,
+)
+from transformers.utils.hub import get_checkpoint_shard_files
 
 from latdiff.errors import UserError, first_line
 from latdiff.fetch import MODELS, located
@@ -31,8 +39,8 @@ def load_pretrained(
     """Tokenizer and model, in float32 and ready to read.
 
     Weights are read from safetensors alone and no code of the repository's is run; a folder is never looked up on the
-    hub, and its weights are held against its configuration before memory is taken for them. A pooler may lack weights,
-    for nothing here reads it.
+    hub. Weights are held against the configuration before memory is taken for them, those of a hub id once they are
+    fetched. A pooler may lack weights, for nothing here reads it.
 
     Args:
         auto: a transformers auto class, such as AutoModelForCausalLM.
@@ -42,7 +50,7 @@ def load_pretrained(
         prepare: gets the configuration before a weight is read, to refuse it or to change it.
     """
     with _refusing(path, refuse):
-        most = _numbers_that_fit(Path(path))
+        most = _numbers_that_fit(Path(path) if Path(path).is_dir() else _fetched(str(path)))
         config = AutoConfig.from_pretrained(path, **_safely(path))
         if prepare:
             prepare(config)
@@ -78,8 +86,21 @@ def load_tokenizer(path: str | Path, refuse: Callable[[str], UserError]):
         return found
 
 
+def _fetched(name: str) -> Path:
+    """The folder that a hub id's configuration and weights lie in, where transformers puts them."""
+    optional = {"_raise_exceptions_for_missing_entries": False}
+    cached_file(name, ADAPTER_CONFIG_NAME, **optional)  # so that it lies beside the others
+    config = cached_file(name, CONFIG_NAME)
+    if not cached_file(name, SAFE_WEIGHTS_NAME, **optional):
+        index = cached_file(name, SAFE_WEIGHTS_INDEX_NAME, **optional)
+        if index is None:
+            return Path(name)  # which transformers looks for in other places
+        get_checkpoint_shard_files(name, index)
+    return Path(config).parent
+
+
 def _numbers_that_fit(folder: Path) -> int | None:
-    """How many numbers a model may have that is loaded from a folder, by its files; None for a hub id.
+    """How many numbers a model may have that is loaded from a folder, by its files.
 
     Raises WeightsError for files that cannot be used, and for a configuration that is not of such files.
     """

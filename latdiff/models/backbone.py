@@ -48,11 +48,18 @@ def load_backbone(path: str, tokenizer: str | None = None, what: str = "") -> tu
                 f"{what}, a {config.model_type} without encoder and decoder; "
                 "take a T5, mT5 or BART, e.g. google/flan-t5-base."
             )
+        if getattr(config, "decoder_start_token_id", None) is None:  # T5's own, where it is made from T5Config()
+            config.decoder_start_token_id = config.pad_token_id
+        if config.decoder_start_token_id is None:
+            raise BackboneError(f"{what}, whose config.json names no token that the decoder begins with; add "
+                                '"decoder_start_token_id": N to it, for T5 that of the padding')
 
     read, model = load_pretrained(
         AutoModelForSeq2SeqLM, path, lambda reason: BackboneError(f"{what}, which {reason}"), tokenizer,
         must_have_halves,
     )
+    if model.generation_config.decoder_start_token_id is None:
+        model.generation_config.decoder_start_token_id = model.config.decoder_start_token_id
     return read, fast_attention(model).requires_grad_(False)
 
 

@@ -11,10 +11,9 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers.utils import logging
 from transformers import AutoModelForCausalLM
-from transformers.utils import logging as transformers_logging
 
+from latdiff.bars import without_bars
 from latdiff.checkpoints import CheckpointError, class_of
 from latdiff.checksums import changed_files
 from latdiff.codecs.files import load_codec
@@ -62,6 +61,7 @@ class Checked:
         self.lines.append("".join(letter if letter.isprintable() else "?" for letter in line))
 
 
+@without_bars()
 def check_checkpoint(folder: Path) -> Checked:
     """Open every part of a checkpoint and compare their digests.
 
@@ -74,8 +74,6 @@ def check_checkpoint(folder: Path) -> Checked:
     Raises:
         CheckpointError: Where there is neither.
     """
-    logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
     found, parts = Checked(), {}
     is_codec = any((folder / name).is_dir() for name in ("codec", "autoencoder"))
     if (folder / "model_index.json").is_file():

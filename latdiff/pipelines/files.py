@@ -6,9 +6,8 @@ from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.utils import logging
-from transformers.utils import logging as transformers_logging
 
+from latdiff.bars import without_bars
 from latdiff.checkpoints import SHIPPED, CheckpointError, class_of, folder_of
 from latdiff.errors import UserError, first_line, nearest
 from latdiff.models.saved import refuse_gaps
@@ -66,9 +65,8 @@ def load_for_commands(
     folder: str | Path, quiet: bool = False, kind: type[DiffusionPipeline] = LatentTextDiffusionPipeline
 ):
     """`open_checkpoint` of one kind, on the GPU where there is one, with bars that go away, or none."""
-    logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
-    pipe = open_checkpoint(folder)
+    with without_bars():
+        pipe = open_checkpoint(folder)
     if not isinstance(pipe, kind):
         raise CheckpointError(f"{folder} is a {type(pipe).__name__}, which only `latdiff evaluate` takes")
     pipe.set_progress_bar_config(disable=quiet, leave=False)

@@ -1,5 +1,10 @@
 """Language models are loaded whole, from safetensors alone, with their tokenizer; others are refused."""
 
+import json
+import resource
+import shutil
+import sys
+
 import pytest
 import torch
 from random_models import SMALL
@@ -62,6 +67,46 @@ def test_a_damaged_tokenizer_is_refused_in_the_callers_words(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text("{")
     with pytest.raises(UserError, match=r"^the vocabulary could not be read from this folder: .+; train it$"):
         load_tokenizer(tmp_path, lambda reason: UserError(f"the vocabulary {reason}; train it"))
+
+
+@pytest.fixture
+def on_the_hub(tmp_path, tiny, monkeypatch):
+    """on_the_hub(settings) -> the id of a language model that was fetched from the hub, whose config.json has them."""
+
+    def put(settings, *others):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+        place = tmp_path / "hub" / "models--owner--name"
+        shutil.copytree(tiny.ar, place / "snapshots" / "0123")
+        (place / "refs").mkdir()
+        (place / "refs" / "main").write_text("0123")
+        for name, given in (("config.json", settings), *others):
+            file = place / "snapshots" / "0123" / name
+            before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+            file.write_text(json.dumps(before | given), encoding="utf-8")
+        return "owner/name"
+
+    return put
+
+
+def test_a_hub_id_is_loaded_as_its_folder_is(on_the_hub, tiny):
+    found, folder = (load_language_model(AutoModelForCausalLM, path)[1] for path in (on_the_hub({}), tiny.ar))
+    assert all(torch.equal(one, other) for one, other in zip(found.parameters(), folder.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("settings", [{"n_embd": 10**6}, {"vocab_size": 10**9}, {"n_layer": 10**6},
+                                      {"num_labels": 10**9}, {"n_inner": 20_000}])
+def test_a_hub_id_whose_sizes_its_weights_do_not_fill_takes_no_memory(on_the_hub, settings):
+    name, peak = on_the_hub(settings), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(LanguageModelError, match=r"'owner/name' could not be .*(its files hold|more than its files)"):
+        load_language_model(AutoModelForCausalLM, name)
+    if sys.platform == "linux":
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 200_000  # kilobytes
+
+
+def test_a_hub_id_does_not_lead_to_another_model(on_the_hub):
+    adapter = ("adapter_config.json", {"base_model_name_or_path": "owner/other", "peft_type": "LORA"})
+    with pytest.raises(LanguageModelError, match="holds an adapter"):
+        load_language_model(AutoModelForCausalLM, on_the_hub({}, adapter))
 
 
 def test_code_of_a_folder_is_not_run(tmp_path, tiny):

@@ -34,8 +34,8 @@ def corpus(workplace):
 
 def test_texts_of_ones_own_from_scratch(recipe, corpus, capsys):
     """The denoiser's recipe builds what is missing, backbone included; long texts are counted and left out."""
-    mine = recipe(*corpus, "backbone.path=checkpoints/mine-t5", "pretrain_backbone.vocab_size=300",
-                  "data.max_tokens=200", "autoencoder.max_tokens=200", "train_autoencoder.sample_every=2")
+    mine = recipe(*corpus, "backbone.path=", "pretrain_backbone.vocab_size=300", "data.max_tokens=200",
+                  "autoencoder.max_tokens=200", "train_autoencoder.sample_every=2")
     train_denoiser.main(mine)  # not quiet: it looks at unseen texts, of which one is too long
     said = capsys.readouterr().out
     assert "40 texts of at most 200 tokens; left out: 1 too long, 1 blank, 2 repeated, 0 also unseen" in said

@@ -193,6 +193,16 @@ def test_a_finished_run_says_so_and_does_nothing(recipe, fingerprint, capsys):
     assert fingerprint("checkpoints") == before
 
 
+def test_an_autoencoder_without_its_weights_is_trained_again(recipe, capsys):
+    """As a copy that broke off may leave it, or a disk that was full."""
+    before = weights(recipe().folder / "autoencoder")
+    for file in (recipe().folder / "autoencoder").glob("*.safetensors"):
+        file.unlink()
+    train_autoencoder.main(recipe(), quiet=True)
+    assert "already trained" not in capsys.readouterr().out
+    assert_equal(weights(recipe().folder / "autoencoder"), before)
+
+
 def test_a_finished_backbone_is_not_overwritten(recipe, fingerprint, capsys):
     before = fingerprint("checkpoints")
     pretrain_backbone.main(recipe(), quiet=True)

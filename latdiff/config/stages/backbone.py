@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Self
 
 from pydantic import Field, field_validator
 
 from latdiff.config.reading import BUNDLED, is_file
 from latdiff.config.sections import Number, Rates, Section, Whole, headed, stage
 
+if TYPE_CHECKING:
+    from latdiff.config.recipe import Recipe
+
 
 class BackboneConfig(Section):
     """The frozen encoder-decoder."""
 
-    path: str = Field("t5-mini", description="t5-mini, which comes with latdiff, a folder, or a hub id such as "
-                      "google/flan-t5-base")
+    path: str = Field("", description="a folder, or a hub id such as google/flan-t5-base; empty: t5-mini, which comes "
+                      "with latdiff and has read nothing but storyworld, for storyworld, and for other texts "
+                      "checkpoints/NAME-t5, which the first run that needs it pretrains on them")
 
     @field_validator("path")
     @classmethod
     def _bundled(cls, path: str) -> str:
         name = path.removeprefix("checkpoints/pretrained/")  # as older recipes name one
         return name if is_file(BUNDLED / name / "config.json") else path
+
+    def filled(self, recipe: Recipe) -> Self:
+        own = "t5-mini" if recipe.data.source == "storyworld" else f"checkpoints/{recipe.name}-t5"
+        return self if self.path else self.model_copy(update={"path": own})
 
 
 class PretrainBackboneConfig(Section):
