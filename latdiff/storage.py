@@ -44,7 +44,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def sync(file: Path) -> None:
-    """Wait until what was written to a file is on the disk."""
+    """Wait until what was written to a file is on the disk, and let it be read by whom the umask lets read new files.
+
+    safetensors writes files for their owner alone.
+    """
+    new = file.with_name(f"{file.name}.new")
+    new.touch()
+    file.chmod(new.stat().st_mode)
+    new.unlink()
     with open(file, "rb") as written:
         os.fsync(written.fileno())
 

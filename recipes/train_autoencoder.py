@@ -54,7 +54,7 @@ from latdiff.training import BatchOrder, Run, training
 
 SETTINGS = ("seed", "data", "backbone", "autoencoder", "train_autoencoder")  # that its result depends on
 COPIED_TEXTS = 64  # unseen ones, that the backbone is tried on
-LEAST_COPIED, MOST_UNKNOWN = 0.3, 0.01  # shares of texts and of pieces, beyond which there is a warning
+LEAST_COPIED, MOST_TOO_LONG, MOST_UNKNOWN = 0.3, 0.1, 0.01  # shares of texts and of pieces, beyond which is a warning
 
 
 class ReconstructionLoss(nn.Module):
@@ -187,6 +187,9 @@ def readable(recipe: Recipe, tokenizer, corpus: Corpus, limit: int) -> list[list
             f"are the least; raise data.max_tokens ({recipe.data.max_tokens}) and autoencoder.max_tokens "
             f"({limit}), or give more texts"
         )
+    if left_out["too long"] > MOST_TOO_LONG * len(whole):
+        warnings.warn(f"{left_out['too long']:,} of {len(whole):,} training texts are too long and left out, so that "
+                      f"what is learnt is of short ones; {length_report(whole)}", stacklevel=2)
     if recipe.data.reads_source:
         refuse_long_sources(recipe, tokenizer, corpus, limit)
     return own

@@ -148,6 +148,9 @@ def test_data_too_long_for_the_autoencoder_are_left_out_and_counted(latdiff, che
     rows[3]["text"] = "harbor " * 300
     try:
         assert "11 texts (1 too long, left out)" in latdiff("fit-head", "--data", reviews(rows), "--name", "x")
+        rows[4]["text"] = rows[3]["text"]
+        with pytest.warns(UserWarning, match="2 of 12 texts are too long for this codec .* knows short ones alone"):
+            latdiff("fit-head", "--data", reviews(rows), "--name", "x")
     finally:
         shutil.rmtree(checkpoint / "heads" / "x")
 

@@ -6,8 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from latdiff.checkpoints import save_whole
+from latdiff.resuming import save_tensors
 from latdiff.storage import LOCK, StorageError, sole_writer, write_text, written_whole
 
 
@@ -30,6 +33,19 @@ def test_what_the_disk_refuses_is_one_sentence_and_the_older_file_stays(tmp_path
         beside.write_text("ha", encoding="utf-8")
         raise OSError(number, os.strerror(number))
     assert path.read_text(encoding="utf-8") == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("mask, mode", [(0o022, 0o644), (0o077, 0o600)])
+def test_weights_are_for_those_whom_the_umask_lets_read(tmp_path, mask, mode):
+    before = os.umask(mask)
+    try:
+        save_tensors(tmp_path / "a.safetensors", {"a": torch.ones(2)}, {})
+        save_whole(tmp_path, "b.safetensors", lambda place: place.mkdir() or save_file(
+            {"b": torch.ones(2)}, place / "b.safetensors"))
+    finally:
+        os.umask(before)
+    assert {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {
+        "a.safetensors": mode, "b.safetensors": mode}
 
 
 def test_a_file_where_a_folder_must_be_is_refused(tmp_path):

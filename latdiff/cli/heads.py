@@ -7,11 +7,14 @@ import itertools
 import math
 import re
 import time
+import warnings
 from pathlib import Path
 
 from latdiff.cli.options import check_limit, command_of
 from latdiff.errors import UserError, shown
 from latdiff.heads.defaults import DEFAULT_ALPHA, DEFAULT_C, FEATURES
+
+MOST_TOO_LONG = 0.1  # share of texts, beyond which there is a warning
 
 
 def add_fit_head(commands) -> None:
@@ -52,6 +55,9 @@ def run_fit_head(options: argparse.Namespace) -> None:
 
     codec, estimate = _codec_and_estimate(options)
     fits = codec.fits(texts)
+    if fits.count(False) > MOST_TOO_LONG * len(texts):
+        warnings.warn(f"{fits.count(False):,} of {len(texts):,} texts are too long for this codec and left out, so "
+                      "that the head knows short ones alone; codec.split cuts longer ones in pieces", stacklevel=2)
     texts, labels = list(itertools.compress(texts, fits)), list(itertools.compress(labels, fits))
     began = time.monotonic()
     if options.number:

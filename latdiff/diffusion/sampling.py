@@ -67,7 +67,7 @@ def sample(
 
     Args:
         denoise: estimates x0.
-        scheduler: of diffusers, fed with x0; its state is set anew.
+        scheduler: of diffusers, fed with x0; its timesteps are set, and a copy of it keeps the solver's state.
         z: where it starts: standard Gaussian noise, or what `noised` makes of clean latents for `begin`.
         num_inference_steps: of the whole way from noise.
         cond: a condition for each row.
@@ -91,6 +91,8 @@ def sample(
         >>> bool(0.9 < latents.std() < 1.1)
         True
     """
+    _begin(scheduler, num_inference_steps, z.device, begin)  # for callbacks that look at its timesteps
+    scheduler = copy.deepcopy(scheduler)  # a solver's memory is of one loop, and another thread may run beside it
     timesteps = _begin(scheduler, num_inference_steps, z.device, begin)
     if not begin:
         z = z * scheduler.init_noise_sigma

@@ -5,6 +5,8 @@ reach is known, and for the samplers that are one formula a step, so is what the
 """
 
 import itertools
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -316,6 +318,26 @@ def test_clean_latents_are_noised_to_the_level_of_the_step(name):
     assert first.mean().item() == pytest.approx(2 * level.sqrt().item(), abs=0.02)
     assert first.std().item() == pytest.approx((1 - level).sqrt().item(), abs=0.02)
     torch.testing.assert_close(out, x0, rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_loops_of_one_scheduler_may_run_side_by_side(name):
+    """Each in a thread of its own, every step of one between two steps of the other."""
+    scheduler, turns = make_scheduler(name, betas("cosine")), threading.Barrier(2, timeout=20)
+
+    def run(level, together):
+        def denoise(z, alpha2, cond=None, x_prev=None):
+            if together:
+                turns.wait()
+            return level * alpha2.sqrt().view(-1, 1, 1) * z
+
+        noise = torch.randn(4, 1, 3, generator=torch.Generator().manual_seed(0))
+        return sample(denoise, scheduler, noise, 6, generator=torch.Generator().manual_seed(1))
+
+    alone = [run(level, False) for level in (0.5, 1.0)]
+    with ThreadPoolExecutor(2) as threads:
+        beside = list(threads.map(run, (0.5, 1.0), (True, True)))
+    assert all(map(torch.equal, alone, beside))
 
 
 def test_a_loop_may_run_inside_another():

@@ -82,6 +82,14 @@ def test_a_backbone_that_cannot_read_the_corpus_is_warned_of_before_training(rec
     assert figures["copied_by_backbone"] == 0 and figures["unknown_pieces"] > 0.2
 
 
+def test_many_texts_that_are_too_long_are_warned_of(recipe):
+    texts = [f"A boat, {number}." for number in range(40)] + ["Mia met a dog. " * 60 + str(n) for n in range(10)]
+    Path("mine.txt").write_text("\n".join(texts), encoding="utf-8")
+    other = recipe("name=mine", "data.source=mine.txt", "data.train_size=0", "train_autoencoder.steps=1")
+    with pytest.warns(UserWarning, match=r"training texts are too long .* would keep 99 %"):
+        train_autoencoder.main(other, quiet=True)
+
+
 def test_a_backbone_that_reads_and_copies_the_corpus_is_not_warned_of(recipe, capsys, recwarn, monkeypatch):
     shares = iter([0.3, 0.29])
     monkeypatch.setattr(train_autoencoder, "copied_share", lambda model, tokenizer, texts: next(shares))
