@@ -118,10 +118,10 @@ def write_latents(
     Raises:
         StorageError: For a full disk, and for a folder that cannot be written into; the shards before stay.
     """
-    found = open_latents(folder, codec, texts)
+    found, state, made_of = open_latents(folder, codec, texts), PartialState(), _made_of(codec, texts, rows, ROWS)
+    state.wait_for_everyone()  # nothing is written before all have seen what there was
     if found is not None and len(found) == rows:
         return found
-    state, made_of = PartialState(), _made_of(codec, texts, rows, ROWS)
     numbers = range(state.process_index, _shards(rows, ROWS), state.num_processes)
     for number in progress([one for one in numbers if _begin(folder, one, made_of) is None]):
         latents = encode(range(number * ROWS, min(rows, (number + 1) * ROWS)))
