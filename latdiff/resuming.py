@@ -1,4 +1,4 @@
-"""What a run leaves on the disk to go on from: resume states, cached latents, and settings that must not change."""
+"""What a run leaves on the disk to go on from: resume states, and settings that must not change."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from latdiff.config import Recipe, load_recipe
 from latdiff.errors import UserError, first_line
 from latdiff.storage import written_whole
 
-LATENTS = Path("train/latents.safetensors")
 UNCHECKED = ("sample_every", "save_every")  # settings that change nothing in what is trained
 
 
@@ -128,23 +127,6 @@ def refuse_changes(recipe: Recipe, sections: tuple[str, ...], folder: Path | Non
             "put the settings back to go on with it (those of an earlier command belong on this one, too), or delete "
             "the folder."
         )
-
-
-def save_latents(folder: Path, latents: Tensor, codec: str, texts: str) -> None:
-    """Cache whitened latents [N, L, D] of the training set, with digests of the codec and of the corpus' texts."""
-    save_tensors(folder / LATENTS, {"latents": latents.cpu().contiguous()},
-                 {"codec_digest": codec, "texts_digest": texts})
-
-
-def load_latents(folder: Path, codec: str, texts: str) -> Tensor | None:
-    """The cached latents [N, L, D]; None where there are none, for those of another codec or texts, or a torn file."""
-    try:
-        with safe_open(folder / LATENTS, framework="pt") as file:
-            made_of = file.metadata()
-            same = made_of.get("codec_digest") == codec and made_of.get("texts_digest") == texts
-            return file.get_tensor("latents") if same else None
-    except (FileNotFoundError, SafetensorError):
-        return None
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

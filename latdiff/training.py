@@ -11,6 +11,7 @@ import random
 import signal
 import sys
 import time
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -365,32 +366,33 @@ class BatchOrder:
     padding), sorted within pools of 32 batches whose order is shuffled again. Raises UserError for no rows.
     """
 
-    def __init__(self, rows: int, batch_size: int, seed: int, lengths: list[int] | None = None):
+    def __init__(self, rows: int, batch_size: int, seed: int, lengths: Sequence[int] | None = None):
         if not rows:
             raise UserError("there is nothing to train on: no text, or pair, is short enough; raise data.max_tokens, "
                             "and for the sources of pairs autoencoder.max_tokens")
         self.rows, self.batch_size = rows, min(batch_size, rows)
         self.seed, self.lengths = seed, lengths
         self.epoch = -1
-        self.batches: list[list[int]] = []
+        self.order, self.starts = array("q"), array("q")  # of rows, and where in it each batch begins
 
     def __getitem__(self, step: int) -> list[int]:
         per_epoch = self.rows // self.batch_size
         epoch, position = divmod(step, per_epoch)
         if epoch != self.epoch:
-            self.epoch, self.batches = epoch, self._shuffle(random.Random(f"{self.seed}/{epoch}"))
-        return self.batches[position]
+            self.epoch = epoch
+            self._shuffle(random.Random(f"{self.seed}/{epoch}"))
+        start = self.starts[position]
+        return self.order[start : start + self.batch_size].tolist()
 
-    def _shuffle(self, rng: random.Random) -> list[list[int]]:
-        order, size = list(range(self.rows)), self.batch_size
+    def _shuffle(self, rng: random.Random) -> None:
+        order, size = array("q", range(self.rows)), self.batch_size
         rng.shuffle(order)
-        if self.lengths:
+        if self.lengths is not None:
             pool = 32 * size
-            pools = [sorted(order[i : i + pool], key=self.lengths.__getitem__) for i in range(0, len(order), pool)]
-            order = [row for rows in pools for row in rows]
-        batches = [order[i : i + size] for i in range(0, len(order) - size + 1, size)]
-        rng.shuffle(batches)
-        return batches
+            for i in range(0, len(order), pool):
+                order[i : i + pool] = array("q", sorted(order[i : i + pool], key=self.lengths.__getitem__))
+        self.order, self.starts = order, array("q", range(0, len(order) - size + 1, size))
+        rng.shuffle(self.starts)
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:

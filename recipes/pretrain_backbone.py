@@ -60,7 +60,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     print(f"T5 with {sum(p.numel() for p in model.parameters()):,} weights -> {folder}")
     run = Run(recipe, "backbone", state, settings, quiet)
     model = run.prepare(model, corpus.train + corpus.extra)
-    for step, rows in run.steps(BatchOrder(len(ids), settings.batch_size, recipe.seed, list(map(len, ids)))):
+    for step, rows in run.steps(BatchOrder(len(ids), settings.batch_size, recipe.seed, ids.lengths)):
         batch = masked_batch([ids[i] for i in rows], tokenizer, recipe, step)
         with run.autocast():
             ids_in, mask, labels, eps = (run.own(x).to(run.device) for x in batch)

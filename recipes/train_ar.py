@@ -57,7 +57,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     print(f"GPT-2 with {sum(p.numel() for p in model.parameters()):,} weights, {len(ids):,} texts -> {folder}")
     run = Run(recipe, "ar", state, settings, quiet)
     model = run.prepare(model, corpus.train + corpus.train_conditions, weight_decay=0.1)
-    for step, chosen in run.steps(BatchOrder(len(ids), settings.batch_size, recipe.seed, list(map(len, ids)))):
+    for step, chosen in run.steps(BatchOrder(len(ids), settings.batch_size, recipe.seed, ids.lengths)):
         torch.manual_seed(step_generator(recipe.seed, step).initial_seed())  # of the dropout, and whose class is shown
         begun = [shown[i] if shown and torch.rand(()) >= settings.condition_dropout else [] for i in chosen]
         rows, mask = pad([own + ids[i] for own, i in zip(begun, chosen, strict=True)], tokenizer.pad_token_id)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import shutil
 import warnings
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from latdiff.codecs.files import load_codec, save_codec
 from latdiff.codecs.t5 import TextCodec
 from latdiff.config import Recipe, recipe_from_command_line
 from latdiff.data.corpus import Corpus, DataError, load_corpus
+from latdiff.data.packed import PackedIds
 from latdiff.data.tokens import (
     IGNORED,
     corrupt_spans,
@@ -39,6 +41,7 @@ from latdiff.draws import Draws
 from latdiff.errors import UserError, plain_errors
 from latdiff.evaluation.report import reconstruction_table, update_metrics
 from latdiff.evaluation.rows import reconstruction
+from latdiff.latents import LATENTS, Latents, statistics, write_latents
 from latdiff.models.autoencoder import LatentAutoencoder
 from latdiff.models.backbone import (
     copied_share,
@@ -49,10 +52,12 @@ from latdiff.models.backbone import (
 )
 from latdiff.precision import autocast, default_device
 from latdiff.processes import agreed, by_main
-from latdiff.resuming import refuse_changes, save_latents
+from latdiff.resuming import refuse_changes
 from latdiff.training import BatchOrder, Run, training
 
 SETTINGS = ("seed", "data", "backbone", "autoencoder", "train_autoencoder")  # that its result depends on
+STATE = Path("train/autoencoder.safetensors")
+RAW = Path("train/raw")  # latents before they are whitened
 COPIED_TEXTS = 64  # unseen ones, that the backbone is tried on
 LEAST_COPIED, MOST_TOO_LONG, MOST_UNKNOWN = 0.3, 0.1, 0.01  # shares of texts and of pieces, beyond which is a warning
 
@@ -86,10 +91,9 @@ class ReconstructionLoss(nn.Module):
 def main(recipe: Recipe, quiet: bool = False) -> None:
     recipe.check_codec("autoencoder")
     folder, settings = recipe.folder, recipe.train_autoencoder
-    state = folder / "train" / "autoencoder.safetensors"
     refuse_changes(recipe, SETTINGS)
     if agreed(finished(recipe)):
-        state.unlink(missing_ok=True)  # a kill may have left it
+        clear(folder)  # a kill may have left something
         print(f"{folder / 'autoencoder'} is already trained; delete {folder} or set name= to train another")
         return
     corpus = load_corpus(recipe.data, recipe.seed, extra=not recipe.autoencoder.path)
@@ -104,11 +108,12 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     own = readable(recipe, tokenizer, corpus, recipe.autoencoder.max_tokens)
     ids = own
     if corpus.extra:
-        ids = own + short_enough(tokenize(tokenizer, corpus.extra), recipe.data.max_tokens)
-        print(f"{len(ids) - len(own):,} extra texts that are short enough, for the autoencoder alone")
+        more = short_enough(tokenize(tokenizer, corpus.extra), recipe.data.max_tokens)
+        ids = PackedIds(itertools.chain(own, more))
+        print(f"{len(more):,} extra texts that are short enough, for the autoencoder alone")
     by_main(recipe.save)(folder / "recipe.yaml")
 
-    run = Run(recipe, "autoencoder", state, settings, quiet)
+    run = Run(recipe, "autoencoder", folder / STATE, settings, quiet)
     alone = tried(recipe, tokenizer, text_model.to(run.device), corpus, ids)
     torch.manual_seed(recipe.seed)
     autoencoder = build(recipe, text_model)
@@ -116,7 +121,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     objective = ReconstructionLoss(text_model, autoencoder, settings.latent_noise, settings.latent_dropout)
     objective = run.prepare(objective, corpus.train + corpus.extra, trained=autoencoder)
     codec = TextCodec(tokenizer, text_model, autoencoder)
-    for step, rows in run.steps(BatchOrder(len(ids), settings.batch_size, recipe.seed, list(map(len, ids)))):
+    for step, rows in run.steps(BatchOrder(len(ids), settings.batch_size, recipe.seed, ids.lengths)):
         batch = corrupted_batch([ids[i] for i in rows], tokenizer, recipe, step)
         with run.autocast():
             loss = objective(*(run.own(x).to(run.device) for x in batch), run.draws())
@@ -125,12 +130,11 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
             show(run.bar, codec, corpus.valid[:3])
 
     run.finish()
-    with run.autocast():
-        latents = codec.compress(ids)
-    autoencoder.set_whitening(latents.mean(0), latents.var(0))
+    latents = whitened(run, codec, ids, folder)
     made = alone | {"training_minutes": round(run.minutes, 2), "dtype": run.dtype}
-    finish(recipe, codec, autoencoder.normalise(latents[: len(own)]), corpus, made)
-    by_main(state.unlink)(missing_ok=True)
+    write_latents(folder / LATENTS, codec.seal().digest, corpus.digest, len(own), latents.__getitem__)
+    finish(recipe, codec, corpus, made)
+    clear(folder)
     print(f"trained in {run.minutes:.1f} minutes -> {folder}")
 
 
@@ -138,6 +142,13 @@ def finished(recipe: Recipe) -> bool:
     """Whether the recipe's folder has its codec, weights and all."""
     folder = recipe.folder / "autoencoder"
     return (folder / "config.json").exists() and any(folder.glob("*.safetensors"))
+
+
+@by_main
+def clear(folder: Path) -> None:
+    """Delete what a finished run does without."""
+    (folder / STATE).unlink(missing_ok=True)
+    shutil.rmtree(folder / RAW, ignore_errors=True)
 
 
 def build_missing_backbone(recipe: Recipe, quiet: bool) -> None:
@@ -158,13 +169,17 @@ def adopt(recipe: Recipe, corpus: Corpus) -> None:
     own = readable(recipe, codec.tokenizer, corpus, codec.autoencoder.config.max_tokens)
     by_main(recipe.save)(recipe.folder / "recipe.yaml")
     codec.to(default_device())
-    with autocast(codec.autoencoder.device.type, recipe.dtype):
-        latents = codec.autoencoder.normalise(codec.compress(own))
-    finish(recipe, codec, latents, corpus, {"adopted_from": recipe.autoencoder.path})
+
+    def encoded(rows: range) -> torch.Tensor:
+        with autocast(codec.autoencoder.device.type, recipe.dtype):
+            return codec.encode_ids(own[rows.start : rows.stop])
+
+    write_latents(recipe.folder / LATENTS, codec.seal().digest, corpus.digest, len(own), encoded)
+    finish(recipe, codec, corpus, {"adopted_from": recipe.autoencoder.path})
     print(f"the backbone and the autoencoder of {recipe.autoencoder.path} -> {recipe.folder}")
 
 
-def readable(recipe: Recipe, tokenizer, corpus: Corpus, limit: int) -> list[list[int]]:
+def readable(recipe: Recipe, tokenizer, corpus: Corpus, limit: int) -> PackedIds:
     """Ids of the training texts that are short enough, with a report on the others.
 
     Raises DataError when too few texts or sources are, for `limit`, the tokens that the autoencoder reads.
@@ -206,7 +221,7 @@ def refuse_long_sources(recipe: Recipe, tokenizer, corpus: Corpus, limit: int) -
             )
 
 
-def tried(recipe: Recipe, tokenizer, text_model, corpus: Corpus, ids: list[list[int]]) -> dict[str, float]:
+def tried(recipe: Recipe, tokenizer, text_model, corpus: Corpus, ids: PackedIds) -> dict[str, float]:
     """What the backbone can do by itself, printed on one line, with a warning where that is little.
 
     Returns:
@@ -261,11 +276,22 @@ def show(bar, codec: TextCodec, texts: list[str]) -> None:
     codec.autoencoder.train()
 
 
+def whitened(run: Run, codec: TextCodec, ids: PackedIds, folder: Path) -> Latents:
+    """Latents of all texts that a codec was trained on, whitened over them."""
+
+    def compressed(rows: range) -> torch.Tensor:
+        with run.autocast():
+            return codec.compress(ids[rows.start : rows.stop])
+
+    raw = write_latents(folder / RAW, codec.fingerprint(), run.texts, len(ids), compressed)
+    codec.autoencoder.set_whitening(*statistics(raw.parts()))
+    return raw.through(lambda rows: codec.autoencoder.normalise(rows.to(run.device)))
+
+
 @by_main
-def finish(recipe: Recipe, codec: TextCodec, latents: torch.Tensor, corpus: Corpus, made: dict) -> None:
-    """Cache the corpus' latents, save the codec, and measure on unseen texts; `made` says where it comes from."""
+def finish(recipe: Recipe, codec: TextCodec, corpus: Corpus, made: dict) -> None:
+    """Save the codec, and measure it on unseen texts; `made` says where it comes from."""
     folder = recipe.folder
-    save_latents(folder, latents, codec.seal().digest, corpus.digest)
     measured = reconstruction(codec, corpus.valid, recipe.seed, recipe.sampling.decoding)
     update_metrics(folder, {"reconstruction": measured | made})
     save_codec(codec, folder)

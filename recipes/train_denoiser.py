@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import shutil
+from array import array
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from diffusers import DDPMScheduler
@@ -21,19 +24,23 @@ from latdiff.codecs.files import load_codec
 from latdiff.codecs.protocol import Codec
 from latdiff.config import Recipe, recipe_from_command_line
 from latdiff.data.corpus import Corpus, load_corpus
+from latdiff.data.packed import PackedTexts
 from latdiff.diffusion.gaussian import GaussianDiffusion
 from latdiff.diffusion.sampling import checked_scheduler
 from latdiff.errors import plain_errors
 from latdiff.evaluation.card import write_card
 from latdiff.evaluation.report import update_metrics
+from latdiff.latents import LATENTS, Latents, open_latents, write_latents
 from latdiff.models.conditions import Labels, Source
 from latdiff.models.denoiser import LatentDenoiser
 from latdiff.pipelines.latent import LatentTextDiffusionPipeline
 from latdiff.precision import autocast
 from latdiff.processes import agreed, by_main
-from latdiff.resuming import load_latents, refuse_changes, save_latents
+from latdiff.resuming import refuse_changes
 from latdiff.schedule import betas
 from latdiff.training import BatchOrder, Run, training
+
+SOURCES = Path("train/sources")  # of texts that are conditioned on them, encoded
 
 
 @training(lambda recipe: recipe.folder)
@@ -48,6 +55,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     refuse_changes(recipe, (*codec_stage.SETTINGS, *begun))
     if agreed((folder / "model_index.json").exists()):
         state.unlink(missing_ok=True)  # a kill may have left it
+        shutil.rmtree(folder / SOURCES, ignore_errors=True)
         print(f"{folder} already holds a finished pipeline; delete {folder / 'denoiser'} and "
               f"{folder / 'model_index.json'} to train another denoiser, or set name=")
         return
@@ -63,7 +71,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     denoiser = build(recipe, codec, corpus)
     print(f"denoiser with {sum(p.numel() for p in denoiser.parameters()):,} weights -> {folder}")
     ema = EMAModel(denoiser.parameters(), decay=settings.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
-    denoiser = run.prepare(denoiser, [codec.digest, *corpus.train, *corpus.train_conditions], ema=ema)
+    denoiser = run.prepare(denoiser, itertools.chain([codec.digest], corpus.train, corpus.train_conditions), ema=ema)
     scheduler = DDPMScheduler(trained_betas=betas(how.schedule))
     diffusion = GaussianDiffusion(denoiser, scheduler.alphas_cumprod, how.self_conditioning, settings.condition_dropout,
                                   how.times, how.logit_mean, how.logit_std)
@@ -93,34 +101,39 @@ def write_pipeline(recipe: Recipe, run: Run, codec: Codec, corpus: Corpus, quiet
     write_card(folder)
     save_whole(folder, "model_index.json", pipe.save_pretrained)
     run.state.unlink(missing_ok=True)
+    shutil.rmtree(folder / SOURCES, ignore_errors=True)
     print("\n".join(texts[:5]) if not quiet else "", f"trained in {run.minutes:.1f} minutes -> {folder}", sep="\n")
 
 
-def cached_latents(recipe: Recipe, codec: Codec, corpus: Corpus, short: list[bool]) -> torch.Tensor:
-    """Latents [N, L, D] of the training texts that are short enough, from disk, or encoded and put there."""
-    latents = load_latents(recipe.folder, codec.digest, corpus.digest)
-    if latents is None:
-        texts = list(itertools.compress(corpus.train, short))
-        print(f"encoding {len(texts):,} texts once, for all steps to come")
+def cached_latents(recipe: Recipe, codec: Codec, corpus: Corpus, short: list[bool]) -> Latents:
+    """Latents of the N training texts that are short enough, from disk, or encoded and put there."""
+    place = recipe.folder / LATENTS, codec.digest, corpus.digest
+    found = open_latents(*place)
+    if found is not None:
+        return found
+    texts = PackedTexts(itertools.compress(corpus.train, short))
+    print(f"encoding {len(texts):,} texts once, for all steps to come")
+
+    def encoded(rows: range) -> torch.Tensor:
         with autocast(codec.device.type, recipe.dtype):
-            latents = codec.encode(texts).cpu()
-        save_latents(recipe.folder, latents, codec.digest, corpus.digest)
-    return latents
+            return codec.encode(texts[rows.start : rows.stop])
+
+    return write_latents(*place, len(texts), encoded)
 
 
 def conditioned(
-    recipe: Recipe, codec: Codec, corpus: Corpus, latents: torch.Tensor, short: list[bool]
-) -> tuple[torch.Tensor, Callable[[list[int]], Labels | Source | None]]:
+    recipe: Recipe, codec: Codec, corpus: Corpus, latents: Latents, short: list[bool]
+) -> tuple[Latents, Callable[[list[int]], Labels | Source | None]]:
     """The latents whose condition can be read, and a function from rows of them to their conditions."""
     if not corpus.train_conditions:
         return latents, lambda rows: None
-    conditions = list(itertools.compress(corpus.train_conditions, short))
+    conditions = PackedTexts(itertools.compress(corpus.train_conditions, short))
     if recipe.data.condition == "label":
         labels = Labels.of(conditions, corpus.classes).to(codec.device)
         return latents, labels.__getitem__
-    kept = [i for i, fits in enumerate(codec.fits(conditions)) if fits]
+    kept = array("q", itertools.compress(itertools.count(), codec.fits(conditions)))
     print(f"{len(kept):,} texts with a source that the codec reads; left out: {len(conditions) - len(kept):,}")
-    return latents[kept], codec.conditions([conditions[i] for i in kept])
+    return latents.only(kept), codec.conditions(PackedTexts(conditions[i] for i in kept), recipe.folder / SOURCES)
 
 
 def examples(corpus: Corpus, codec: Codec, n: int) -> list[str] | None:

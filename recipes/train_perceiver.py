@@ -10,21 +10,24 @@ how many unseen texts come back.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from latdiff.recipes.writing import SHOWN, Stage, Texts, encoding_bar, noised, places, refuse_long, train
+from latdiff.recipes.writing import SHOWN, Stage, Texts, encoded, noised, places, refuse_long, train
 from latdiff.recipes.writing import finished as finished  # which the denoiser's recipe asks
 from torch import Tensor, nn
 
 from latdiff.codecs.perceiver import PerceiverCodec
 from latdiff.config import Recipe, recipe_from_command_line
+from latdiff.data.packed import PackedIds
 from latdiff.errors import plain_errors
 from latdiff.evaluation.report import reconstruction_table
 from latdiff.evaluation.rows import coming_back, reconstruction
 from latdiff.fetch import located
+from latdiff.latents import Latents, statistics
 from latdiff.models.drafts import directions_of
 from latdiff.models.writer import load_encoder, load_writer
 from latdiff.training import BatchOrder, Run, training
@@ -62,19 +65,20 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
 
 def encode(
     recipe: Recipe, codec: PerceiverCodec, texts: Texts, own: int, unseen: Texts, quiet: bool
-) -> tuple[Tensor, dict]:
-    """Latents [N, L, D] of the texts, whitened over the first `own` of them, by a compressor that is trained for it.
+) -> tuple[Latents, dict]:
+    """Latents of the texts, whitened over the first `own` of them, by a compressor that is trained for it.
 
     Beside them how many drafts of unseen texts are right, which they are no longer once the reconstructor has learnt
     what the language model reads.
     """
     minutes = draft(recipe, codec, texts.all, unseen.first(SHOWN).all, quiet)
-    raw = codec.compress(texts.all, progress=encoding_bar(quiet))
-    codec.autoencoder.set_whitening(raw[:own].mean(0), raw[:own].var(0))
+    raw = encoded(recipe.folder, codec.fingerprint(), codec.compress, texts.all, quiet)
+    codec.autoencoder.set_whitening(*statistics(raw.only(range(own)).parts()))
     codec.seal()
     drafted = coming_back(codec.drafts, codec.encode(unseen.all), unseen.all, recipe.seed, has_bleu())
     print(f"{drafted['exact_match']:.3f} of the drafts of {len(unseen.all)} unseen texts are right")
-    return codec.autoencoder.normalise(raw), {"drafting_minutes": round(minutes, 2), "drafts": drafted}
+    latents = raw.through(lambda rows: codec.autoencoder.normalise(rows.to(codec.device)))
+    return latents, {"drafting_minutes": round(minutes, 2), "drafts": drafted}
 
 
 def has_bleu() -> bool:
@@ -82,13 +86,14 @@ def has_bleu() -> bool:
     return find_spec("sacrebleu") is not None
 
 
-def draft(recipe: Recipe, codec: PerceiverCodec, texts: list[str], unseen: list[str], quiet: bool) -> float:
+def draft(recipe: Recipe, codec: PerceiverCodec, texts: Sequence[str], unseen: Sequence[str], quiet: bool) -> float:
     """Train compressor and reconstructor to draft texts; returns minutes."""
     settings = recipe.train_drafts
     run = Run(recipe, "drafts", recipe.folder / DRAFTS, settings, quiet)
     end, length = codec.tokenizer.eos_token_id, codec.latent_shape[0]
-    ids = torch.tensor([(row + [end] * length)[:length] for row in codec.tokenize(texts)])
-    objective = DraftingLoss(codec.train(), settings.latent_noise, ids.unique())
+    ids = PackedIds((row + [end] * length)[:length] for row in codec.tokenize(texts))
+    pieces = torch.tensor(sorted({piece for row in ids for piece in row}))
+    objective = DraftingLoss(codec.train(), settings.latent_noise, pieces)
     reader = objective.reader
     count = sum(p.numel() for p in reader.parameters())
     print(f"{count:,} weights to train, {len(objective.table):,} pieces, {len(texts):,} texts -> {recipe.folder}")
@@ -97,7 +102,8 @@ def draft(recipe: Recipe, codec: PerceiverCodec, texts: list[str], unseen: list[
         own = run.own(rows)
         features, mask = codec.features([texts[i] for i in own])
         with run.autocast():
-            loss = objective(features, mask, ids[own].to(run.device), run.draws())
+            first = torch.tensor([ids[i] for i in own], device=run.device)
+            loss = objective(features, mask, first, run.draws())
         run.update(run.share(loss))
         if run.due(settings.sample_every) and not quiet:
             show_drafts(run.bar, codec, unseen)
@@ -105,7 +111,7 @@ def draft(recipe: Recipe, codec: PerceiverCodec, texts: list[str], unseen: list[
     return run.minutes
 
 
-def show_drafts(bar, codec: PerceiverCodec, texts: list[str]) -> None:
+def show_drafts(bar, codec: PerceiverCodec, texts: Sequence[str]) -> None:
     """A few unseen texts and their drafts, so that a person sees the words settle."""
     codec.eval()
     for text, drafted in zip(texts, codec.drafts(codec.encode(texts)), strict=True):

@@ -8,31 +8,28 @@ well unseen texts are written again, and with what those say by the encoder's ow
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from latdiff.recipes.writing import Stage, Texts, encoding_bar, refuse_long, train
+from latdiff.recipes.writing import Stage, Texts, encoded, refuse_long, train
 from latdiff.recipes.writing import finished as finished  # which the denoiser's recipe asks
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from latdiff.codecs.sentence import SentenceCodec
 from latdiff.config import Recipe, recipe_from_command_line
 from latdiff.errors import plain_errors
 from latdiff.fetch import located
+from latdiff.latents import Latents, statistics
 from latdiff.models.writer import SentenceModelError, load_encoder, load_writer
 from latdiff.training import training
 
 SETTINGS = ("seed", "data", "sentence", "train_sentence")  # that its result depends on
-VECTORS, STATE = Path("train/vectors.safetensors"), Path("train/sentence.safetensors")
+STATE = Path("train/sentence.safetensors")
 
 
 @training(lambda recipe: recipe.folder)
 def main(recipe: Recipe, quiet: bool = False) -> None:
-    train(recipe, Stage("sentence", SETTINGS, SentenceCodec, build, encode, measure, (VECTORS, STATE)), quiet)
+    train(recipe, Stage("sentence", SETTINGS, SentenceCodec, build, encode, measure, (STATE,)), quiet)
 
 
 def build(recipe: Recipe) -> SentenceCodec:
@@ -59,26 +56,11 @@ def build(recipe: Recipe) -> SentenceCodec:
 
 def encode(
     recipe: Recipe, codec: SentenceCodec, texts: Texts, own: int, unseen: Texts, quiet: bool
-) -> tuple[Tensor, dict]:
-    """Latents [N, L, D] of the texts, whitened over the first `own` of them."""
-    vectors = encoded(recipe.folder, codec, texts.all, quiet)
-    return codec.whiten(vectors[:own]).whitened(vectors), {}
-
-
-def encoded(folder: Path, codec: SentenceCodec, texts: list[str], quiet: bool) -> Tensor:
-    """Vectors [N, E] of texts, from disk, or encoded and put there with a digest of texts and encoder."""
-    sha = hashlib.sha256("\n".join([codec.encoder_weights, *texts]).encode()).hexdigest()
-    path = folder / VECTORS
-    try:
-        with safe_open(path, framework="pt") as file:
-            if file.metadata().get("sha256") == sha:
-                return file.get_tensor("vectors").to(codec.device)
-    except (FileNotFoundError, SafetensorError):
-        pass
-    path.parent.mkdir(parents=True, exist_ok=True)
-    vectors = codec.vectors(texts, progress=encoding_bar(quiet))
-    save_file({"vectors": vectors.cpu().contiguous()}, path, metadata={"sha256": sha})
-    return vectors
+) -> tuple[Latents, dict]:
+    """Latents of the texts, whitened over the first `own` of them."""
+    vectors = encoded(recipe.folder, codec.encoder_weights, codec.vectors, texts.all, quiet)
+    codec.set_whitening(*statistics(vectors.only(range(own)).parts()))
+    return vectors.through(lambda rows: codec.whitened(rows.to(codec.device))), {}
 
 
 def measure(recipe: Recipe, codec: SentenceCodec, texts: Texts) -> tuple[str, dict]:

@@ -19,6 +19,7 @@ from latdiff.checkpoints import save_whole
 from latdiff.codecs.t5 import decoding
 from latdiff.config import Recipe, recipe_from_command_line
 from latdiff.data.corpus import Corpus, load_corpus
+from latdiff.data.packed import PackedIds
 from latdiff.data.tokens import IGNORED, labels_of, pad, tokenize
 from latdiff.errors import UserError, plain_errors
 from latdiff.evaluation.metrics import require_packages
@@ -48,21 +49,22 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     tokenizer, model = load_backbone(recipe.located(recipe.backbone.path))
     by_main(recipe.save)(folder / "recipe.yaml", "train_seq2seq")
     most = recipe.data.max_tokens, recipe.autoencoder.max_tokens
-    texts, sources = (tokenize(tokenizer, rows) for rows in (corpus.train, corpus.train_conditions))
-    pairs = [(s, t) for s, t in zip(sources, texts, strict=True) if len(t) <= most[0] and len(s) <= most[1]]
-    print(f"{len(pairs):,} pairs, {len(texts) - len(pairs):,} too long -> {folder}")
+    sides = [tokenize(tokenizer, rows) for rows in (corpus.train_conditions, corpus.train)]
+    fit = [len(source) <= most[1] and len(text) <= most[0] for source, text in zip(*sides, strict=True)]
+    sources, texts = (PackedIds(itertools.compress(side, fit)) for side in sides)
+    print(f"{len(texts):,} pairs, {len(fit) - len(texts):,} too long -> {folder}")
 
     run = Run(recipe, "seq2seq", state, settings, quiet)
     torch.manual_seed(recipe.seed)
     model.requires_grad_(True).train()
     model = run.prepare(model, corpus.train + corpus.train_conditions)
-    order = BatchOrder(len(pairs), settings.batch_size, recipe.seed, [len(source) for source, _ in pairs])
+    order = BatchOrder(len(texts), settings.batch_size, recipe.seed, sources.lengths)
     for step, rows in run.steps(order):
         torch.manual_seed(step_generator(recipe.seed, step).initial_seed())  # of the dropout, if there is any
-        batch = [pad([pairs[i][side] for i in rows], tokenizer.pad_token_id) for side in (0, 1)]
+        batch = [pad([side[i] for i in rows], tokenizer.pad_token_id) for side in (sources, texts)]
         with run.autocast():
             loss = pair_loss(model, *(run.own(x).to(run.device) for x in itertools.chain(*batch)))
-        run.update(run.share(loss, [len(pairs[i][1]) for i in rows]))
+        run.update(run.share(loss, [len(texts[i]) for i in rows]))
     measure(recipe, run, tokenizer, corpus)
 
 

@@ -8,15 +8,15 @@ every text once, resumes where an earlier run stopped, and writes a pipeline to 
 
 from __future__ import annotations
 
-import hashlib
 import itertools
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from diffusers.training_utils import EMAModel
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM
@@ -26,27 +26,28 @@ from latdiff.codecs.files import load_codec
 from latdiff.codecs.protocol import Codec
 from latdiff.config import Recipe, recipe_from_command_line
 from latdiff.data.corpus import DataError, load_corpus
+from latdiff.data.packed import PackedIds, PackedTexts
 from latdiff.data.splits import split_ids, split_texts
-from latdiff.data.tokens import tokenize
+from latdiff.data.tokens import AT_ONCE, tokenize
 from latdiff.diffusion.sampling import checked_scheduler
 from latdiff.diffusion.star import StarLoss
 from latdiff.errors import plain_errors
 from latdiff.evaluation.report import update_metrics
 from latdiff.fetch import MODELS, located
+from latdiff.latents import Latents, write_latents
 from latdiff.lm import LanguageModelError, context, load_pretrained
 from latdiff.models.backbone import fast_attention
 from latdiff.models.star import StarPlanner, begun
 from latdiff.pipelines.star import StarPipeline
 from latdiff.precision import autocast
 from latdiff.processes import agreed, by_main
-from latdiff.resuming import refuse_changes
+from latdiff.resuming import digest_of, refuse_changes
 from latdiff.schedule import betas
 from latdiff.training import BatchOrder, Run, training
 
 SETTINGS = ("seed", "data", "star", "train_star")  # that its result depends on
-PLANS = Path("train/plans.safetensors")
+PLANS = Path("train/plans")
 SCHEDULE = "tan-3"  # sampled with: the cosine schedule, its log-SNR shifted by -2 log 3
-ENCODED_AT_ONCE = 8192  # texts between two lines of progress
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,10 @@ class Cut:
         behind: ids of the others, end-of-text included.
     """
 
-    texts: list[str]
-    rows: list[int]
-    before: list[list[int]]
-    behind: list[list[int]]
+    texts: Sequence[str]
+    rows: Sequence[int]
+    before: PackedIds
+    behind: PackedIds
 
 
 @training(lambda recipe: recipe.folder)
@@ -91,8 +92,8 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     print(f"{sum(p.numel() for p in loss_of.parameters()):,} weights, {sum(p.numel() for p in planner.parameters()):,} "
           f"of them the planner's -> {folder}")
     ema = EMAModel(loss_of.parameters(), decay=settings.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
-    objective = run.prepare(loss_of, [codec.digest, *cut.texts], ema=ema)
-    order = BatchOrder(len(cut.rows), settings.batch_size, recipe.seed, list(map(len, cut.behind)))
+    objective = run.prepare(loss_of, itertools.chain([codec.digest], cut.texts), ema=ema)
+    order = BatchOrder(len(cut.rows), settings.batch_size, recipe.seed, cut.behind.lengths)
     for step, rows in run.steps(order):
         draws = run.draws()
         torch.manual_seed(draws.generator.initial_seed())  # of the dropout
@@ -128,25 +129,30 @@ def load(recipe: Recipe) -> tuple:
     return tokenizer, fast_attention(model)
 
 
-def readable(recipe: Recipe, codec: Codec, tokenizer, language_model, texts: list[str]) -> Cut:
+def readable(recipe: Recipe, codec: Codec, tokenizer, language_model, texts: Sequence[str]) -> Cut:
     """The cuts of training texts that the codec and, with a plan between, the language model can read.
 
     Raises:
         DataError: When there are fewer than two.
     """
-    short = list(itertools.compress(texts, codec.fits(texts)))
-    splits = split_texts(short, recipe.train_star.splits, recipe.seed)
+    short = PackedTexts(itertools.compress(texts, codec.fits(texts)))
+    places, before, behind, count = array("q"), PackedIds(), PackedIds(), 0
+    number: dict[str, int] = {}
     most = most_tokens(recipe, language_model)
-    kept = [(one.text, *pair) for one, pair in zip(splits, split_ids(tokenizer, splits), strict=True)
-            if pair and len(pair[0]) + len(pair[1]) <= most]
+    for first in range(0, len(short), AT_ONCE):
+        splits = split_texts(short[first : first + AT_ONCE], recipe.train_star.splits, recipe.seed)
+        count += len(splits)
+        for one, pair in zip(splits, split_ids(tokenizer, splits), strict=True):
+            if pair and len(pair[0]) + len(pair[1]) <= most:
+                places.append(number.setdefault(one.text, len(number)))
+                before.append(*begun(language_model, tokenizer, pair[:1]))
+                behind.append(pair[1])
     print(f"{len(texts):,} texts, {len(texts) - len(short):,} of them too long for the codec, the others cut at "
-          f"{len(splits):,} places; left out: {len(splits) - len(kept):,} within a token, or of over {most} tokens")
-    if len(kept) < 2:
-        raise DataError(f"{recipe.data.source}: {len(kept)} cuts are short enough, two are the least; raise "
+          f"{count:,} places; left out: {count - len(places):,} within a token, or of over {most} tokens")
+    if len(places) < 2:
+        raise DataError(f"{recipe.data.source}: {len(places)} cuts are short enough, two are the least; raise "
                         f"data.max_tokens ({recipe.data.max_tokens}), or give other texts")
-    whole, before, behind = map(list, zip(*kept, strict=True))
-    place = {text: row for row, text in enumerate(dict.fromkeys(whole))}
-    return Cut(list(place), [place[text] for text in whole], begun(language_model, tokenizer, before), behind)
+    return Cut(PackedTexts(number), places, before, behind)
 
 
 def most_tokens(recipe: Recipe, language_model) -> int:
@@ -170,23 +176,15 @@ def beginnings(recipe: Recipe, tokenizer, language_model, texts: list[str]) -> l
     return found
 
 
-def cached_plans(recipe: Recipe, codec: Codec, texts: list[str], quiet: bool) -> Tensor:
-    """Latents [N, L, D] of texts in half precision, from disk, or encoded and put there with a digest."""
-    sha = hashlib.sha256("\n".join([str(codec.digest), *texts]).encode()).hexdigest()
-    path = recipe.folder / PLANS
-    try:
-        with safe_open(path, framework="pt") as file:
-            if file.metadata().get("sha256") == sha:
-                return file.get_tensor("plans")
-    except (FileNotFoundError, SafetensorError):
-        pass
-    starts = tqdm(range(0, len(texts), ENCODED_AT_ONCE), desc="encoding", disable=quiet, mininterval=2)
-    with autocast(torch.device(codec.device).type, recipe.dtype):
-        parts = [codec.encode(texts[start : start + ENCODED_AT_ONCE]).cpu().half() for start in starts]
-    plans = torch.cat(parts)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({"plans": plans.contiguous()}, path, metadata={"sha256": sha})
-    return plans
+def cached_plans(recipe: Recipe, codec: Codec, texts: Sequence[str], quiet: bool) -> Latents:
+    """Latents of N texts in half precision, from disk, or encoded and put there."""
+
+    def encoded(rows: range) -> Tensor:
+        with autocast(torch.device(codec.device).type, recipe.dtype):
+            return codec.encode(texts[rows.start : rows.stop]).half()
+
+    progress = partial(tqdm, desc="encoding", disable=quiet, mininterval=2)
+    return write_latents(recipe.folder / PLANS, str(codec.digest), digest_of(texts), len(texts), encoded, progress)
 
 
 def build(recipe: Recipe, codec: Codec, language_model) -> StarPlanner:

@@ -57,7 +57,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     run = Run(recipe, "wellformed", state, settings, quiet)
     model = run.prepare(model, [f"{label} {text}" for text, label in train], muon=False).train()
     ids = plain_ids(tokenizer, [text for text, _ in train], truncation=True, max_length=settings.max_tokens)
-    order = BatchOrder(len(ids), settings.batch_size, recipe.seed, list(map(len, ids)))
+    order = BatchOrder(len(ids), settings.batch_size, recipe.seed, ids.lengths)
     for step, rows in run.steps(order):
         torch.manual_seed(step_generator(recipe.seed, step).initial_seed())  # of the dropout
         batch = tokenizer.pad({"input_ids": [ids[i] for i in rows]}, return_tensors="pt").to(run.device)

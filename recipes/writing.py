@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+import shutil
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,17 +19,20 @@ from latdiff.codecs.files import load_codec, save_codec
 from latdiff.codecs.writing import WritingCodec
 from latdiff.config import Recipe
 from latdiff.data.corpus import Corpus, DataError, load_corpus
+from latdiff.data.packed import PackedTexts
 from latdiff.data.tokens import IGNORED, length_report
 from latdiff.draws import Draws
 from latdiff.errors import UserError
 from latdiff.evaluation.report import update_metrics
+from latdiff.latents import LATENTS, Latents, write_latents
 from latdiff.lm import context
 from latdiff.models.writer import SentenceModelError, add_updates, merge_updates, writer_features
 from latdiff.precision import default_device
 from latdiff.processes import agreed, by_main
-from latdiff.resuming import refuse_changes, save_latents
+from latdiff.resuming import digest_of, refuse_changes
 from latdiff.training import BatchOrder, Run
 
+RAW = Path("train/raw")  # what is encoded of all texts, before it is whitened
 SHOWN, MEASURED = 3, 200  # unseen texts that are printed under way, and measured at the end
 CHANGED = ("max_tokens", "assumed_noise")  # settings of a codec that may differ where it is taken
 ENDED = 2000  # training texts by whose ends the language model learns to end
@@ -37,15 +41,15 @@ ENDED = 2000  # training texts by whose ends the language model learns to end
 class Texts(NamedTuple):
     """N texts, and the first words that each goes on from, '' where it is whole."""
 
-    all: list[str]
-    starts: list[str]
+    all: Sequence[str]
+    starts: Sequence[str]
 
     @classmethod
-    def of(cls, recipe: Recipe, codec: WritingCodec, texts: list[str], conditions: list[str]) -> Texts:
+    def of(cls, recipe: Recipe, codec: WritingCodec, texts: Sequence[str], conditions: Sequence[str]) -> Texts:
         """Those that are short enough; their conditions are first words where the recipe says so."""
         fits = codec.fits(texts, recipe.data.max_tokens)
         starts = conditions if recipe.data.condition == "start" else [""] * len(texts)
-        return cls(list(itertools.compress(texts, fits)), list(itertools.compress(starts, fits)))
+        return cls(*(PackedTexts(itertools.compress(rows, fits)) for rows in (texts, starts)))
 
     def first(self, count: int) -> Texts:
         """The first so many."""
@@ -61,8 +65,8 @@ class Stage:
         settings: the recipe's sections that the result depends on.
         kind: of the codec.
         build: recipe -> an untrained codec with its models.
-        encode: recipe, codec, texts, how many are the corpus' own, unseen texts, quiet -> latents [N, L, D] of all
-            texts, whitened over the own ones, and what is to be kept beside the figures.
+        encode: recipe, codec, texts, how many are the corpus' own, unseen texts, quiet -> latents of all texts,
+            whitened over the own ones, and what is to be kept beside the figures.
         measure: recipe, codec, unseen texts -> a name and figures.
         working: files below the run's folder that a finished run does without.
     """
@@ -71,7 +75,7 @@ class Stage:
     settings: tuple[str, ...]
     kind: type[WritingCodec]
     build: Callable[[Recipe], Any]
-    encode: Callable[[Recipe, Any, Texts, int, Texts, bool], tuple[Tensor, dict]]
+    encode: Callable[[Recipe, Any, Texts, int, Texts, bool], tuple[Latents, dict]]
     measure: Callable[[Recipe, Any, Texts], tuple[str, dict]]
     working: tuple[Path, ...]
 
@@ -156,38 +160,36 @@ def train(recipe: Recipe, stage: Stage, quiet: bool) -> None:
     unseen = Texts.of(recipe, codec, corpus.valid, corpus.valid_conditions).first(MEASURED)
     by_main(recipe.save)(folder / "recipe.yaml")
     if path:
-        latents, made = codec.latents_of(texts.all, progress=encoding_bar(quiet)), {"adopted_from": path}
+        latents, made = encoded(folder, codec.digest, codec.latents_of, texts.all, quiet), {"adopted_from": path}
         print(f"the codec of {path} -> {folder}, {'to be fine-tuned' if trains else 'where texts end is learnt anew'}")
     else:
         latents, made = stage.encode(recipe, codec, texts, own, unseen, quiet)
     if trains:
         made |= write_from(recipe, codec, latents, texts, unseen, quiet)
-    complete(recipe, stage, codec, latents, texts, unseen, made, corpus, own, quiet)
+    made |= end_texts(recipe, codec.eval(), latents, texts, unseen, quiet)
+    write_latents(folder / LATENTS, codec.digest, corpus.digest, own, latents.__getitem__)
+    complete(recipe, stage, codec, unseen, made)
 
 
 @by_main
-def complete(
-    recipe: Recipe, stage: Stage, codec: WritingCodec, latents: Tensor, texts: Texts, unseen: Texts, made: dict,
-    corpus: Corpus, own: int, quiet: bool,
-) -> None:
-    """Fit the ends of texts, and save the codec with its figures and the latents of the corpus' own texts."""
-    folder = recipe.folder
-    made |= end_texts(recipe, codec.eval(), latents, texts, unseen, quiet)
-    save_latents(folder, latents[:own], codec.digest, corpus.digest)
+def complete(recipe: Recipe, stage: Stage, codec: WritingCodec, unseen: Texts, made: dict) -> None:
+    """Save the codec with its figures."""
     name, figures = stage.measure(recipe, codec.eval(), unseen)
-    update_metrics(folder, {name: figures | made})
-    save_codec(codec, folder)
-    clear(folder, stage.working)
+    update_metrics(recipe.folder, {name: figures | made})
+    save_codec(codec, recipe.folder)
+    clear(recipe.folder, stage.working)
 
 
+@by_main
 def clear(folder: Path, working: Iterable[Path]) -> None:
     """Delete what a finished run does without; a kill may have left it."""
     for file in working:
         (folder / file).unlink(missing_ok=True)
+    shutil.rmtree(folder / RAW, ignore_errors=True)
 
 
-def write_from(recipe: Recipe, codec: WritingCodec, latents: Tensor, texts: Texts, unseen: Texts, quiet: bool) -> dict:
-    """Train soft prompts, low-rank updates and ends to write texts of latents [N, L, D]; returns minutes, dtype."""
+def write_from(recipe: Recipe, codec: WritingCodec, latents: Latents, texts: Texts, unseen: Texts, quiet: bool) -> dict:
+    """Train soft prompts, low-rank updates and ends to write texts of their latents; returns minutes, dtype."""
     name = recipe.codec
     settings, rank = getattr(recipe, f"train_{name}"), codec.config.rank
     run = Run(recipe, name, recipe.folder / "train" / f"{name}.safetensors", settings, quiet)
@@ -199,9 +201,9 @@ def write_from(recipe: Recipe, codec: WritingCodec, latents: Tensor, texts: Text
     trained = nn.ModuleList([objective.reader, objective.ending, *low_rank])
     count = sum(p.numel() for p in trained.parameters() if p.requires_grad)
     print(f"{count:,} weights to train, {len(pieces):,} pieces, {len(ids):,} texts -> {recipe.folder}")
-    made_of = [codec.digest, *texts.all, *texts.starts]
+    made_of = itertools.chain([codec.digest], texts.all, texts.starts)
     objective = run.prepare(objective, made_of, trained=trained, muon=False)  # Muon: not tried on low-rank factors
-    for _, rows in run.steps(BatchOrder(len(ids), settings.batch_size, recipe.seed, list(map(len, ids)))):
+    for _, rows in run.steps(BatchOrder(len(ids), settings.batch_size, recipe.seed, ids.lengths)):
         own = run.own(rows)
         batch = latents[own].to(run.device), [ids[i] for i in own], [begun[i] for i in own]
         with run.autocast():
@@ -215,14 +217,15 @@ def write_from(recipe: Recipe, codec: WritingCodec, latents: Tensor, texts: Text
     return {"training_minutes": round(run.minutes, 2), "dtype": run.dtype}
 
 
-def end_texts(recipe: Recipe, codec: WritingCodec, latents: Tensor, texts: Texts, unseen: Texts, quiet: bool) -> dict:
+def end_texts(recipe: Recipe, codec: WritingCodec, latents: Latents, texts: Texts, unseen: Texts, quiet: bool) -> dict:
     """Let the language model end texts where they end, by some of them; returns what that changes of unseen ones."""
     rows = torch.randperm(len(texts.all), generator=torch.Generator().manual_seed(recipe.seed))[:ENDED].tolist()
     noise = torch.randn(len(rows), *codec.latent_shape, generator=torch.Generator().manual_seed(recipe.seed))
     others = codec.encode(unseen.all)
     before = codec.end_probability(others, unseen.all, unseen.starts)
     bar = partial(tqdm, desc="ends of texts", unit="batch", disable=quiet, mininterval=2, dynamic_ncols=True)
-    codec.learn_to_end(latents[rows] + codec.config.assumed_noise * noise.to(latents),
+    some = latents[rows]
+    codec.learn_to_end(some + codec.config.assumed_noise * noise.to(some),
                        [texts.all[row] for row in rows], [texts.starts[row] for row in rows], progress=bar)
     after = codec.end_probability(others, unseen.all, unseen.starts)
     print(f"an unseen text ends where it does with a probability of {after:.2f}, before that was fitted {before:.2f}")
@@ -276,7 +279,7 @@ def readable(recipe: Recipe, codec: WritingCodec, corpus: Corpus) -> tuple[Texts
         raise DataError(f"data.max_tokens is {limit}, but the codec of {section.path or recipe.name} writes "
                         f"{codec.config.max_tokens} tokens; set data.max_tokens={codec.config.max_tokens} or less")
     own = Texts.of(recipe, codec, corpus.train, corpus.train_conditions)
-    more = list(itertools.compress(corpus.extra, codec.fits(corpus.extra, limit)))
+    more = PackedTexts(itertools.compress(corpus.extra, codec.fits(corpus.extra, limit)))
     left_out = {"too long": len(corpus.train) - len(own.all)} | corpus.dropped
     counts = ", ".join(f"{count:,} {why}" for why, count in left_out.items())
     print(f"{len(own.all):,} texts of at most {limit} tokens; left out: {counts}")
@@ -287,7 +290,8 @@ def readable(recipe: Recipe, codec: WritingCodec, corpus: Corpus) -> tuple[Texts
         raise DataError(f"{recipe.data.source}: {len(own.all)} training texts are short enough, two are the least, and "
                         f"an unseen one; raise data.max_tokens ({limit}) and {recipe.codec}.max_tokens, or give more "
                         "texts")
-    return Texts(own.all + more, own.starts + [""] * len(more)), len(own.all)
+    every = itertools.chain(own.all, more), itertools.chain(own.starts, [""] * len(more))
+    return Texts(*map(PackedTexts, every)), len(own.all)
 
 
 def show(bar, codec: WritingCodec, texts: Texts) -> None:
@@ -297,6 +301,14 @@ def show(bar, codec: WritingCodec, texts: Texts) -> None:
         bar.write(f"  text  {start} | {text}\n  back  {start} | {back}" if start else f"  text  {text}\n  back  {back}")
 
 
+def encoded(
+    folder: Path, made_of: str, encode: Callable[[Sequence[str]], Tensor], texts: Sequence[str], quiet: bool
+) -> Latents:
+    """What `encode`, of which `made_of` is a digest, makes of texts: on the disk until the run is finished."""
+    return write_latents(folder / RAW, made_of, digest_of(texts), len(texts),
+                         lambda rows: encode(texts[rows.start : rows.stop]), encoding_bar(quiet))
+
+
 def encoding_bar(quiet: bool) -> Callable[[Iterable], Iterable]:
-    """What shows how many batches of texts are encoded."""
-    return partial(tqdm, desc="encoding", unit="batch", disable=quiet, mininterval=2, dynamic_ncols=True)
+    """What shows how many shards of texts are encoded."""
+    return partial(tqdm, desc="encoding", unit="shard", disable=quiet, mininterval=2, dynamic_ncols=True)

@@ -10,7 +10,7 @@ from torch import nn
 
 from latdiff.codecs.files import load_codec
 from latdiff.data.corpus import load_corpus
-from latdiff.resuming import load_latents
+from latdiff.latents import LATENTS, open_latents
 from latdiff.training import optimizers
 
 TINY = """
@@ -41,7 +41,8 @@ def fresh():
 def cached(recipe, folder=None):
     """Latents that were cached of a recipe's texts as they are now, or None."""
     folder = folder or recipe.folder
-    return load_latents(folder, load_codec(folder).digest, load_corpus(recipe.data, recipe.seed).digest)
+    found = open_latents(folder / LATENTS, load_codec(folder).digest, load_corpus(recipe.data, recipe.seed).digest)
+    return None if found is None else found[range(len(found))]
 
 
 def weights(folder):

@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from latdiff import PerceiverCodec, SentenceCodec, storyworld
+from latdiff.latents import statistics
 from latdiff.models.writer import add_updates, merge_updates
 
 KINDS = {"colour": ["red", "blue", "green", "black", "white"], "size": ["small", "large", "huge", "tiny", "tall"]}
@@ -78,7 +79,7 @@ def sentence_codec(language_model, encoder, rank=0, seed=0, **settings):
     sizes = {"num_latents": 4, "latent_dim": 4, "prompt_dim": WIDTH, "num_prompts": 3, "width": 24, "max_tokens": 24}
     codec = SentenceCodec(str(language_model), str(encoder), rank=rank, **sizes | settings).attach()
     codec.soft_prompts.begin_at(2.0)
-    codec.whiten(codec.vectors(TEXTS))
+    codec.set_whitening(*statistics([codec.vectors(TEXTS)]))
     if rank:
         for part in add_updates(codec.language_model, rank).parameters():
             torch.nn.init.normal_(part, std=0.4)

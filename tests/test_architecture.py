@@ -25,6 +25,7 @@ RANKS = {
     "weights": 1,
     "versions": 1,
     "checksums": 1,
+    "latents": 2,
     "checkpoints": 2,
     "config": 2,
     "fetch": 2,

@@ -5,6 +5,7 @@ import pytest
 import torch
 from toy_heads import CODEC, D, L, labelled, random_head, refusal
 
+from latdiff.heads import fitting
 from latdiff.heads.attribute import AttributeHead
 from latdiff.heads.fitting import fit_head
 from latdiff.schedule import add_noise, alpha2_at, log_snr
@@ -40,6 +41,18 @@ def test_the_report_shows_how_accuracy_falls_with_noise(noise_aware):
     assert list(by_noise) == ["0.00", "0.16", "0.38", "0.59", "0.71", "0.81", "0.92", "0.99"]
     assert by_noise["0.00"] > 0.95
     assert by_noise["0.00"] >= by_noise["0.71"] > by_noise["0.99"]
+
+
+@pytest.mark.parametrize("noise_aware", [False, True])
+def test_the_report_reads_some_latents_at_a_time(noise_aware, monkeypatch):
+    """Whatever their number, with the figures that all at once have."""
+    def report():
+        return fit_head(CODEC, *labelled("ad", each=60), noise_aware=noise_aware, estimate=estimate).report
+
+    whole, sizes, own = report(), [], AttributeHead.log_prob
+    monkeypatch.setattr(fitting, "BATCH", 7)
+    monkeypatch.setattr(AttributeHead, "log_prob", lambda self, x, *given: sizes.append(len(x)) or own(self, x, *given))
+    assert report() == whole and set(sizes) == {7, 24 % 7}
 
 
 def test_weights_between_two_noise_levels_are_interpolated_in_log_snr(x0):

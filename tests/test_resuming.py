@@ -1,4 +1,4 @@
-"""What a run leaves on the disk to go on from: resume states, cached latents, settings that must not change."""
+"""What a run leaves on the disk to go on from: resume states, settings that must not change."""
 
 import json
 
@@ -13,10 +13,8 @@ from latdiff.config import Recipe, load_recipe
 from latdiff.resuming import (
     ResumeError,
     digest_of,
-    load_latents,
     load_state,
     refuse_changes,
-    save_latents,
     save_state,
 )
 from latdiff.storage import StorageError
@@ -122,24 +120,6 @@ def test_a_state_of_other_texts_is_refused(tmp_path, model):
         with pytest.raises(ResumeError, match=r"was begun on other texts.*Put it back to go on, delete the file"):
             load_state(path, {"model": model}, optimizers(model, 1e-2), texts=digest_of(texts))
     assert load_state(path, {"model": model}, optimizers(model, 1e-2), texts=digest_of(iter("ab"))) == (3, 0)
-
-
-# The cache of latents
-
-
-def test_latents_come_back_for_the_codec_that_made_them(tmp_path):
-    latents = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0))
-    assert load_latents(tmp_path, "abc", "texts") is None
-    save_latents(tmp_path, latents, "abc", "texts")
-    assert torch.equal(load_latents(tmp_path, "abc", "texts"), latents)
-    assert load_latents(tmp_path, "other", "texts") is load_latents(tmp_path, "abc", "other texts") is None
-
-
-def test_a_torn_cache_counts_as_none(tmp_path):
-    save_latents(tmp_path, torch.zeros(5, 2, 3), "abc", "texts")
-    (file,) = tmp_path.rglob("*.safetensors")
-    file.write_bytes(file.read_bytes()[:-9])
-    assert load_latents(tmp_path, "abc", "texts") is None
 
 
 # Settings that must not change under way

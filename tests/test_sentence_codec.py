@@ -186,6 +186,16 @@ def test_a_source_may_be_as_long_as_the_encoder_reads(writers):
         codec.encode_condition([" ".join(["owl"] * 80)])
 
 
+def test_sources_of_a_training_are_encoded_once_and_read_from_the_disk(codec, tmp_path, monkeypatch):
+    rows = codec.conditions([*TEXTS[:5], ""], tmp_path)
+    expected = codec.encode_condition(TEXTS[:5])
+    monkeypatch.setattr(type(codec), "vectors", None)
+    found = rows([3, 5, 0])
+    torch.testing.assert_close(found.features[[0, 2]], expected.features[[3, 0]])
+    assert found.mask.tolist() == [[True], [False], [True]]
+    assert [file.name for file in sorted(tmp_path.iterdir())] == ["00000.safetensors", "index.json"]
+
+
 def test_careful_writing_ends_where_an_end_is_likeliest(codec, monkeypatch):
     seen = []
     monkeypatch.setattr("latdiff.codecs.writing.write", lambda *given, **settings: seen.append(settings) or [[1]])

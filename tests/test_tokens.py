@@ -44,7 +44,7 @@ def vocabulary(tmp_path_factory):
 def test_texts_come_back_from_their_ids(vocabulary):
     _, tokenizer = vocabulary
     ids = tokenize(tokenizer, TEXTS)
-    assert tokenizer.batch_decode(ids, skip_special_tokens=True) == TEXTS
+    assert tokenizer.batch_decode(list(ids), skip_special_tokens=True) == TEXTS
     assert all(row[-1] == tokenizer.eos_token_id and row.count(tokenizer.eos_token_id) == 1 for row in ids)
 
 
@@ -131,7 +131,7 @@ def test_the_layout_is_t5s(vocabulary):
 def test_a_vocabulary_too_large_for_the_texts_becomes_as_large_as_they_allow(tmp_path):
     tokenizer = train_vocabulary(TEXTS, tmp_path, 100_000)
     assert 80 < len(tokenizer) < 1000
-    assert tokenizer.batch_decode(tokenize(tokenizer, TEXTS), skip_special_tokens=True) == TEXTS
+    assert tokenizer.batch_decode(list(tokenize(tokenizer, TEXTS)), skip_special_tokens=True) == TEXTS
 
 
 SIGNS = "天地玄黄宇宙洪荒日月盈昃"

@@ -1,5 +1,6 @@
 """What the training loops share: data order, learning rate, optimisers, and how a run stops."""
 
+import hashlib
 import json
 import os
 import signal
@@ -48,6 +49,13 @@ def test_an_epoch_shows_every_row_once_and_the_next_in_another_order(lengths):
     for batches in epochs:
         assert sorted(row for batch in batches for row in batch) == list(range(1000))
     assert epochs[0] != epochs[1]
+
+
+@pytest.mark.parametrize("lengths, digest", [(None, "9fe4a46a1230b6da"), (LENGTHS, "8d37681dbecc4102")])
+def test_the_order_that_every_published_figure_is_of_stays_what_it_is(lengths, digest):
+    order = BatchOrder(1000, 8, seed=3, lengths=lengths)
+    rows = json.dumps([order[step] for step in range(300)])
+    assert hashlib.sha256(rows.encode()).hexdigest().startswith(digest)
 
 
 def test_rows_that_fill_no_batch_wait_for_another_epoch():

@@ -117,19 +117,19 @@ class PerceiverCodec(WritingCodec):
         return self.encoder(input_ids=ids, attention_mask=mask.long()).last_hidden_state, mask
 
     @torch.no_grad()
-    def compress(self, texts: Sequence[str], batch_size: int = 256, progress=lambda rows: rows) -> Tensor:
-        """Latents [B, L, D] of texts before they are whitened; `progress` wraps the batches, as tqdm does."""
+    def compress(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+        """Latents [B, L, D] of texts before they are whitened."""
         check_whole("batch_size", batch_size)
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         found = torch.empty(len(texts), *self.latent_shape, device=self.device)
-        for start in progress(range(0, len(order), batch_size)):
+        for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             found[rows] = self.autoencoder.compress(*self.features([texts[i] for i in rows]))
         return found
 
-    def latents_of(self, texts: list[str], batch_size: int = 256, progress=lambda rows: rows) -> Tensor:
-        """Latents [B, L, D] of texts that are known to fit; `progress` wraps the batches, as tqdm does."""
-        return self.autoencoder.normalise(self.compress(texts, batch_size, progress))
+    def latents_of(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+        """Latents [B, L, D] of texts that are known to fit."""
+        return self.autoencoder.normalise(self.compress(texts, batch_size))
 
     @torch.no_grad()
     def drafts(self, latents: Tensor) -> list[str]:

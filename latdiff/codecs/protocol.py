@@ -6,6 +6,7 @@ import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -98,10 +99,10 @@ class Codec(Protocol):
         """
         raise UserError(f"{type(self).__name__} reads no source texts; condition the denoiser on a class")
 
-    def conditions(self, sources: Sequence[str]) -> Callable[[list[int]], Source]:
+    def conditions(self, sources: Sequence[str], folder: Path) -> Callable[[list[int]], Source]:
         """A function from rows of source texts to `encode_condition` of them, as a training asks for batch after batch.
 
-        A codec whose features are small encodes them once.
+        A codec whose features are small encodes them once, and keeps them in `folder` until the training is over.
         """
         return lambda rows: self.encode_condition([sources[row] for row in rows])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -14,10 +15,12 @@ from latdiff.codecs.protocol import TextError, as_texts
 from latdiff.codecs.writing import WritingCodec, digest_of
 from latdiff.data.tokens import pad
 from latdiff.errors import check_whole
+from latdiff.latents import write_latents
 from latdiff.lm import context
 from latdiff.models.conditions import Source
 from latdiff.models.soft_prompts import SoftPrompts
 from latdiff.models.writer import SentenceModelError, sentence_vectors
+from latdiff.resuming import digest_of as digest_of_texts
 
 
 class SentenceCodec(WritingCodec):
@@ -38,7 +41,7 @@ class SentenceCodec(WritingCodec):
         continues: whether it was trained to go on from the first words of a text.
         max_tokens: of a text, end-of-text included.
         assumed_noise: sd of the noise that is assumed on latents to be decoded.
-        codec_digest: of the encoder and the whitening, set by `whiten`.
+        codec_digest: of the encoder and the whitening, set by `set_whitening`.
         writer_digest: of the language model as it came, set by `attach`.
     """
 
@@ -86,18 +89,18 @@ class SentenceCodec(WritingCodec):
                 f"latents are {self.fingerprint()}, were {self.config.codec_digest}); name that one"
             )
 
-    def latents_of(self, texts: list[str], batch_size: int = 256, progress=lambda rows: rows) -> Tensor:
-        """Latents [B, L, D] of texts that are known to fit; `progress` wraps the batches, as tqdm does."""
-        return self.whitened(self.vectors(texts, batch_size, progress))
+    def latents_of(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+        """Latents [B, L, D] of texts that are known to fit."""
+        return self.whitened(self.vectors(texts, batch_size))
 
     @torch.no_grad()
-    def vectors(self, texts: Sequence[str], batch_size: int = 256, progress=lambda rows: rows) -> Tensor:
-        """Vectors [B, E] of texts, of norm 1; `progress` wraps the batches, as tqdm does."""
+    def vectors(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+        """Vectors [B, E] of texts, of norm 1."""
         check_whole("batch_size", batch_size)
         ids = self.encoder_ids(texts)
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         found = torch.empty(len(ids), math.prod(self.latent_shape), device=self.device)
-        for start in progress(range(0, len(order), batch_size)):
+        for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             found[rows] = sentence_vectors(self.encoder, *pad([ids[i] for i in rows], self.encoder_pad)).float()
         return found
@@ -114,20 +117,22 @@ class SentenceCodec(WritingCodec):
         if self.continues:
             room = context(self.language_model) - self.config.num_prompts - self.config.max_tokens
             _refuse_long(self.ids(sources), room, "that leave the language model room for a text behind it")
-        return self._source(sources, batch_size)
+        return self._source(self.vectors(sources, batch_size), sources)
 
-    def conditions(self, sources: Sequence[str]) -> Callable[[list[int]], Source]:
-        """As the protocol says; '' is no condition. All are encoded once, [N, 1, E] in float32."""
-        return self._source(sources).__getitem__
+    def conditions(self, sources: Sequence[str], folder: Path) -> Callable[[list[int]], Source]:
+        """As the protocol says; '' is no condition."""
+        vectors = write_latents(folder, self.encoder_weights, digest_of_texts(sources), len(sources),
+                                lambda rows: self.vectors(sources[rows.start : rows.stop]))
+        return lambda rows: self._source(vectors[rows].to(self.device), [sources[row] for row in rows])
 
-    def _source(self, sources: Sequence[str], batch_size: int = 256) -> Source:
-        features = self.whitened(self.vectors(sources, batch_size)).flatten(1)[:, None]
+    def _source(self, vectors: Tensor, sources: Sequence[str]) -> Source:
+        features = self.whitened(vectors).flatten(1)[:, None]
         return Source(features, torch.tensor([[bool(one)] for one in sources], device=self.device))
 
-    def whiten(self, vectors: Tensor) -> SentenceCodec:
-        """Take mean and standard deviation [E] of vectors [N, E] for the whitening; returns the codec."""
-        self.mean.copy_(vectors.mean(0))
-        self.sd.copy_(vectors.std(0).clamp(min=1e-4))
+    def set_whitening(self, mean: Tensor, variance: Tensor) -> SentenceCodec:
+        """Fix the statistics [E] of the vectors that it is to whiten; returns the codec, sealed."""
+        self.mean.copy_(mean)
+        self.sd.copy_(variance.sqrt().clamp(min=1e-4))
         return self.seal()
 
     def whitened(self, vectors: Tensor) -> Tensor:
@@ -135,7 +140,7 @@ class SentenceCodec(WritingCodec):
         return ((vectors - self.mean) / self.sd).unflatten(1, self.latent_shape)
 
 
-def _refuse_long(sources: list[list[int]], most: int, why: str) -> None:
+def _refuse_long(sources: Sequence[list[int]], most: int, why: str) -> None:
     """Raise TextError for the first of the sources' rows of ids that has more than `most`."""
     for place, row in enumerate(sources):
         if len(row) > most:

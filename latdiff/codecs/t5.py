@@ -14,6 +14,7 @@ from transformers import GenerationConfig
 
 from latdiff.codecs.protocol import Codec, Decoded, TextError, as_texts, listed_texts
 from latdiff.config import DECODING
+from latdiff.data.packed import PackedIds
 from latdiff.data.tokens import IGNORED, labels_of, pad, sentences, tokenize
 from latdiff.errors import UserError, check_whole, nearest, shown
 from latdiff.models.autoencoder import LatentAutoencoder
@@ -70,7 +71,7 @@ class TextCodec(Codec):
         self.autoencoder.to(device)
         return self
 
-    def tokenize(self, texts: Iterable[str]) -> list[list[int]]:
+    def tokenize(self, texts: Iterable[str]) -> PackedIds:
         """Ids of every text, end-of-text included, nothing cut."""
         return tokenize(self.tokenizer, list(texts))
 
@@ -114,7 +115,7 @@ class TextCodec(Codec):
         return self.encode_ids(self._ids(as_texts(texts)), batch_size)
 
     @torch.no_grad()
-    def encode_ids(self, ids: list[list[int]], batch_size: int = 256) -> Tensor:
+    def encode_ids(self, ids: Sequence[list[int]], batch_size: int = 256) -> Tensor:
         """Latents [B, L, D] of tokenized texts."""
         return self.autoencoder.normalise(self.compress(ids, batch_size))
 
@@ -123,7 +124,7 @@ class TextCodec(Codec):
         return self.features(self._ids(as_texts(sources, "source")), batch_size)
 
     @torch.no_grad()
-    def features(self, ids: list[list[int]], batch_size: int = 256) -> Source:
+    def features(self, ids: Sequence[list[int]], batch_size: int = 256) -> Source:
         """Features [B, T, H] of tokenized texts, and their mask."""
         check_whole("batch_size", batch_size)
         padded, mask = (x.to(self.device) for x in pad(ids, self.tokenizer.pad_token_id))
@@ -131,7 +132,7 @@ class TextCodec(Codec):
         return Source(torch.cat([encode_features(self.text_model, *chunk) for chunk in chunks]), mask)
 
     @torch.no_grad()
-    def compress(self, ids: list[list[int]], batch_size: int = 256) -> Tensor:
+    def compress(self, ids: Sequence[list[int]], batch_size: int = 256) -> Tensor:
         """Latents [B, L, D] of tokenized texts, before they are normalised."""
         check_whole("batch_size", batch_size)
         latents = torch.empty(len(ids), *self.latent_shape, device=self.device)
@@ -231,7 +232,7 @@ class TextCodec(Codec):
             sha.update(json.dumps(settings, sort_keys=True).encode())
         return sha.hexdigest()[:16]
 
-    def _ids(self, texts: list[str]) -> list[list[int]]:
+    def _ids(self, texts: list[str]) -> PackedIds:
         """Raises TextError for texts that are too long, with their count and the first of them."""
         ids = self.tokenize(texts)
         long = [i for i, row in enumerate(ids) if len(row) > self.max_tokens]

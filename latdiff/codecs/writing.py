@@ -20,6 +20,7 @@ from latdiff.codecs.presets import decoding
 from latdiff.codecs.protocol import Codec, Decoded, TextError, as_texts, listed_texts
 from latdiff.config import DECODING
 from latdiff.config.writing import PRESETS
+from latdiff.data.packed import PackedIds, PackedTexts
 from latdiff.data.tokens import plain_ids
 from latdiff.errors import check_whole
 from latdiff.fetch import located
@@ -63,8 +64,8 @@ class WritingCodec(SavedModel, Codec):
         """What makes soft prompts [B, K, H] of latents [B, L, D] and the sd [B] of the noise on them."""
 
     @abstractmethod
-    def latents_of(self, texts: list[str], batch_size: int = 256, progress=lambda rows: rows) -> Tensor:
-        """Latents [B, L, D] of texts that are known to fit; `progress` wraps the batches, as tqdm does."""
+    def latents_of(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+        """Latents [B, L, D] of texts that are known to fit."""
 
     @property
     @abstractmethod
@@ -247,19 +248,19 @@ class WritingCodec(SavedModel, Codec):
         most = self.config.max_tokens if max_tokens is None else max_tokens
         return [len(row) <= most for row in self.tokenize(texts)] if texts else []
 
-    def tokenize(self, texts: Iterable[str], starts: Iterable[str] = ()) -> list[list[int]]:
+    def tokenize(self, texts: Iterable[str], starts: Iterable[str] = ()) -> PackedIds:
         """The language model's ids of every text, end-of-text included, nothing cut.
 
         Args:
             texts: B of them.
             starts: the first words of each, which the text itself is without; '' or none where it is whole.
         """
-        texts, begun = list(texts), list(starts)
+        begun = starts if isinstance(starts, Sequence) else list(starts)
         if begun:
-            texts = [f" {text}" if start else text for text, start in zip(texts, begun, strict=True)]
-        return [[*row, self.tokenizer.eos_token_id] for row in self.ids(texts)]
+            texts = PackedTexts(f" {text}" if start else text for text, start in zip(texts, begun, strict=True))
+        return PackedIds([*row, self.tokenizer.eos_token_id] for row in self.ids(texts))
 
-    def ids(self, texts: Iterable[str]) -> list[list[int]]:
+    def ids(self, texts: Iterable[str]) -> PackedIds:
         """The language model's ids of every text, and nothing else."""
         return plain_ids(self.tokenizer, texts, truncation=False, add_special_tokens=False)
 
@@ -274,7 +275,7 @@ class WritingCodec(SavedModel, Codec):
             )
         return self.latents_of(texts, batch_size)
 
-    def encoder_ids(self, texts: Sequence[str], cut: bool = True) -> list[list[int]]:
+    def encoder_ids(self, texts: Sequence[str], cut: bool = True) -> PackedIds:
         """The encoder's ids of every text, cut where it reads no further, or whole."""
         settings = {"truncation": True, "max_length": self.encoder_limit} if cut else {"verbose": False}
         return plain_ids(self._frozen["encoder_tokenizer"], texts, **settings)
@@ -343,7 +344,7 @@ class WritingCodec(SavedModel, Codec):
         texts = (self.tokenizer.decode(row, skip_special_tokens=True) for row in rows)
         return Decoded([" ".join(text.split()) for text in texts], cut)  # white space as in texts that are read
 
-    def _beam(self, prompts: Tensor, starts: list[list[int]], num_beams: int) -> list[list[int]]:
+    def _beam(self, prompts: Tensor, starts: Sequence[list[int]], num_beams: int) -> list[list[int]]:
         """Ids of the likeliest texts that a beam search finds behind the prompts [B, K, H] and their starts."""
         inputs, mask = led(self.language_model, prompts, starts)
         ids = self.language_model.generate(

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from latdiff.config import MIN_PER_CLASS, DataConfig
+from latdiff.data.packed import PackedTexts
 from latdiff.data.sources import MISSING, DataError, Sample, Table, columns, listed, open_source, reach
 from latdiff.data.splits import LEFT, cut
 from latdiff.data.tokens import letters_of, sentences
@@ -35,18 +36,21 @@ class Corpus:
     autoencoder, but not the denoiser.
     """
 
-    train: list[str]
+    train: PackedTexts
     valid: list[str]
     dropped: dict[str, int] = field(default_factory=dict)
-    train_conditions: list[str] = field(default_factory=list)
+    train_conditions: PackedTexts = field(default_factory=PackedTexts)
     valid_conditions: list[str] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
-    extra: list[str] = field(default_factory=list)
+    extra: PackedTexts = field(default_factory=PackedTexts)
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the training texts in their order, which what is cached of them is kept with."""
-        return hashlib.sha256("\0".join(self.train).encode(errors="surrogatepass")).hexdigest()
+        found = hashlib.sha256()
+        for place, text in enumerate(self.train):
+            found.update((f"\0{text}" if place else text).encode(errors="surrogatepass"))
+        return found.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -84,9 +88,10 @@ def load_corpus(data: DataConfig, seed: int, extra: bool = False) -> Corpus:
         if not split:
             counts = ", ".join(f"{count:,} {why}" for why, count in splits.dropped.items())
             raise DataError(f"{data.source}: no {name} text is left{beside} (left out: {counts}); give more texts")
-    more = _extra(data, seed, train, valid) if extra else []
+    more = PackedTexts(_extra(data, seed, train, valid) if extra else ())
     if data.condition == "none":
-        return Corpus([text for text, _ in train], [text for text, _ in valid], splits.dropped, extra=more)
+        texts = PackedTexts(text for text, _ in train)
+        return Corpus(texts, [text for text, _ in valid], splits.dropped, extra=more)
     classes = []
     if data.condition == "label":
         classes = _classes(data, Counter(label for _, label in train), {label for _, label in valid})
@@ -94,8 +99,9 @@ def load_corpus(data: DataConfig, seed: int, extra: bool = False) -> Corpus:
         if not valid:
             known = listed(classes)
             raise DataError(f"{data.source}: no unseen text has one of the training texts' classes, {known}")
-    (texts, conditions), (unseen, unseen_conditions) = (zip(*rows, strict=True) for rows in (train, valid))
-    return Corpus(list(texts), list(unseen), splits.dropped, list(conditions), list(unseen_conditions), classes, more)
+    texts, conditions = (PackedTexts(row[side] for row in train) for side in (0, 1))
+    unseen, unseen_conditions = ([row[side] for row in valid] for side in (0, 1))
+    return Corpus(texts, unseen, splits.dropped, conditions, unseen_conditions, classes, more)
 
 
 def load_labelled(
@@ -181,14 +187,14 @@ def _own_splits(data: DataConfig, seed: int) -> Splits:
     distinct = _distinct(given)
     train = _by_source(_shuffled(distinct.items(), f"{seed}/train order"), data)
     if unseen_ones:
-        lettered = [(letters_of(row[0]), row) for row in unseen_ones[0]]
-        valid = _by_source(_shuffled(lettered, f"{seed}/valid order"), data)
+        marked = [(_mark(row[0]), row) for row in unseen_ones[0]]
+        valid = _by_source(_shuffled(marked, f"{seed}/valid order"), data)
     else:
         held_out = _held_out(len(train), data)
         train, valid = train[held_out:], train[:held_out]
-    unseen = {letters for letters, _ in valid}
-    sources = {letters_of(condition) for _, (_, condition) in valid} if data.condition == "text" else ()
-    kept = [row for letters, row in train if letters not in unseen and letters_of(row[1]) not in sources]
+    unseen = {mark for mark, _ in valid}
+    sources = {_mark(condition) for _, (_, condition) in valid} if data.condition == "text" else ()
+    kept = [row for mark, row in train if mark not in unseen and (not sources or _mark(row[1]) not in sources)]
     dropped = {
         LACKING[data.condition]: sum(not text for rows in read for text, _ in rows),
         "repeated": len(given) - len(distinct), "also unseen": len(train) - len(kept),
@@ -198,11 +204,11 @@ def _own_splits(data: DataConfig, seed: int) -> Splits:
 
 def _extra(data: DataConfig, seed: int, train: list[tuple[str, str]], valid: list[tuple[str, str]]) -> list[str]:
     """Distinct texts of the extra sources without training texts, unseen texts and their sources."""
-    known = {letters_of(text) for rows in (train, valid) for text, _ in rows}
-    known |= {letters_of(condition) for _, condition in valid if data.condition == "text"}
+    known = {_mark(text) for rows in (train, valid) for text, _ in rows}
+    known |= {_mark(condition) for _, condition in valid if data.condition == "text"}
     texts = [text for source in map(str, data.extra_sources)
              for text in load_texts(source, data.text_column, WORLD_TRAINING if world(source) else None, seed)]
-    return [text for letters, (text, _) in _distinct([(text, "") for text in texts]).items() if letters not in known]
+    return [text for mark, (text, _) in _distinct([(text, "") for text in texts]).items() if mark not in known]
 
 
 def _rows(table: Table, data: DataConfig) -> list[tuple[str, str]]:
@@ -251,22 +257,27 @@ def _held_out(count: int, data: DataConfig) -> int:
     return min(data.valid_size, max(1, count // 10, spare))
 
 
-def _by_source(lettered: list[tuple[str, tuple[str, str]]], data: DataConfig) -> list[tuple[str, tuple[str, str]]]:
-    """Rows with their letters, grouped by source text, so that a split divides one group at most."""
+def _by_source(marked: list[tuple[bytes, tuple[str, str]]], data: DataConfig) -> list[tuple[bytes, tuple[str, str]]]:
+    """Rows with their marks, grouped by source text, so that a split divides one group at most."""
     if data.condition != "text":
-        return lettered
-    together: dict[str, list] = {}
-    for letters, row in lettered:
-        together.setdefault(letters_of(row[1]), []).append((letters, row))
+        return marked
+    together: dict[bytes, list] = {}
+    for mark, row in marked:
+        together.setdefault(_mark(row[1]), []).append((mark, row))
     return [one for rows in together.values() for one in rows]
 
 
-def _distinct(rows: list[tuple[str, str]]) -> dict[str, tuple[str, str]]:
-    """The first row of each group of duplicates, by the letters that they share."""
-    first: dict[str, tuple[str, str]] = {}
+def _distinct(rows: list[tuple[str, str]]) -> dict[bytes, tuple[str, str]]:
+    """The first row of each group of duplicates, by the mark that they share."""
+    first: dict[bytes, tuple[str, str]] = {}
     for row in rows:
-        first.setdefault(letters_of(row[0]), row)
+        first.setdefault(_mark(row[0]), row)
     return first
+
+
+def _mark(text: str) -> bytes:
+    """A digest of the letters that duplicates share, which are longer."""
+    return hashlib.blake2b(letters_of(text).encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 def _stream(name: str) -> int:
@@ -316,7 +327,8 @@ def _texts(table: Table, column: str) -> list[str]:
         if text is not None and not isinstance(text, str):
             raise DataError(f"{table.at(number)}: {column} is {shown(text)}, must be a text")
         _check_whole(table.at(number), column, text or "")
-        texts.append(" ".join((text or "").split()))
+        single = " ".join((text or "").split())
+        texts.append(text if single == text else single)  # one string, not a second one that is equal
     if not any(texts):
         there = columns((row for _, row in table.rows), "")
         raise DataError(

@@ -10,13 +10,14 @@ import math
 import random
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import sentencepiece
 import torch
 from torch import Tensor
 
+from latdiff.data.packed import PackedIds
 from latdiff.errors import UserError
 
 NUM_SENTINELS = 64
@@ -24,10 +25,11 @@ NUM_SENTINELS = 64
 SENTENCE_END = re.compile(r"""[.!?…؟।]+["'”’»)\]]*\s+|[。！？]+[」』”’）]*\s*|\n\s*\n\s*""")
 LONGEST = 4192  # bytes of a text that sentencepiece counts; it passes over longer ones without a word
 RESERVED = "\u2585"  # ▅, sentencepiece's own: it passes over texts that have one
+AT_ONCE = 1024  # texts that are handed to a tokenizer, which returns far more of them than their ids
 IGNORED = -100  # the label that transformers' losses pass over
 
 
-def train_vocabulary(texts: list[str], folder: Path, vocab_size: int):
+def train_vocabulary(texts: Sequence[str], folder: Path, vocab_size: int):
     """Train a vocabulary laid out as T5's.
 
     The pieces are those of byte-pair merging, with their log-frequencies as unigram scores: sentencepiece's own
@@ -65,7 +67,9 @@ def train_vocabulary(texts: list[str], folder: Path, vocab_size: int):
             raise
         return train_vocabulary(texts, folder, int(largest[1]))
     pieces = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
-    counts = collections.Counter(piece for row in pieces.encode(texts) for piece in row)
+    counts: collections.Counter[int] = collections.Counter()
+    for first in range(0, len(texts), AT_ONCE):
+        counts.update(itertools.chain.from_iterable(pieces.encode(texts[first : first + AT_ONCE])))
     total = sum(counts.values())
     # transformers 5 ignores `vocab_file` here and would build an empty vocabulary: hand the pieces over.
     special = {pieces.pad_id(), pieces.eos_id(), pieces.unk_id()}
@@ -93,12 +97,12 @@ def _countable(text: str) -> Iterator[str]:
     yield part
 
 
-def tokenize(tokenizer, texts: list[str]) -> list[list[int]]:
+def tokenize(tokenizer, texts: Sequence[str]) -> PackedIds:
     """Token ids of every text, untruncated, with the end-of-text token."""
     return plain_ids(tokenizer, texts, truncation=False)
 
 
-def plain_ids(tokenizer, texts: Iterable[str], **settings) -> list[list[int]]:
+def plain_ids(tokenizer, texts: Iterable[str], **settings) -> PackedIds:
     """Ids of every text, in which the tokenizer's own marks, such as </s> or <extra_id_0>, are no marks.
 
     They are spelled as other text is; where a vocabulary has no other spelling of one (T5's of </s>), it is an unknown
@@ -112,40 +116,44 @@ def plain_ids(tokenizer, texts: Iterable[str], **settings) -> list[list[int]]:
     Returns:
         B rows of ids, with what the tokenizer itself puts around a text.
     """
-    *rows, sample = tokenizer([*texts, "a"], split_special_tokens=True, **settings).input_ids
+    texts, found = texts if isinstance(texts, Sequence) else list(texts), PackedIds()
     unknown = tokenizer.unk_token_id
     in_vocabulary = tokenizer.convert_tokens_to_ids([f"▁<extra_id_{i}>" for i in range(NUM_SENTINELS)])  # mT5's
     marks = {*tokenizer.all_special_ids, *in_vocabulary} - {unknown, None}
-    lead, tail = (len(list(itertools.takewhile(marks.__contains__, ids))) for ids in (sample, sample[::-1]))
-    for row in rows:
-        within = slice(lead, len(row) - tail)
-        if not marks.isdisjoint(row[within]):
-            row[within] = [unknown if one in marks else one for one in row[within]]
-    return rows
+    for first in range(0, len(texts), AT_ONCE):
+        part = texts[first : first + AT_ONCE]
+        *rows, sample = tokenizer([*part, "a"], split_special_tokens=True, **settings).input_ids
+        lead, tail = (len(list(itertools.takewhile(marks.__contains__, ids))) for ids in (sample, sample[::-1]))
+        for row in rows:
+            within = slice(lead, len(row) - tail)
+            if not marks.isdisjoint(row[within]):
+                row[within] = [unknown if one in marks else one for one in row[within]]
+            found.append(row)
+    return found
 
 
-def short_enough(ids: list[list[int]], max_tokens: int) -> list[list[int]]:
+def short_enough(ids: Sequence[list[int]], max_tokens: int) -> PackedIds:
     """The texts of at most `max_tokens` tokens, in their order."""
-    return [row for row in ids if len(row) <= max_tokens]
+    return PackedIds(row for row in ids if len(row) <= max_tokens)
 
 
-def limit_for(ids: list[list[int]], percent: int) -> int:
+def limit_for(ids: Sequence[list[int]], percent: int) -> int:
     """The least max_tokens that at least `percent` % of the texts stay within."""
     return sorted(map(len, ids))[math.ceil(percent * len(ids) / 100) - 1]
 
 
-def length_report(ids: list[list[int]]) -> str:
+def length_report(ids: Sequence[list[int]]) -> str:
     """One line on the max_tokens that would keep 99 % and all of the texts."""
     most, whole = limit_for(ids, 99), limit_for(ids, 100)
     return f"data.max_tokens={most} would keep 99 % of the training texts, {whole} all of them"
 
 
-def unknown_share(tokenizer, ids: list[list[int]]) -> float:
+def unknown_share(tokenizer, ids: Sequence[list[int]]) -> float:
     """Share of the pieces of all texts that the tokenizer does not know; 0 for one that knows every byte."""
     return sum(row.count(tokenizer.unk_token_id) for row in ids) / sum(map(len, ids))
 
 
-def unknown_characters(tokenizer, texts: list[str], most: int = 5) -> list[str]:
+def unknown_characters(tokenizer, texts: Sequence[str], most: int = 5) -> list[str]:
     """The commonest characters of the texts that the tokenizer does not know, at most so many."""
     counts = collections.Counter(itertools.chain.from_iterable(texts))
     commonest = (character for character, _ in counts.most_common())
@@ -153,7 +161,7 @@ def unknown_characters(tokenizer, texts: list[str], most: int = 5) -> list[str]:
     return list(itertools.islice(unknown, most))
 
 
-def pad(ids: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+def pad(ids: Sequence[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
     """Right-padded ids [B, T] and their mask [B, T], True on tokens of the text."""
     longest = max(map(len, ids))
     padded = torch.tensor([row + [pad_id] * (longest - len(row)) for row in ids])

@@ -15,6 +15,7 @@ from sklearn.pipeline import make_pipeline
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from latdiff.config import MIN_PER_CLASS
+from latdiff.data.packed import PackedIds
 from latdiff.data.tokens import letters_of, pad, tokenize
 from latdiff.errors import UserError, first_line
 from latdiff.heads.attribute import AttributeHead
@@ -89,7 +90,7 @@ class LabelJudge:
 class SeenTexts:
     """Texts that a judge must not be fitted on, such as those that a conditional denoiser learnt its classes from."""
 
-    def __init__(self, name: str, labels: list[str], texts: list[str]):
+    def __init__(self, name: str, labels: list[str], texts: Sequence[str]):
         self.name, self.classes_, self._seen = name, labels, set(map(letters_of, texts))
 
     def saw(self, texts: list[str]) -> list[bool]:
@@ -113,7 +114,7 @@ class FluencyJudge:
         """
         ids = tokenize(self.tokenizer, texts)
         # some tokenizers write the beginning themselves
-        ids = [(row[1:] if row[:1] == [self.start] else row)[: LONGEST - 1] for row in ids]
+        ids = PackedIds((row[1:] if row[:1] == [self.start] else row)[: LONGEST - 1] for row in ids)
         return token_losses(self.model, self.start, ids)
 
     def perplexity(self, texts: list[str]) -> dict[str, float]:
@@ -181,22 +182,22 @@ class MauveJudge:
         self.path = str(path)
         self.tokenizer, self.model = load_language_model(AutoModel, self.path)
         self.bidirectional = self._is_bidirectional()
-        self._references: tuple[list[str], torch.Tensor] | None = None  # the last ones, for they are usually the same
+        self._references: tuple[Sequence[str], torch.Tensor] | None = None  # the last ones, usually the same again
 
     @torch.no_grad()
-    def states(self, texts: list[str]) -> torch.Tensor:
+    def states(self, texts: Sequence[str]) -> torch.Tensor:
         """Features [N, H]: the last token's state, or the mean over tokens where the model is bidirectional."""
         longest = min(LONGEST, context(self.model))
-        ids = [row[:longest] or [0] for row in tokenize(self.tokenizer, texts)]
+        ids = PackedIds(row[:longest] or [0] for row in tokenize(self.tokenizer, texts))
         found = []
         for begin in range(0, len(ids), 64):
             rows, mask = (x.to(self.model.device) for x in pad(ids[begin : begin + 64], 0))
             hidden = self.model(input_ids=rows, attention_mask=mask.long()).last_hidden_state
             last, mean = hidden[torch.arange(len(rows)), mask.sum(1) - 1], (hidden * mask[..., None]).sum(1)
-            found.append(mean / mask.sum(1, keepdim=True) if self.bidirectional else last)
-        return torch.cat(found).cpu()
+            found.append((mean / mask.sum(1, keepdim=True) if self.bidirectional else last).cpu())
+        return torch.cat(found)
 
-    def mauve(self, texts: list[str], references: list[str]) -> float:
+    def mauve(self, texts: Sequence[str], references: Sequence[str]) -> float:
         """MAUVE, 0 to 1, between as many texts as references, the first of each."""
         import mauve
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -128,7 +128,7 @@ class Scorer:
             "word_histogram": metrics.word_histogram(texts),
         } | ({"self_bleu": metrics.self_bleu(texts[:SELF_BLEU_TEXTS])} if len(texts) > 1 else {})
 
-    def _mauve(self, texts: list[str], references: list[str]) -> dict:
+    def _mauve(self, texts: Sequence[str], references: Sequence[str]) -> dict:
         return {} if self.mauve is None else {"mauve": self.mauve.mauve(texts, references)}
 
     def _hits(self, texts: list[str], targets: dict[str, str]) -> tuple[list[bool], str]:

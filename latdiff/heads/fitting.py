@@ -136,12 +136,15 @@ def accuracy_by_noise(
     generator, found = torch.Generator().manual_seed(head.random_state), {}
     for time in NOISE_TIMES:
         alpha2 = alpha2_at("cosine", torch.full((len(latents),), time))
-        z = add_noise(latents.cpu(), torch.randn(latents.shape, generator=generator), alpha2).to(latents)
-        if head.noise_aware or estimate is None:
-            guessed = head.log_prob(z, log_snr(alpha2)).argmax(1)
-        else:
-            x0 = torch.cat([estimate(part, alpha2[0].item()) for part in z.split(BATCH)])
-            guessed = head.log_prob(x0).argmax(1)
+        parts = add_noise(latents.cpu(), torch.randn(latents.shape, generator=generator), alpha2).split(BATCH)
+        guessed = torch.cat([_guess(head, part.to(latents), alpha2[: len(part)], estimate).cpu() for part in parts])
         sigma = (1 - alpha2[0]).sqrt().item()
-        found[f"{sigma:.2f}"] = float(accuracy_score(labels, head.classes_[guessed.cpu().numpy()]))
+        found[f"{sigma:.2f}"] = float(accuracy_score(labels, head.classes_[guessed.numpy()]))
     return found
+
+
+def _guess(head: AttributeHead, z: Tensor, alpha2: Tensor, estimate: Estimate | None) -> Tensor:
+    """Indices [B] of the likeliest classes of noised latents [B, L, D]."""
+    if head.noise_aware or estimate is None:
+        return head.log_prob(z, log_snr(alpha2)).argmax(1)
+    return head.log_prob(estimate(z, alpha2[0].item())).argmax(1)

@@ -6,6 +6,7 @@ which is how classifier-free guidance learns, and asks for, the unconditional mo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,7 +35,7 @@ class Labels:
     index: Tensor
 
     @classmethod
-    def of(cls, labels: list[str], classes: list[str]) -> Labels:
+    def of(cls, labels: Sequence[str], classes: list[str]) -> Labels:
         """Of labels [B], all of which are among the classes [C]."""
         order = {label: 1 + i for i, label in enumerate(classes)}
         return cls(torch.tensor([order[label] for label in labels]))

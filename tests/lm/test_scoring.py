@@ -30,3 +30,13 @@ def test_a_larger_vocabulary_is_read_in_smaller_pieces(monkeypatch, vocabulary, 
     model.register_forward_hook(lambda _, inputs, outputs: sizes.append(tuple(outputs.logits.shape[:2])))
     token_losses(model, 0, [[3] * length for length in (3, 12, 0, 5, 4, 1, 1)])
     assert sizes == expected
+
+
+def test_full_precision_is_for_one_text_at_a_time(monkeypatch):
+    """Its copies of all logits of a batch would be several times as large as they are."""
+    model, sizes = gpt2(), []
+    own = torch.nn.functional.cross_entropy
+    monkeypatch.setattr(scoring.F, "cross_entropy", lambda logits, *given, **settings: (
+        sizes.append(logits.numel()) or own(logits, *given, **settings)))
+    token_losses(model, 0, [[3] * length for length in (3, 9, 5)])
+    assert max(sizes) == 9 * V

@@ -9,7 +9,6 @@ import pytest
 import torch
 from latdiff.recipes import train_denoiser, train_perceiver
 from runs import Interrupted, assert_equal, cached, weights
-from safetensors.torch import load_file
 from sentence_models import TEXTS, lay_out
 from writing_runs import finished_run
 
@@ -77,7 +76,7 @@ def break_off(monkeypatch, stage, before):
 
 def test_a_run_leaves_a_codec_its_latents_and_its_figures(whole):
     folder = whole / "checkpoints" / "codec"
-    assert [file.name for file in (folder / "train").iterdir()] == ["latents.safetensors"]
+    assert [file.name for file in (folder / "train").iterdir()] == ["latents"]
     figures = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["reconstruction"]
     assert figures["n"] == 4 and figures["decoding"] == "greedy"
     assert set(figures["bleu_under_noise"]) == {"0.25", "0.5", "1.0"} and 0 <= figures["bleu"] <= 100
@@ -147,7 +146,7 @@ def test_a_codec_that_was_interrupted_is_the_same_in_the_end(whole, recipe, monk
     expected = whole / "checkpoints" / "codec"
     for part in ("codec", "codec/adapter"):
         assert_equal(weights(recipe().folder / part), weights(expected / part))
-    assert_equal(*(load_file(place / "train" / "latents.safetensors") for place in (recipe().folder, expected)))
+    assert_equal(*(weights(place / "train" / "latents") for place in (recipe().folder, expected)))
 
 
 def test_looking_at_drafts_and_texts_changes_nothing_in_what_is_trained(whole, recipe):

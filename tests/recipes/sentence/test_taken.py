@@ -32,7 +32,7 @@ def test_another_checkpoints_codec_is_taken_and_learns_where_these_texts_end(fin
     figures = json.loads((mine.folder / "metrics.json").read_text(encoding="utf-8"))["meaning"]
     assert figures["adopted_from"] == "checkpoints/codec" and figures["n"] == 2
     assert figures["end_of_text"] > figures["end_of_text_before"]
-    assert [file.name for file in (mine.folder / "train").iterdir()] == ["latents.safetensors"]
+    assert [file.name for file in (mine.folder / "train").iterdir()] == ["latents"]
     assert len(open_checkpoint(mine.folder)("size", num_samples=2).texts) == 2
     with pytest.raises(DataError, match=r"data\.max_tokens is 40, but the codec of checkpoints/codec writes 24 tokens"):
         train_sentence.main(finished("name=x", "sentence.path=checkpoints/codec", "data.max_tokens=40"), quiet=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from latdiff.recipes import train_denoiser, train_sentence
-from latdiff.recipes.writing import WritingLoss
+from latdiff.recipes.writing import RAW, WritingLoss, encoded
 from runs import Interrupted, cached, weights
 from sentence_models import KINDS, LABELS, TEXTS
 from sentence_runs import assert_same_codec, nats, words
@@ -37,7 +37,7 @@ def pipe(whole, monkeypatch):
 
 def test_a_run_leaves_a_codec_its_latents_and_its_figures(whole, recipe):
     folder = whole / "checkpoints" / "codec"
-    assert [file.name for file in (folder / "train").iterdir()] == ["latents.safetensors"]
+    assert [file.name for file in (folder / "train").iterdir()] == ["latents"]
     assert {file.name for file in folder.iterdir()} == {"codec", "train", "metrics.json", "recipe.yaml"}
     figures = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["meaning"]
     assert figures["n"] == 4 and figures["decoding"] == "sampled" and figures["dtype"]
@@ -74,6 +74,7 @@ def test_more_training_makes_texts_likelier(recipe):
 def test_texts_go_on_from_first_words(recipe, capsys):
     started = recipe("data.condition=start", "name=started")
     train_denoiser.main(started, quiet=True)
+    assert [file.name for file in (started.folder / "train").iterdir()] == ["latents"]  # sources are trained with alone
     pipe = open_checkpoint("checkpoints/started")
     pipe.set_progress_bar_config(disable=True)
     assert pipe.codec.continues and pipe.denoiser.config.source_dim == 16
@@ -183,7 +184,7 @@ def test_a_codec_that_was_interrupted_is_the_same_in_the_end(whole, recipe, inte
     train_sentence.main(recipe(), quiet=True)
     assert interrupt.starts == [0, 3 if stopped_before >= 3 else 0]
     assert_same_codec(recipe().folder, whole / "checkpoints" / "codec")
-    assert [file.name for file in (recipe().folder / "train").iterdir()] == ["latents.safetensors"]
+    assert [file.name for file in (recipe().folder / "train").iterdir()] == ["latents"]
 
 
 def test_looking_at_texts_changes_nothing_in_what_is_trained(whole, recipe):
@@ -212,16 +213,21 @@ def test_cached_vectors_are_those_of_the_same_texts_and_encoder(recipe, monkeypa
     codec, folder, calls = train_sentence.build(recipe()), Path("run"), []
     own = type(codec).vectors
     monkeypatch.setattr(type(codec), "vectors", lambda *given, **more: calls.append(1) or own(*given, **more))
-    first = train_sentence.encoded(folder, codec, TEXTS[:5], quiet=True)
-    assert torch.equal(first, train_sentence.encoded(folder, codec, TEXTS[:5], quiet=True)) and len(calls) == 1
-    other = train_sentence.encoded(folder, codec, TEXTS[5:10], quiet=True)
+
+    def cached(texts):
+        found = encoded(folder, codec.encoder_weights, codec.vectors, texts, quiet=True)
+        return found[range(len(found))]
+
+    first = cached(TEXTS[:5])
+    assert torch.equal(first, cached(TEXTS[:5])) and len(calls) == 1
+    other = cached(TEXTS[5:10])
     assert not torch.equal(other, first) and len(calls) == 2
     with torch.no_grad():
         codec.encoder.get_input_embeddings().weight.mul_(2)
-    assert not torch.equal(train_sentence.encoded(folder, codec, TEXTS[5:10], quiet=True), other) and len(calls) == 3
-    cache = folder / train_sentence.VECTORS
+    assert not torch.equal(cached(TEXTS[5:10]), other) and len(calls) == 3
+    (cache,) = (folder / RAW).glob("*.safetensors")
     cache.write_bytes(cache.read_bytes()[:-9])
-    train_sentence.encoded(folder, codec, TEXTS[5:10], quiet=True)
+    cached(TEXTS[5:10])
     assert len(calls) == 4
 
 
