@@ -15,6 +15,7 @@ RANKS = {
     "schedule": 0,
     "stopping": 0,
     "threads": 0,
+    "processes": 1,
     "muon": 0,
     "worlds": 1,
     "precision": 1,
