@@ -28,8 +28,8 @@ def refuse_several(why: str) -> None:
 def launched() -> Iterator[PartialState]:
     """The processes that were begun together, and this one's place and device among them; one may be alone.
 
-    Enter it before a model is loaded, which is then put on this process' own GPU. A process whose partner has ended
-    meanwhile raises UserError.
+    Enter it before a model is loaded, which is then put on this process' own GPU. Raises UserError in a process that
+    waits for one that has ended.
     """
     import torch
     from accelerate import PartialState
@@ -42,8 +42,8 @@ def launched() -> Iterator[PartialState]:
     except RuntimeError as error:
         if not several or not _of_a_lost_partner(error):
             raise
-        raise UserError(f"another of the processes has ended ({first_line(error)}); what it says stands above. The "
-                        "same command goes on") from None
+        raise UserError("the other processes cannot be reached: one has ended, which may say above why, or the network "
+                        f"failed ({first_line(error)}); give the same command again") from None
     state.destroy_process_group()
 
 
