@@ -32,7 +32,7 @@ from benchmarks.rivals import ClassModel, Writer, read_prompts
 from benchmarks.starts import check_unseen, starts_of
 from benchmarks.table import Table, title
 from latdiff.checkpoints import folder_of
-from latdiff.cli.sampling import guide_words, read_guides
+from latdiff.cli.guides import guide_words, read_guides
 from latdiff.data.corpus import load_labelled
 from latdiff.data.splits import Split
 from latdiff.errors import UserError, nearest, plain_errors

@@ -1,6 +1,6 @@
-"""The processes that do one job together, as `accelerate launch` and torchrun begin them; one process by itself, else.
+"""The processes that do one job together, as `accelerate launch` and torchrun begin them; else one process by itself.
 
-Every process comes to the same collective calls in the same order. The main one alone writes files and prints.
+All processes have to come to the same collective calls in the same order. The main one alone writes files and prints.
 """
 
 from __future__ import annotations
@@ -11,21 +11,25 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from typing import TypeVar
-
-import torch
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
-from torch import Tensor
+from typing import TYPE_CHECKING, TypeVar
 
 from latdiff.errors import UserError, first_line
 
-LONGEST_WAIT = timedelta(hours=3)  # for what the main process does alone, such as measuring what was trained
+if TYPE_CHECKING:  # loads torch
+    from accelerate import PartialState
+
+LONGEST_WAIT = timedelta(days=1)  # for the others; where one has died, the launcher ends them all
 T = TypeVar("T")
 
 
 class ProcessError(UserError):
     """Processes that cannot go on together, in one sentence."""
+
+
+def refuse_several(why: str) -> None:
+    """Raise ProcessError where a launcher has begun more processes than one."""
+    if _several():
+        raise ProcessError(f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {why}")
 
 
 def processes() -> PartialState:
@@ -34,14 +38,34 @@ def processes() -> PartialState:
     Raises:
         ProcessError: When the others cannot be reached.
     """
-    with _peers():
+    from accelerate import PartialState
+
+    with peers():
         return PartialState(cpu=_on_processors(), timeout=LONGEST_WAIT)
 
 
-def _on_processors() -> bool:
-    """Whether several processes have no GPUs between them, which accelerate wants to be told."""
-    asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
-    return asked or (os.environ.get("WORLD_SIZE", "1") != "1" and not torch.cuda.is_available())
+@contextlib.contextmanager
+def launched() -> Iterator[PartialState]:
+    """The processes that were begun together; within the block, one that waits for one that has ended says so.
+
+    Enter it before a model is loaded, which is then put on this process's own GPU.
+    """
+    with peers():
+        state = processes()
+        yield state
+    state.destroy_process_group()
+
+
+@contextlib.contextmanager
+def peers() -> Iterator[None]:
+    """Raise ProcessError, a sentence, where a collective call fails because another process has ended."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not _several() or not _of_a_lost_partner(error):
+            raise
+        raise ProcessError(f"the other processes cannot be reached: one has ended, which may say above why, or the "
+                           f"network failed ({first_line(error)}); the same command goes on") from None
 
 
 def is_main() -> bool:
@@ -73,15 +97,17 @@ def silent_but_main() -> Iterator[None]:
 
 def wait_for_everyone() -> None:
     """Go on when every process has come here. Raises ProcessError when one cannot come any more."""
-    with _peers():
+    with peers():
         processes().wait_for_everyone()
 
 
 def agreed(value: T) -> T:
     """The main process's value in every process, so that all take the same way."""
+    from accelerate.utils import broadcast_object_list
+
     if processes().num_processes == 1:
         return value
-    with _peers():
+    with peers():
         return broadcast_object_list([value])[0]
 
 
@@ -91,61 +117,31 @@ def own_part(count: int) -> slice:
     return slice(count * index // parts, count * (index + 1) // parts)
 
 
-def sum_over_processes(*values: float | Tensor) -> list[float]:
-    """Sums of scalars."""
-    found = torch.tensor([float(value) for value in values], dtype=torch.float32, device=processes().device)
-    with _peers():
-        torch.distributed.all_reduce(found)
-    return found.tolist()
+def shared(tasks: Sequence[Callable[[], T]]) -> list[T]:
+    """What tasks return, in their order; each of the processes runs some of them, and all get what they return.
 
-
-def summed(value: Tensor) -> Tensor:
-    """The sum of all processes' tensors, in each; gradients flow back to all of them."""
-    from torch.distributed.nn.functional import all_reduce
-
-    with _peers():
-        return all_reduce(value)
-
-
-def sum_gradients(parameters: Sequence[Tensor], *values: float | Tensor) -> list[float]:
-    """Sum the gradients of all processes into each, and values beside them, in one collective call.
-
-    Args:
-        parameters: the same in every process; those that have a gradient nowhere keep none.
-        values: scalars.
-
-    Returns:
-        The values' sums.
+    Every process has to be given the same tasks, none of which waits for other processes.
     """
-    some = [float(parameter.grad is not None) for parameter in parameters]
-    numbers = torch.tensor([*map(float, values), *some], dtype=torch.float32)
-    flat = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    device = parameters[0].device
-    buffer = torch.cat([numbers.to(device), *(one.reshape(-1).float() for one in flat)])
-    with _peers():
-        torch.distributed.all_reduce(buffer)
-    found, held, *parts = buffer.split([len(values), len(some), *(one.numel() for one in flat)])
-    for parameter, part, holders in zip(parameters, parts, held.tolist(), strict=True):
-        if holders:
-            parameter.grad = part.view_as(parameter).to(parameter)
-    return found.tolist()
+    from accelerate.utils import gather_object
+
+    own = [task() for task in tasks[own_part(len(tasks))]]
+    with peers():
+        return list(gather_object(own))
 
 
-def spread(tensors: Sequence[Tensor]) -> None:
-    """Put the main process's values into the tensors of every process."""
-    if processes().num_processes > 1:
-        with _peers(), torch.no_grad():
-            for tensor in tensors:
-                torch.distributed.broadcast(tensor.data, 0)
+def _several() -> bool:
+    return os.environ.get("WORLD_SIZE", "1") != "1"
 
 
-@contextlib.contextmanager
-def _peers() -> Iterator[None]:
-    """Put into a sentence what becomes of a collective call when another process has died."""
-    try:
-        yield
-    except RuntimeError as error:  # of gloo and nccl
-        raise ProcessError(f"another of the processes has ended, and its own message says why (here: "
-                           f"{first_line(error)}); the same command goes on from the last saved step") from error
+def _on_processors() -> bool:
+    """Whether several processes have no GPUs between them: not told so, accelerate lets each be alone."""
+    import torch
+
+    asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
+    return asked or (_several() and not torch.cuda.is_available())
 
 
+def _of_a_lost_partner(error: RuntimeError) -> bool:
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or "gloo" in str(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,10 +71,14 @@ def plain_refusal(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def sole_writer(folder: Path) -> Iterator[None]:
-    """Keep other processes from training into a folder meanwhile; the lock of one that has died keeps nobody out.
+def sole_writer(folder: Path, refusal: str = "") -> Iterator[None]:
+    """Keep other processes from writing into a folder meanwhile; the lock of one that has died keeps nobody out.
 
-    A folder that is made for it and stays empty is removed again.
+    Folders that are made for it and stay empty are removed again.
+
+    Args:
+        folder: to write into.
+        refusal: what to tell another process (default: that something is trained into it).
 
     Raises:
         StorageError: when another process holds the folder, and for one that cannot be written into.
@@ -87,14 +92,13 @@ def sole_writer(folder: Path) -> Iterator[None]:
         try:
             lock.acquire()
         except Timeout:
-            raise StorageError(f"another process is training into {folder}; wait until it has ended, or set name= to "
-                               "train beside it") from None
+            raise StorageError(refusal or f"another process is training into {folder}; wait until it has ended, or set "
+                                          "name= to train beside it") from None
     try:
         yield
     finally:
         if lock.lock_counter == 1:  # the outermost block's
             (folder / LOCK).unlink(missing_ok=True)
         lock.release()
-        if made and not any(folder.iterdir()):
-            for one in made:
-                one.rmdir()
+        for one in itertools.takewhile(lambda one: not any(one.iterdir()), made):
+            one.rmdir()

@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 from transformers.pytorch_utils import Conv1D
 
 from latdiff.bars import without_bars
+from latdiff.collectives import spread, sum_gradients, sum_over_processes
 from latdiff.config import Recipe
 from latdiff.config.sections import SECTIONS
 from latdiff.draws import Draws, SharedDropout
@@ -39,9 +40,6 @@ from latdiff.processes import (
     own_part,
     processes,
     silent_but_main,
-    spread,
-    sum_gradients,
-    sum_over_processes,
     wait_for_everyone,
 )
 from latdiff.resuming import digest_of, load_state, save_state

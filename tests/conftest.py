@@ -149,6 +149,21 @@ def checkpoint(tiny, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def talking(checkpoint, tmp_path_factory):
+    """The folder of a `talkative` pipeline, with the heads of the tiny checkpoint."""
+    import torch
+
+    from latdiff.pipelines.files import open_checkpoint
+
+    pipe, folder = open_checkpoint(checkpoint), tmp_path_factory.mktemp("talking") / "tiny"
+    with torch.no_grad():
+        pipe.autoencoder.features_out[-1].weight.mul_(100)
+    pipe.save_pretrained(folder)
+    shutil.copytree(checkpoint / "heads", folder / "heads")
+    return folder
+
+
 @pytest.fixture
 def latdiff(checkpoint, capsys):
     """latdiff(command, *flags) -> what was printed"""

@@ -108,6 +108,26 @@ def test_a_list_of_generators_pins_every_sample(talkative):
         talkative(num_samples=3, generator=[seeded(), seeded()])
 
 
+@pytest.mark.parametrize("candidates", [1, 2])
+def test_a_call_may_be_made_in_parts(talkative, candidates):
+    asked = {"candidates": candidates, "batch_size": 2}
+    whole = talkative(num_samples=6, generator=seeded(7), **asked)
+    parts = [talkative(num_samples=2, first=first, generator=seeded(7), **asked) for first in (0, 2, 4)]
+    assert len(set(whole.texts)) == 6
+    assert torch.equal(torch.cat([part.latents for part in parts]), whole.latents)
+    assert sum((part.texts for part in parts), []) == whole.texts  # noqa: RUF017
+
+
+@pytest.mark.parametrize("settings, said", [
+    ({"first": -1}, "first is -1, must be 0 or more"), ({"first": 0.5}, "first is 0.5, must be a whole number"),
+    ({"first": 2, "keep": 0.5}, "keep is 0.5, which chooses among all that one call draws"),
+    ({"first": 2, "generator": [torch.Generator()]}, "generator is a list, which pins every sample"),
+])
+def test_a_part_that_cannot_be(pipe, settings, said):
+    with pytest.raises(UserError, match=said):
+        pipe(**settings)
+
+
 def test_a_generator_goes_on_from_call_to_call(pipe):
     generator = seeded()
     first, second = (pipe(generator=generator).latents for _ in range(2))

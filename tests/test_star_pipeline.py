@@ -77,6 +77,7 @@ def test_a_text_depends_on_its_seed_and_place_alone(pipe):
     whole = pipe(FIRST, generator=seeded(), max_new_tokens=8)
     assert pipe(FIRST, generator=seeded(), max_new_tokens=8, batch_size=1).texts == whole.texts
     assert pipe(FIRST[:2], generator=seeded(), max_new_tokens=8).texts == whole.texts[:2]
+    assert pipe(FIRST[2:], generator=seeded(), max_new_tokens=8, first=2).texts == whole.texts[2:]
     assert pipe(FIRST, generator=seeded(7), max_new_tokens=8).texts != whole.texts
     alone = [pipe(one, generator=[seeded(place)], max_new_tokens=8).texts[0] for place, one in enumerate(FIRST)]
     assert pipe(FIRST, generator=[seeded(place) for place in range(3)], max_new_tokens=8).texts == alone

@@ -119,6 +119,9 @@ def test_a_folder_that_stays_empty_is_removed_and_no_other(tmp_path):
     with sole_writer(tmp_path / "new"):
         Path(tmp_path / "new" / "recipe.yaml").touch()
     assert (tmp_path / "new" / "recipe.yaml").exists()
+    with sole_writer(tmp_path / "some" / "parts"):
+        Path(tmp_path / "some" / "whole.txt").touch()
+    assert [path.name for path in (tmp_path / "some").iterdir()] == ["whole.txt"]
     with pytest.raises(ValueError), sole_writer(tmp_path / "other"):
         raise ValueError
     assert not (tmp_path / "other").exists()

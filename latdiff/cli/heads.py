@@ -13,6 +13,7 @@ from pathlib import Path
 from latdiff.cli.options import check_limit, command_of
 from latdiff.errors import UserError, shown
 from latdiff.heads.defaults import DEFAULT_ALPHA, DEFAULT_C, FEATURES
+from latdiff.processes import refuse_several
 
 MOST_TOO_LONG = 0.1  # share of texts, beyond which there is a warning
 
@@ -35,6 +36,7 @@ def add_fit_head(commands) -> None:
 
 
 def run_fit_head(options: argparse.Namespace) -> None:
+    refuse_several("`latdiff fit-head` works in one process; leave the launcher out")
     from latdiff.data.corpus import load_labelled
 
     if not re.fullmatch(r"\w[\w.-]{0,59}", options.name):

@@ -11,8 +11,10 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
+from accelerate import PartialState
 from diffusers import DiffusionPipeline
 
 from latdiff.checkpoints import class_of, folder_of
@@ -43,7 +45,15 @@ from latdiff.evaluation.report import (
     write_json,
     writer,
 )
-from latdiff.evaluation.rows import Evaluation, by_class, denoising, reconstruction, reranked, unsteered
+from latdiff.evaluation.rows import (
+    Evaluation,
+    Sections,
+    by_class,
+    denoising,
+    reconstruction,
+    reranked,
+    unsteered,
+)
 from latdiff.evaluation.scoring import Scorer
 from latdiff.heads.attribute import AttributeHead
 from latdiff.heads.files import label_heads
@@ -51,16 +61,26 @@ from latdiff.pipelines.files import load_for_commands
 from latdiff.pipelines.latent import LatentTextDiffusionPipeline
 from latdiff.pipelines.output import check_guides
 from latdiff.precision import default_device
+from latdiff.processes import launched, shared
 
 LATENT, OTHER, MODEL, FILE = "a latent pipeline", "another pipeline", "a language model", "a file of texts"
 TAKEN_BY = dict.fromkeys(("samplers", "scale", "sweep_scale", "guidance_scale", "decode", "keep"), (LATENT,)) | {
     "recipe": (OTHER, MODEL, FILE), "rerank": (OTHER, MODEL), "top_p": (MODEL,), "text_column": (FILE,),
 }  # options that only some kinds of generator know
-Measure = tuple[Callable[[int], dict], dict]  # seed -> figures, and what is the same for all seeds
+Measure = tuple[Callable[[int], Sections], dict]  # what measures at a seed, and what is the same for all seeds
 
 
 def run(options: argparse.Namespace) -> None:
-    """`latdiff evaluate`: measure, write the document, draw it, print its summary."""
+    """`latdiff evaluate`: measure, write the document, draw it, print its summary.
+
+    Of several processes each measures some of the rows, and the main one writes and prints.
+    """
+    with launched() as state:
+        options.quiet = options.quiet or not state.is_main_process
+        _run(options, state)
+
+
+def _run(options: argparse.Namespace, state: PartialState) -> None:
     place = Path(options.checkpoint)
     kind = _kind(place)
     _check(options, kind)
@@ -68,14 +88,18 @@ def run(options: argparse.Namespace) -> None:
         here = place.is_dir() and Path(options.given).expanduser().is_dir()
         options.json = place / "metrics.json" if here else Path(f"{Path(options.given).name}.json")
     older_figures(options.json)  # refuses to replace a file of another kind
-    check_writable(options.json)
+    if state.is_main_process:
+        check_writable(options.json)
     began = time.monotonic()
     measure, document = (_measure_pipeline if kind == LATENT else _measure_texts)(options, place)
     seeds = list(range(options.seed, options.seed + options.seeds))
-    measured = averaged([measure(seed) for seed in seeds])
+    measured = averaged(_measured([measure(seed) for seed in seeds]))
+    if not state.is_main_process:
+        return
     trained = training_figures(place) if place.is_dir() else {}
     what = {"checkpoint": Path(options.given).name, "seeds": seeds, "machine": machine()}
     what |= {"data": Path(options.data).name} if options.data else {}
+    what |= {"processes": state.num_processes} if state.num_processes > 1 else {}  # the pace of each is its own
     document = trained | what | document | measured
     document["evaluation_minutes"] = round((time.monotonic() - began) / 60, 2)
     write_json(options.json, document)
@@ -83,6 +107,14 @@ def run(options: argparse.Namespace) -> None:
     if kind == LATENT and options.json.resolve() == (place / "metrics.json").resolve():
         write_card(place)
     print(summary(document), f"-> {options.json}", sep="\n")
+
+
+def _measured(documents: list[Sections]) -> list[dict]:
+    """Documents with the rows of their sections, which the processes share."""
+    rows = iter(shared([one for sections in documents for tasks in sections.values() for one in tasks]))
+    listed = ([row] if isinstance(row, dict) else row for row in rows)
+    return [{name: [row for of_one in itertools.islice(listed, len(tasks)) for row in of_one]
+             for name, tasks in sections.items()} for sections in documents]
 
 
 def _kind(place: Path) -> str:
@@ -135,7 +167,7 @@ def _measure_pipeline(options: argparse.Namespace, folder: Path) -> Measure:
     if recipe.data.reads_source and not any(pipe.codec.fits(scorer.corpus.valid_conditions)):
         raise UserError(f"{recipe.data.source}: every unseen source is longer than the autoencoder reads")
 
-    def measure(seed: int) -> dict:
+    def measure(seed: int) -> Sections:
         evaluation = Evaluation(pipe, scorer, options.num_samples, seed, keep)
         return evaluation.everything(heads, samplers, options.scale, options.sweep_scale,
                                      options.guidance_scale or (1.0, 2.0))
@@ -172,14 +204,14 @@ def _measure_texts(options: argparse.Namespace, place: Path) -> Measure:
         raise UserError(f"{place} is conditioned on the classes {', '.join(generator.classes)}, but those of the "
                         f"corpus that it is held against are: {classes}; name the recipe that it was trained with")
 
-    def measure(seed: int) -> dict:
+    def measure(seed: int) -> Sections:
         asked = generator, scorer, options.num_samples, seed
-        found: dict = {"unconditional": [unsteered(*asked)]}
+        found: Sections = {"unconditional": [partial(unsteered, *asked)]}
         if generator.classes:
-            found["by_class"] = by_class(*asked)
+            found["by_class"] = [partial(by_class, *asked)]
         if codec is not None:
             sets = [*([head] for head in heads), *map(list, itertools.combinations(heads, 2))]
-            found["reranked"] = reranked(*asked, codec, sets, k)
+            found["reranked"] = [partial(reranked, *asked, codec, sets, k)]
         return found
 
     return measure, _of_all_seeds(scorer, options)

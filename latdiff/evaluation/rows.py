@@ -31,6 +31,7 @@ NOISE_LEVELS = (0.25, 0.5, 1.0)
 DENOISING_TIMES = tuple(number / 20 for number in range(2, 20))  # of the noise schedule
 MOST_COMBINATIONS = 100  # of labels, that are measured of two heads; two of a hundred labels have 10,000
 CANDIDATES = 5  # of which the best is taken, beside a single one
+Sections = dict[str, list[Callable[[], dict | list[dict]]]]  # of a document: what measures a row or some, by itself
 
 
 def reconstruction(
@@ -184,22 +185,23 @@ class Evaluation:
     def everything(
         self, heads: list[AttributeHead], samplers: list[tuple[str, int]], scale: float | None = None,
         sweep: list[float] | None = None, guidance_scales: Sequence[float] = (1.0, 2.0),
-    ) -> dict:
+    ) -> Sections:
         """The document: unconditional samples of each sampler, conditional and steered ones, and pairs of heads.
 
         `sweep`, if given, adds control against fluency at these scales, or, where it is empty, at those around usual.
         """
         corpus = self.scorer.corpus
-        found: dict = {"unconditional": [self.unconditional(name, steps) for name, steps in samplers]}
+        found: Sections = {"unconditional": [partial(self.unconditional, *sampler) for sampler in samplers]}
         if corpus.classes:
-            found["by_class"] = [row for weight in guidance_scales for row in self.by_class(weight)]
+            found["by_class"] = [partial(self.by_class, weight) for weight in guidance_scales]
         elif corpus.valid_conditions:
-            found["by_source"] = [self.by_source(weight, k) for weight in guidance_scales for k in (1, CANDIDATES)]
-        found["guided"] = [row for head in heads for row in self.guided(head, scale)]
+            found["by_source"] = [partial(self.by_source, weight, k) for weight in guidance_scales
+                                  for k in (1, CANDIDATES)]
+        found["guided"] = [partial(self.guided, head, scale) for head in heads]
         if sweep is not None:
-            found["sweep"] = [row for head in heads for row in self.sweep_modes(head, sweep)]
+            found["sweep"] = [partial(self.sweep_modes, head, sweep) for head in heads]
         pairs = itertools.combinations(heads, 2)
-        return found | {"composed": [row for pair in pairs for row in self.composed(list(pair), scale)]}
+        return found | {"composed": [partial(self.composed, list(pair), scale) for pair in pairs]}
 
     def unconditional(self, scheduler: str, steps: int) -> dict:
         """`unsteered` under one scheduler."""

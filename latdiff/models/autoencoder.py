@@ -17,10 +17,11 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
+from latdiff.collectives import summed
 from latdiff.config import NORMALISATIONS
 from latdiff.models.layers import Attention, Block, FeedForward, Norm
 from latdiff.models.saved import SavedModel
-from latdiff.processes import processes, summed
+from latdiff.processes import processes
 
 
 class BatchWhitening(nn.BatchNorm1d):

@@ -21,7 +21,7 @@ from latdiff.models.conditions import Condition, Labels
 from latdiff.models.saved import refuse_gaps
 from latdiff.pipelines.base import CodecPipeline, codec_parts
 from latdiff.pipelines.call import Call, conditions_of, drawn_of, guides_of
-from latdiff.pipelines.defaults import DEFAULT_STRENGTH
+from latdiff.pipelines.defaults import BATCH_SIZE, DEFAULT_STRENGTH
 from latdiff.pipelines.output import TextPipelineOutput, check_guides, chosen, scores
 from latdiff.precision import compute_dtype
 
@@ -85,7 +85,7 @@ class LatentTextDiffusionPipeline(CodecPipeline):
         self, cond: str | Sequence[str] | None = None, num_samples: int | None = None,
         guides: Callable | Sequence[Callable] | None = None, num_inference_steps: int | None = None,
         guidance_scale: float = 1.0, candidates: int = 1, utility: str | Utility = "bleu", keep: float = 1.0,
-        generator: Seeds = None, latents: Tensor | None = None, batch_size: int = 256,
+        generator: Seeds = None, first: int = 0, latents: Tensor | None = None, batch_size: int = BATCH_SIZE,
         decode_options: str | dict | None = None, dtype: str | torch.dtype | None = None, output_type: str = "text",
         return_dict: bool = True, callback_on_step_end: Callable | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
@@ -106,6 +106,8 @@ class LatentTextDiffusionPipeline(CodecPipeline):
             keep: the share of what is drawn that is returned: those whose latents lie nearest to their own texts'
                 (`codec.round_trip`). 0.9 draws a ninth more; on storyworld about half of the broken texts go, or more.
             generator: on any device: text i follows from its seed and i alone. Or a list, one for each text.
+            first: the place of the first text: text i is text first + i of a call for more. So a call may be made in
+                parts, elsewhere or later (docs/guidance.md).
             latents: starting noise [num_samples * candidates, L, D] in place of a draw.
             batch_size: how many texts at once are denoised, decoded and scored.
             decode_options: how the decoder writes: "greedy", "ld4lg" (beam search), or what `codec.generate` takes,
@@ -143,6 +145,9 @@ class LatentTextDiffusionPipeline(CodecPipeline):
         if output_type == "latent" and (keep < 1 or candidates > 1):
             raise UserError("output_type is 'latent', but keep and candidates choose among texts; leave them out, or "
                             "take output_type='text'")
+        if first and keep < 1:
+            raise UserError(f"first is {first}, but keep is {keep:g}, which chooses among all that one call draws; "
+                            "leave one of them out")
         if candidates > 1:
             most_agreed([], utility)  # refuses an unknown one before the first step
         asked = num_samples * (1 if conditions is None else len(conditions))
@@ -152,7 +157,7 @@ class LatentTextDiffusionPipeline(CodecPipeline):
         samples = (num_samples if several else drawn) * candidates
         run = self._prepare(
             guides, num_inference_steps, cond, samples, guidance_scale, generator, batch_size, decode_options, dtype,
-            output_type, callback_on_step_end, callback_on_step_end_tensor_inputs,
+            output_type, callback_on_step_end, callback_on_step_end_tensor_inputs, first * candidates,
         )
         shape = (drawn * candidates, *self.codec.latent_shape)
         if latents is None:
@@ -293,7 +298,7 @@ class LatentTextDiffusionPipeline(CodecPipeline):
 
     def _prepare(
         self, guides, num_inference_steps, cond, samples: int, guidance_scale, generator, batch_size, decode_options,
-        dtype, output_type, callback, tensors,
+        dtype, output_type, callback, tensors, first: int = 0,
     ) -> Call:
         """Everything that can be wrong before the first step; `samples` are of each condition."""
         guides = [] if guides is None else guides_of(guides)
@@ -323,8 +328,8 @@ class LatentTextDiffusionPipeline(CodecPipeline):
         condition, rows, sources = self._conditions(cond, samples)
         count = len(rows) or samples
         dtype = compute_dtype(self.config.dtype if dtype is None else dtype, self._execution_device.type)
-        return Call(steps, guides, options, condition, rows, sources, streams(generator, count), batch_size, dtype,
-                    callback, tensors, output_type)
+        return Call(steps, guides, options, condition, rows, sources, streams(generator, count, first), batch_size,
+                    dtype, callback, tensors, output_type)
 
     def _conditions(
         self, cond: Any, samples: int

@@ -112,8 +112,8 @@ class StarPipeline(CodecPipeline):
         self, cond: str | Sequence[str] | None = None, num_samples: int = 1,
         guides: Callable | Sequence[Callable] | None = None, num_inference_steps: int | None = None,
         guidance_scale: float = 1.0, thoughts: int = 1, sentences: int | None = None, renoise: float = 0.05,
-        top_p: float | None = None, max_new_tokens: int | None = None, generator: Seeds = None, batch_size: int = 64,
-        return_dict: bool = True,
+        top_p: float | None = None, max_new_tokens: int | None = None, generator: Seeds = None, first: int = 0,
+        batch_size: int = 64, return_dict: bool = True,
     ) -> StarPipelineOutput | tuple:
         """Go on from the first words of texts.
 
@@ -130,6 +130,7 @@ class StarPipeline(CodecPipeline):
             top_p: 1 is ancestral sampling; less, nucleus sampling (default: the checkpoint's).
             max_new_tokens: at most; nor does a text outgrow the language model's context.
             generator: on any device: text i follows from its seed and i alone. Or a list, one for each text.
+            first: the place of the first text, as of any pipeline.
             batch_size: how many texts at once, times the thoughts.
             return_dict: False for a tuple of what the output holds.
 
@@ -147,21 +148,21 @@ class StarPipeline(CodecPipeline):
         check_whole("batch_size", batch_size)
         words = () if cond is None else conditions_of(cond)
         given = [one for one in ([words] if isinstance(words, str) else words) for _ in range(num_samples)]
-        ids, own = self.ids(given), streams(generator, len(given))
+        ids, own = self.ids(given), streams(generator, len(given), first)
         written: list[list[int]] = []
         plans: list[Tensor] = []
         cut: list[bool] = []
         with torch.inference_mode(False), torch.no_grad():  # a guide may differentiate through what is read
             for start in range(0, len(given), batch_size):
                 part = slice(start, start + batch_size)
-                more, first, broken = self._write(run, ids[part], own[part])
-                written, plans, cut = written + more, [*plans, first], cut + broken
+                more, planned, broken = self._write(run, ids[part], own[part])
+                written, plans, cut = written + more, [*plans, planned], cut + broken
             latents = torch.cat(plans)
         warn_of_strain(latents, run.heads)
         texts = [self._text(*row) for row in zip(given, ids, written, strict=True)]
         out = StarPipelineOutput(
             texts=texts, latents=latents, scores=scores(latents, run.heads, batch_size), cut=cut,
-            continuations=[text[len(first) :].strip() for text, first in zip(texts, given, strict=True)],
+            continuations=[text[len(lead) :].strip() for text, lead in zip(texts, given, strict=True)],
         )
         self.maybe_free_model_hooks()
         return out if return_dict else (out.texts, out.latents, out.scores, out.cut, out.continuations)

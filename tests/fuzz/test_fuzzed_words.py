@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from strategies import odd_texts, texts
 
 from latdiff.cli import parser
+from latdiff.cli.guides import _target_and_scale, guide_words, read_guides
 from latdiff.cli.heads import _regularisation
 from latdiff.cli.options import _seed
-from latdiff.cli.sampling import _target_and_scale, guide_words, read_guides
 from latdiff.config import SCHEDULERS, sampler_words
 from latdiff.errors import UserError
 from latdiff.evaluation.command import _judges, _rerank_words

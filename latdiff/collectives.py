@@ -1,0 +1,58 @@
+"""Sums over the processes of a training, of scalars, of gradients, and of what gradients flow through."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from latdiff.processes import peers, processes
+
+
+def sum_over_processes(*values: float | Tensor) -> list[float]:
+    """Sums of scalars."""
+    found = torch.tensor([float(value) for value in values], dtype=torch.float32, device=processes().device)
+    with peers():
+        torch.distributed.all_reduce(found)
+    return found.tolist()
+
+
+def summed(value: Tensor) -> Tensor:
+    """The sum of all processes' tensors, in each; gradients flow back to all of them."""
+    from torch.distributed.nn.functional import all_reduce
+
+    with peers():
+        return all_reduce(value)
+
+
+def sum_gradients(parameters: Sequence[Tensor], *values: float | Tensor) -> list[float]:
+    """Sum the gradients of all processes into each, and values beside them, in one collective call.
+
+    Args:
+        parameters: the same in every process; those that have a gradient nowhere keep none.
+        values: scalars.
+
+    Returns:
+        The values' sums.
+    """
+    some = [float(parameter.grad is not None) for parameter in parameters]
+    numbers = torch.tensor([*map(float, values), *some], dtype=torch.float32)
+    flat = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    device = parameters[0].device
+    buffer = torch.cat([numbers.to(device), *(one.reshape(-1).float() for one in flat)])
+    with peers():
+        torch.distributed.all_reduce(buffer)
+    found, held, *parts = buffer.split([len(values), len(some), *(one.numel() for one in flat)])
+    for parameter, part, holders in zip(parameters, parts, held.tolist(), strict=True):
+        if holders:
+            parameter.grad = part.view_as(parameter).to(parameter)
+    return found.tolist()
+
+
+def spread(tensors: Sequence[Tensor]) -> None:
+    """Put the main process's values into the tensors of every process."""
+    if processes().num_processes > 1:
+        with peers(), torch.no_grad():
+            for tensor in tensors:
+                torch.distributed.broadcast(tensor.data, 0)
