@@ -120,7 +120,7 @@ class Run:
         )
         if recipe.wandb_project:
             by_main(begin_wandb)(self.accelerate, recipe, stage)
-        self.device, self.recipe_seed = self.accelerate.device, recipe.seed
+        self.device, self.seed = self.accelerate.device, recipe.seed
         self.start, self.minutes = 0, 0.0
 
     def prepare(self, objective: nn.Module, texts: Iterable[str], trained: nn.Module | None = None,
@@ -164,7 +164,7 @@ class Run:
 
         The resume state is saved under way, at the end, and when the process is asked to stop, which then ends.
         """
-        began, steps = time.monotonic() - 60 * self.minutes, self.settings.steps
+        self.began, steps = time.monotonic() - 60 * self.minutes, self.settings.steps
         warmup = getattr(self.settings, "warmup_steps", WARMUP_STEPS)
         self.bar = progress_bar(self.start, steps, self.stage, self.quiet)
         STOPPING.in_loop = True
@@ -172,11 +172,9 @@ class Run:
             self.step, self.rows = step, order[step]
             self._check_share()
             set_learning_rate(self.optimizers, self.settings.learning_rate, step, steps, warmup)
-            self.minutes = (time.monotonic() - began) / 60
             yield step, self.rows
             stop = self._asked_to_stop()
             if self.due(getattr(self.settings, "save_every", SAVE_EVERY)) or stop or step + 1 == steps:
-                self.minutes = (time.monotonic() - began) / 60
                 self.save(step + 1)
             if stop:
                 self.bar.close()
@@ -202,7 +200,7 @@ class Run:
     def draws(self) -> Draws:
         """The step's random numbers, for this process's rows."""
         count = len(self.rows)
-        return Draws(step_generator(self.recipe_seed, self.step), count, own_part(count))
+        return Draws(step_generator(self.seed, self.step), count, own_part(count))
 
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
@@ -234,6 +232,7 @@ class Run:
     @by_main
     def save(self, step: int) -> None:
         """Write the resume state, to go on from a step."""
+        self.minutes = (time.monotonic() - self.began) / 60
         save_state(self.state, step, {"model": self.trained}, self.optimizers, self.ema, self.minutes, self.texts)
 
     def update(self, loss: Tensor) -> None:

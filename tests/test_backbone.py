@@ -125,7 +125,7 @@ def test_texts_of_several_lengths_are_written_as_the_whole_model_writes_them(our
 def test_the_share_of_texts_that_a_model_copies(saved, ours, rows, monkeypatch):
     """Random weights copy nothing; then the decoder writes two of the four texts and breaks another."""
     tokenizer = load_backbone(str(saved))[0]
-    texts = tokenizer.batch_decode(rows, skip_special_tokens=True)  # as the tokenizer spells them
+    texts = tokenizer.batch_decode(list(rows), skip_special_tokens=True)  # as the tokenizer spells them
     assert copied_share(ours, tokenizer, texts) == 0
     start = ours.config.decoder_start_token_id
 

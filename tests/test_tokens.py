@@ -164,7 +164,7 @@ def test_every_character_of_the_texts_is_known_as_it_stands(tmp_path):
     tokenizer = train_vocabulary(texts, tmp_path, 300)
     ids = tokenize(tokenizer, texts)
     assert unknown_share(tokenizer, ids) == 0
-    assert tokenizer.batch_decode(ids, skip_special_tokens=True) == texts
+    assert tokenizer.batch_decode(list(ids), skip_special_tokens=True) == texts
 
 
 def test_a_character_that_sentencepiece_keeps_for_itself_is_the_only_one_that_is_not_known(tmp_path):

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="
 
 
 def test_a_process_is_watched_at_its_peak():
-    held = memory.watched([sys.executable, "-c", "x = bytearray(b'x') * 2**26; del x; import time; time.sleep(0.2)"])
+    held = memory.watched([sys.executable, "-c", "import time; x = bytearray(b'x') * 2**26; time.sleep(1); del x"])
     assert 64 < held["anonymous_mb"] < held["peak_mb"] < 200 and held["seconds"] > 0.2
 
 

@@ -74,6 +74,7 @@ def test_one_training_that_fails_costs_none_beside_it(run, tmp_path):
     folder = tmp_path / "work" / "checkpoints" / "rows-as-it-is-0" / "autoencoder"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{", encoding="utf-8")
+    (folder / "model.safetensors").touch()
     with pytest.raises(UserError, match=r"1 of 2 trainings failed\nrows-as-it-is-0: "):
         run("--jobs", "2")
     document = json.loads((tmp_path / "work" / "sweep.json").read_text(encoding="utf-8"))
