@@ -18,12 +18,24 @@ def sum_over_processes(*values: float | Tensor) -> list[float]:
     return found.tolist()
 
 
+class _Summed(torch.autograd.Function):
+    """The sum of all processes' tensors, whose gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(context, value: Tensor) -> Tensor:
+        total = value.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context, gradient: Tensor) -> Tensor:
+        return _Summed.apply(gradient.contiguous())
+
+
 def summed(value: Tensor) -> Tensor:
     """The sum of all processes' tensors, in each; gradients flow back to all of them."""
-    from torch.distributed.nn.functional import all_reduce
-
     with peers():
-        return all_reduce(value)
+        return _Summed.apply(value)
 
 
 def sum_gradients(parameters: Sequence[Tensor], *values: float | Tensor) -> list[float]:
