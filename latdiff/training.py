@@ -38,6 +38,7 @@ from latdiff.processes import (
     by_main,
     is_main,
     own_part,
+    peers,
     processes,
     silent_but_main,
     wait_for_everyone,
@@ -207,8 +208,19 @@ class Run:
         """Within the block, models compute in the run's dtype, and dropout is that of the whole batch."""
         count = len(getattr(self, "rows", ()))
         several = processes().num_processes > 1
-        with self.accelerate.autocast(), SharedDropout(count, own_part(count)) if several else contextlib.nullcontext():
+        dropout = SharedDropout(count, own_part(count)) if several else contextlib.nullcontext()
+        with self._saved_when_alone(), self.accelerate.autocast(), dropout:
             yield
+
+    @contextlib.contextmanager
+    def _saved_when_alone(self) -> Iterator[None]:
+        """Save the steps before this one where another process has ended meanwhile, which raises ProcessError."""
+        try:
+            with peers():
+                yield
+        except ProcessError:
+            self.save(self.step)
+            raise
 
     def share(self, loss: Tensor, counts: Sequence[int] | Tensor | None = None) -> Tensor:
         """What this process's mean counts for in the whole batch's, whose value is the sum over processes.
@@ -245,9 +257,10 @@ class Run:
             TrainingError: For a loss or a gradient that is not finite, before any weight is changed by it.
             ProcessError: When another process has ended; the steps before are saved.
         """
-        self.accelerate.backward(loss)
-        if processes().num_processes > 1:
-            loss = self._sum_up(loss)
+        with self._saved_when_alone():
+            self.accelerate.backward(loss)
+            if processes().num_processes > 1:
+                loss = self._sum_up(loss)
         norm = self.accelerate.clip_grad_norm_(self.trained.parameters(), 1.0)
         if not torch.isfinite(loss.detach() + norm):
             self._refuse_step(loss.item(), float(norm))
@@ -259,15 +272,8 @@ class Run:
         report(self.bar, self.accelerate, self.step, loss)
 
     def _sum_up(self, loss: Tensor) -> Tensor:
-        """Sum gradients and losses of all processes, and hear whether one of them was asked to stop; returns the loss.
-
-        Raises ProcessError when one of them has ended.
-        """
-        try:
-            total, asked = sum_gradients(self.parameters, loss.detach(), STOPPING.received)
-        except ProcessError:
-            self.save(self.step)
-            raise
+        """Sum gradients and losses of all processes, hear whether one was asked to stop; returns the loss."""
+        total, asked = sum_gradients(self.parameters, loss.detach(), STOPPING.received)
         self.heard = int(asked and (STOPPING.received or signal.SIGTERM))
         return loss.new_tensor(total)
 

@@ -59,7 +59,7 @@ SETTINGS = ("seed", "data", "backbone", "autoencoder", "train_autoencoder")  # t
 STATE = Path("train/autoencoder.safetensors")
 RAW = Path("train/raw")  # latents before they are whitened
 COPIED_TEXTS = 64  # unseen ones, that the backbone is tried on
-LEAST_COPIED, MOST_TOO_LONG, MOST_UNKNOWN = 0.3, 0.1, 0.01  # shares of texts and of pieces, beyond which is a warning
+LEAST_COPIED, MOST_TOO_LONG, MOST_UNKNOWN = 0.3, 0.1, 0.01  # shares of texts and pieces that are warned of
 
 
 class ReconstructionLoss(nn.Module):

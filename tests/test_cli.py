@@ -271,3 +271,16 @@ def test_check_config_prints_every_problem(tiny):
         cli.main(["check-config", str(tiny.recipe), "sed=3", "denoiser.heads=5", "data.max_tokens=x"])
     assert str(error.value).startswith("error: ")
     assert str(error.value).count("\n  - ") == 2  # what belongs together is checked once each part is right
+
+
+def test_of_several_processes_the_first_alone_does_what_they_do_not_share(monkeypatch, capsys):
+    for rank, printed in (("0", True), ("1", False)):
+        monkeypatch.setenv("RANK", rank)
+        cli.main(["check-config", "storyworld"])
+        assert bool(capsys.readouterr().out) == printed
+
+
+def test_an_error_of_one_of_several_processes_names_it(monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit, match=r"process 1: error: .*no recipe"):
+        cli.main(["train-ae", "nowhere"])

@@ -65,11 +65,13 @@ def test_a_run_goes_on_with_another_number_of_processes(soak, alone, begun):
     assert losses(folder) == pytest.approx(losses(alone(RESUMED)), abs=1e-4)
 
 
-def test_a_process_that_dies_ends_the_others_with_a_sentence_and_loses_no_step(soak, alone, begun):
-    folder = begun(RESUMED)
-    codes = together(soak, RESUMED, folder, 2, at=(1, 3, signal.SIGKILL))
+@pytest.mark.parametrize("name, stage", [("train-diffusion", "denoiser"), ("train-ae", "autoencoder")])
+def test_a_process_that_dies_ends_the_others_with_a_sentence_and_loses_no_step(soak, alone, begun, name, stage):
+    """Whether they wait for it with their gradients, or, in whitening, for its rows."""
+    job, folder = ALL[name], begun(ALL[name])
+    codes = together(soak, job, folder, 2, at=(1, 3, signal.SIGKILL))
     assert codes == [1, -signal.SIGKILL]
-    with safe_open(folder / "checkpoints" / "tiny" / "train" / "denoiser.safetensors", "pt") as state:
+    with safe_open(folder / "checkpoints" / "tiny" / "train" / f"{stage}.safetensors", "pt") as state:
         assert int(state.metadata()["step"]) == 4
-    assert together(soak, RESUMED, folder, 1) == [0]
-    assert losses(folder) == pytest.approx(losses(alone(RESUMED)), abs=1e-4)
+    assert together(soak, job, folder, 1) == [0]
+    assert losses(folder) == pytest.approx(losses(alone(job)), abs=1e-4)
