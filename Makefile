@@ -74,7 +74,7 @@ soak: install ## kill every recipe 200 times in all, and compare what comes out 
 	$(PY) tests/soak/kills.py --json docs/lab/results/soak-kills.json $(ARGS)
 
 soak-fuzz: install ## FUZZ_EXAMPLES inputs (100,000) for every parser; hours: it replaces docs/lab/results/soak-fuzz.json
-	FUZZ=soak $(PY) -m pytest tests/fuzz --quiet --no-header $(ARGS)
+	FUZZ=soak $(PY) -m pytest tests/fuzz --numprocesses auto --maxprocesses 4 --dist worksteal --quiet --no-header $(ARGS)
 
 lint: install ## style, likely mistakes and types
 	$(PY) -m ruff check .

@@ -19,7 +19,7 @@ settings.register_profile("fuzz-short", max_examples=25, derandomize=True, **COM
 settings.register_profile("fuzz-soak", max_examples=int(os.environ.get("FUZZ_EXAMPLES", 100_000)), print_blob=True,
                           phases=[Phase.explicit, Phase.generate, Phase.shrink], **COMMON)
 settings.load_profile("fuzz-soak" if SOAK else "fuzz-short")
-ROWS = []
+ROWS, ROW = [], "fuzz"  # what was found, and the name by which a test's report carries it
 
 
 @pytest.fixture(scope="session")
@@ -39,22 +39,27 @@ def pytest_runtest_call(item):
         raise
     finally:
         if Path(__file__).parent in item.path.parents and (failure or hasattr(item.obj, "hypothesis")):
-            ROWS.append({"target": f"{item.path.stem}::{item.name}", "examples": bounds.EXAMPLES[name] - before,
-                         "seconds": round(time.perf_counter() - began, 1), "failure": failure})
-            if SOAK:
-                _report(item.config.get_terminal_writer(), ROWS[-1])
+            row = {"target": f"{item.path.stem}::{item.name}", "examples": bounds.EXAMPLES[name] - before,
+                   "seconds": round(time.perf_counter() - began, 1), "failure": failure}
+            item.user_properties.append((ROW, row))  # travels to the process that reports, where there are several
 
 
-def pytest_sessionfinish(session):
-    if SOAK and ROWS:
-        from latdiff.evaluation.report import machine
+def pytest_runtest_logreport(report):
+    rows = [row for name, row in report.user_properties if name == ROW]
+    if SOAK and report.when == "call" and rows and "PYTEST_XDIST_WORKER" not in os.environ:
+        ROWS.extend(rows)
+        _write()
+        for row in rows:
+            print(f"\n{row['target']}: {row['examples']:,} examples, {row['seconds']} s, "
+                  f"{'FAILED ' + row['failure'].splitlines()[0] if row['failure'] else 'no failure'}")
 
-        found = {"machine": machine(), "examples": sum(row["examples"] for row in ROWS),
-                 "minutes": round(sum(row["seconds"] for row in ROWS) / 60, 1),
-                 "failures": sum(row["failure"] is not None for row in ROWS), "targets": ROWS}
-        RESULTS.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
+def _write():
+    """All rows so far: a soak that is stopped leaves what it has found."""
+    from latdiff.evaluation.report import machine
 
-def _report(out, row):
-    out.line(f"\n{row['target']}: {row['examples']:,} examples, {row['seconds']} s, "
-             f"{'FAILED ' + row['failure'].splitlines()[0] if row['failure'] else 'no failure'}")
+    found = {"machine": machine(), "examples": sum(row["examples"] for row in ROWS),
+             "minutes": round(sum(row["seconds"] for row in ROWS) / 60, 1),
+             "failures": sum(row["failure"] is not None for row in ROWS),
+             "targets": sorted(ROWS, key=lambda row: row["target"])}
+    RESULTS.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
