@@ -11,9 +11,19 @@ import warnings
 from collections.abc import Iterable
 from numbers import Integral
 
+LONGEST = 8_000  # characters of a message
+
 
 class UserError(ValueError):
-    """A mistake in what was given, said in sentences; commands print it instead of a traceback."""
+    """A mistake in what was given, said in sentences; commands print it instead of a traceback.
+
+    Of a message that quotes more than can be read, from a file of somebody else's, the middle is left out.
+    """
+
+    def __init__(self, message: object = ""):
+        said = str(message)
+        half = LONGEST // 2
+        super().__init__(said if len(said) <= LONGEST else f"{said[: half - 5]} ... {said[-half:]}")
 
 
 @contextlib.contextmanager

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
+from latdiff.errors import shown
+
 COUNTS_PARTS = re.compile(r"(layers?|blocks?|depth)$")  # each part holds a weight or more
 SIZES = re.compile(r"(^num_\w+|size|dim|width|heads|experts|d_model|d_ff|d_kv|n_embd|n_inner)$")
 FREE = re.compile(r"theta|_ids?$|position|seed|base$|length|distance|window|_tokens$")  # of which nothing is built
@@ -121,8 +123,8 @@ def _refuse_elsewhere(index: Path) -> None:
     beside = {file.name for file in index.parent.glob("*.safetensors")}
     elsewhere = sorted(map(str, named - beside))
     if elsewhere:
-        raise WeightsError(f"{index.name} names {elsewhere[0]!r}, which is no file of weights beside it; copy the "
-                           "folder again")
+        raise WeightsError(f"{index.name} names {shown(elsewhere[0], 200)}, which is no file of weights beside it; "
+                           "copy the folder again")
 
 
 def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, int]]:

@@ -10,7 +10,7 @@ from peft import LoraConfig
 from transformers import PreTrainedModel
 
 from latdiff.checkpoints import CheckpointError
-from latdiff.errors import first_line
+from latdiff.errors import first_line, shown
 from latdiff.weights import WeightsError, held_in, refuse_others
 
 # settings of peft that may differ from its defaults: those of `add_updates`, and what is merely noted
@@ -50,15 +50,15 @@ def _check_own(folder: Path, rank: int) -> None:
     except (OSError, WeightsError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder} is cut short or damaged: {first_line(error)}; copy it again") from error
     if kind != "LORA" or found != rank:
-        raise CheckpointError(f"{folder} is of kind {kind!r} and rank {found!r}, must be LORA of the codec's rank, "
-                              f"{rank}; copy the codec's own")
+        raise CheckpointError(f"{folder} is of kind {shown(kind)} and rank {shown(found)}, must be LORA of the codec's "
+                              f"rank, {rank}; copy the codec's own")
     if not isinstance(layers, list) or not all(isinstance(one, str) and re.fullmatch(r"[\w.]+", one) for one in layers):
-        raise CheckpointError(f"{folder} has the target_modules {layers!r}, must be a list of names of layers, as "
+        raise CheckpointError(f"{folder} has the target_modules {shown(layers)}, must be a list of names of layers, as "
                               "latdiff saves it; copy the codec's own")
     usual = LoraConfig().to_dict()
     strange = sorted(key for key, value in given.items() if key not in OWN and value and value != usual.get(key))
     if strange:
-        raise CheckpointError(f"{folder} sets {strange[0]}, which latdiff never does; copy the codec's own")
+        raise CheckpointError(f"{folder} sets {shown(strange[0])}, which latdiff never does; copy the codec's own")
     if {weight.shape[:1] for name, weight in held.items() if ".lora_A." in name} != {(rank,)}:
         raise CheckpointError(f"{folder} holds no low-rank updates of rank {rank}; copy the codec's own")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from latdiff.checkpoints import CheckpointError
-from latdiff.errors import first_line
+from latdiff.errors import first_line, shown
 
 LIBRARIES = ("latdiff", "diffusers", "transformers")
 MOST_STEPS = 100_000  # of a noise schedule, or to sample in: far more than any has
@@ -45,16 +45,16 @@ def named_parts(folder: Path) -> dict[str, list]:
     index = folder / "model_index.json"
     named = _read(index)
     if not isinstance(named.get("_class_name"), str):
-        raise CheckpointError(f"{index} names the class {named.get('_class_name')!r}, must be one of latdiff's, which "
-                              "runs no code of a checkpoint")
+        raise CheckpointError(f"{index} names the class {shown(named.get('_class_name'))}, must be one of latdiff's, "
+                              "which runs no code of a checkpoint")
     parts = {part: value for part, value in named.items() if isinstance(value, list) and value[:1] != [None]}
     for part, value in parts.items():
         if not part.isidentifier():
-            raise CheckpointError(f"{index} names a part {part!r}, must be the name of a folder beside it; copy the "
-                                  "checkpoint again, or take another")
+            raise CheckpointError(f"{index} names a part {shown(part)}, must be the name of a folder beside it; copy "
+                                  "the checkpoint again, or take another")
         if len(value) != 2 or not all(isinstance(one, str) for one in value) or value[1].startswith(("Auto", "_")):
-            raise CheckpointError(f"{index} says that {part} is {value}, must be a library and a class of it; copy the "
-                                  "checkpoint again, or take another")
+            raise CheckpointError(f"{index} says that {part} is {shown(value)}, must be a library and a class of "
+                                  "it; copy the checkpoint again, or take another")
         library = value[0].partition(".")[0] if value[0].startswith("latdiff.") else value[0]
         if library not in LIBRARIES and library not in sys.modules:
             raise CheckpointError(f"{index} says that {part} is of {library}, which is none of {', '.join(LIBRARIES)}; "
@@ -83,5 +83,5 @@ def _read(file: Path) -> dict[str, Any]:
 def _check_steps(file: Path, settings: dict[str, Any], name: str) -> None:
     steps = settings.get(name, 1)
     if not isinstance(steps, int) or not 1 <= steps <= MOST_STEPS:
-        raise CheckpointError(f"{file} has {name} {steps!r}, must be a whole number from 1 to {MOST_STEPS:,}; copy the "
-                              "checkpoint again, or take another")
+        raise CheckpointError(f"{file} has {name} {shown(steps)}, must be a whole number from 1 to {MOST_STEPS:,}; "
+                              "copy the checkpoint again, or take another")
