@@ -23,6 +23,7 @@ from latdiff.config import Recipe, recipe_from_command_line
 from latdiff.data.corpus import Corpus, load_corpus
 from latdiff.data.tokens import IGNORED, labels_of, pad, short_enough, tokenize
 from latdiff.errors import plain_errors
+from latdiff.evaluation.card import write_baseline_card
 from latdiff.evaluation.judges import FluencyJudge
 from latdiff.lm import class_prefix, load_tokenizer
 from latdiff.models.backbone import BackboneError, fast_attention
@@ -75,8 +76,10 @@ def write(run: Run, tokenizer, unseen: list[str]) -> None:
     save_whole(folder, "model.safetensors", tokenizer.save_pretrained, model.save_pretrained)
     run.state.unlink(missing_ok=True)
     found = FluencyJudge(folder).perplexity(unseen)
-    print(f"perplexity of {len(unseen):,} unseen texts: {found['tokens']:.2f} a token, mean of the texts' own "
-          f"{found['texts']:.2f}; {run.settings.steps} steps in {run.minutes:.1f} minutes -> {folder}")
+    measured = (f"perplexity of {len(unseen):,} unseen texts: {found['tokens']:.2f} a token, mean of the texts' own "
+                f"{found['texts']:.2f}; {run.settings.steps} steps in {run.minutes:.1f} minutes")
+    write_baseline_card(folder, "causal language model", "AutoModelForCausalLM", f"Measured: {measured}.")
+    print(f"{measured} -> {folder}")
 
 
 def prefixes(recipe: Recipe, corpus: Corpus, tokenizer, fits: list[bool]) -> list[list[int]]:

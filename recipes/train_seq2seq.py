@@ -22,6 +22,7 @@ from latdiff.data.corpus import Corpus, load_corpus
 from latdiff.data.packed import PackedIds
 from latdiff.data.tokens import IGNORED, labels_of, pad, tokenize
 from latdiff.errors import UserError, plain_errors
+from latdiff.evaluation.card import write_baseline_card
 from latdiff.evaluation.metrics import require_packages
 from latdiff.evaluation.report import write_json
 from latdiff.evaluation.scoring import Pairs
@@ -79,8 +80,10 @@ def measure(recipe: Recipe, run: Run, tokenizer, corpus: Corpus) -> None:
     write_json(folder / "metrics.json", document)
     save_whole(folder, "model.safetensors", tokenizer.save_pretrained, model.save_pretrained)
     run.state.unlink(missing_ok=True)
-    print(f"BLEU {figures['bleu']:.1f}, SARI {figures['sari']:.1f}, {figures['n']:,} unseen sources; "
-          f"{run.settings.steps} steps in {run.minutes:.1f} minutes -> {folder}")
+    measured = (f"BLEU {figures['bleu']:.1f}, SARI {figures['sari']:.1f}, {figures['n']:,} unseen sources; "
+                f"{run.settings.steps} steps in {run.minutes:.1f} minutes")
+    write_baseline_card(folder, "T5 that writes from source texts", "AutoModelForSeq2SeqLM", f"Measured: {measured}.")
+    print(f"{measured} -> {folder}")
 
 
 def pair_loss(model, source: Tensor, source_mask: Tensor, ids: Tensor, mask: Tensor) -> Tensor:

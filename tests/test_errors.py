@@ -22,6 +22,6 @@ def test_a_message_keeps_its_beginning_and_its_advice_whatever_it_quotes():
 ])
 def test_what_an_index_names_is_quoted_in_short(tmp_path, index):
     (tmp_path / "model_index.json").write_text(index % ("x" * 20_000))
-    with pytest.raises(UserError, match="model_index.json .*xxx.*must be") as raised:
+    with pytest.raises(UserError, match=r"model_index\.json .*xxx.*must be") as raised:
         open_checkpoint(tmp_path)
     assert len(str(raised.value)) < 600

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
@@ -67,12 +68,29 @@ The first five, unchosen and unsteered:
 {%- endif %}
 
 """
+BASELINE = """---
+{{ card_data }}
+---
+
+# {{ folder.name }}
+
+A {{ what }}, trained from scratch by latdiff on {{ recipe.data.source }} (`recipe.yaml`, seed {{ recipe.seed }}) for \
+comparison with latent diffusion on the same texts. transformers opens it:
+
+    from transformers import AutoTokenizer, {{ auto }}
+
+    model = {{ auto }}.from_pretrained("{{ folder }}")
+    tokenizer = AutoTokenizer.from_pretrained("{{ folder }}")
+
+{{ measured }}
+"""
 CONDITIONS = {"label": "A CLASS", "text": "A source text.", "prefix": "A first sentence.", "start": "The first words"}
 CAPTIONS = {
     "lengths": "The line of each sampler should follow the area of the unseen texts.",
     "reconstruction": "The later the lines fall, the more error of the denoiser the decoder forgives.",
     "denoising": "Where the error falls from 1 to near 0, sampling decides what a text says.",
 }
+TAGS = "text-generation", "latent-diffusion", "text-diffusion"
 COLUMNS = {"mode": "", "scale": ".4g"} | dict.fromkeys(
     ("success", "worst", "validity", "slot_tv_floors", "perplexity", "distinct"), ".3f")
 
@@ -96,11 +114,30 @@ def write_card(folder: Path) -> None:
     ).save(folder / "README.md")
 
 
-def card_data(recipe: Recipe) -> ModelCardData:
+def write_baseline_card(folder: Path, what: str, auto: str, measured: str) -> None:
+    """Write the README.md of a model that is no latent diffusion: what it is, and how to open it.
+
+    Args:
+        folder: The model's, with its recipe.yaml.
+        what: What it is, e.g. "causal language model".
+        auto: The class of transformers that opens it, e.g. AutoModelForCausalLM.
+        measured: A sentence with what training measured.
+    """
+    recipe = load_recipe(str(folder / "recipe.yaml"), saved=True)
+    place = Path(folder.name) if folder.is_absolute() else folder
+    ModelCard.from_template(
+        card_data(recipe, "transformers", ["text-generation"]), template_str=BASELINE, recipe=recipe, folder=place,
+        what=what, auto=auto, measured=measured,
+    ).save(folder / "README.md")
+
+
+def card_data(recipe: Recipe, library: str = "latdiff", tags: Sequence[str] = TAGS) -> ModelCardData:
     """The front matter of a recipe's card. It names no licence, for the recipe knows none.
 
     Args:
         recipe: The checkpoint's recipe.
+        library: That opens the checkpoint.
+        tags: By which the hub finds it.
 
     Returns:
         Tags, the ids of the hub's data sets among its sources, and the language where latdiff writes the texts.
@@ -108,8 +145,7 @@ def card_data(recipe: Recipe) -> ModelCardData:
     sources = recipe.data.source, *recipe.data.extra_sources
     ids = [HUB_ID.fullmatch(source) for source in sources if not Path(source).expanduser().exists()]
     return ModelCardData(
-        library_name="latdiff", pipeline_tag="text-generation",
-        tags=["text-generation", "latent-diffusion", "text-diffusion"],
+        library_name=library, pipeline_tag="text-generation", tags=list(tags),
         datasets=[found[1] for found in ids if found] or None,
         language="en" if sources == ("storyworld",) else None,
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from latdiff.recipes import train_ar
 from runs import Interrupted, assert_equal, weights
 
@@ -81,3 +82,13 @@ def test_a_condition_of_a_language_model_is_read_and_not_learnt(tiny):
     with torch.no_grad():
         nats = -judge.model(inputs).logits.log_softmax(-1).gather(-1, ids[..., None])[..., 0]
     assert both.item() == pytest.approx((nats[0, 2:].sum() + nats[1, :3].sum()).item() / 6, rel=1e-4)
+
+
+def test_the_card_opens_the_model(recipe):
+    train_ar.main(recipe(), quiet=True)
+    card = ModelCard.load("checkpoints/tiny-ar/README.md")
+    assert card.data.library_name == "transformers" and card.data.tags == ["text-generation"]
+    assert card.text.startswith("\n# tiny-ar\n") and "Measured: perplexity of" in card.text
+    lines = [line.strip() for line in card.text.splitlines() if line.startswith("    ")]
+    exec("\n".join(lines), opened := {})
+    assert opened["model"].config.vocab_size == len(opened["tokenizer"])

@@ -30,6 +30,9 @@ def test_it_is_measured_on_unseen_sources_with_all_of_their_texts(recipe):
     (row,) = document["by_source"]
     assert (row["n"], row["references"]) == (3, 2.0)
     assert {"bleu", "sari", "sources_as_they_are", "unchanged"} <= set(row) and len(row["samples"]) == 3
+    card = Path("checkpoints/tiny-seq2seq/README.md").read_text(encoding="utf-8")
+    assert "AutoModelForSeq2SeqLM.from_pretrained(\"checkpoints/tiny-seq2seq\")" in card
+    assert "Measured: BLEU" in card and "3 unseen sources" in card
 
 
 def test_more_steps_learn_the_pairs_better(recipe, monkeypatch):
