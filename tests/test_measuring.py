@@ -267,6 +267,14 @@ def test_a_judge_that_cannot_judge(refused, reviews, tmp_path, rows_of):
     assert not (tmp_path / "m.json").exists()
 
 
+def test_a_judges_column_is_missed_before_a_pipeline_loads(refused, reviews, checkpoint, tmp_path, rows_of):
+    copy = shutil.copytree(checkpoint, tmp_path / "copy")
+    (copy / "denoiser" / "diffusion_pytorch_model.safetensors").write_bytes(b"damaged")
+    labelled = f"tense={reviews(rows_of(['past', 'present']))}:stars"
+    said = refused("evaluate", "--json", tmp_path / "m.json", "--judge", labelled, folder=copy)
+    assert "column 'stars'" in said
+
+
 @pytest.mark.parametrize("content", ["{oops", "[]"])
 def test_figures_that_cannot_be_added_to(refused, tmp_path, content):
     file = tmp_path / "metrics.json"

@@ -90,8 +90,8 @@ def _run(options: argparse.Namespace, state: PartialState) -> None:
     older_figures(options.json)  # refuses to replace a file of another kind
     if state.is_main_process:
         check_writable(options.json)
-    began = time.monotonic()
-    measure, document = (_measure_pipeline if kind == LATENT else _measure_texts)(options, place)
+    began, labelled = time.monotonic(), list(_labelled(options.judge))
+    measure, document = (_measure_pipeline if kind == LATENT else _measure_texts)(options, place, labelled)
     seeds = list(range(options.seed, options.seed + options.seeds))
     measured = averaged(_measured([measure(seed) for seed in seeds]))
     if not state.is_main_process:
@@ -153,7 +153,7 @@ def _check(options: argparse.Namespace, kind: str) -> None:
     require_packages()
 
 
-def _measure_pipeline(options: argparse.Namespace, folder: Path) -> Measure:
+def _measure_pipeline(options: argparse.Namespace, folder: Path, labelled: list) -> Measure:
     """How our own pipeline is measured, against the corpus that it was trained on."""
     pipe = load_for_commands(folder, options.quiet)
     recipe = recipe_asked_for(folder / "recipe.yaml", options.given, options.data)
@@ -163,7 +163,7 @@ def _measure_pipeline(options: argparse.Namespace, folder: Path) -> Measure:
     heads, keep = label_heads(folder), 1.0 if options.keep is None else options.keep
     samplers = options.samplers or [f"{recipe.sampling.scheduler}:{pipe.config.num_inference_steps}", "renoise:25"]
     samplers = [sampler_words(text) for text in samplers]
-    scorer = _scorer(options, recipe, heads)
+    scorer = _scorer(options, recipe, heads, labelled)
     if recipe.data.reads_source and not any(pipe.codec.fits(scorer.corpus.valid_conditions)):
         raise UserError(f"{recipe.data.source}: every unseen source is longer than the autoencoder reads")
 
@@ -181,7 +181,7 @@ def _measure_pipeline(options: argparse.Namespace, folder: Path) -> Measure:
     }
 
 
-def _measure_texts(options: argparse.Namespace, place: Path) -> Measure:
+def _measure_texts(options: argparse.Namespace, place: Path, labelled: list) -> Measure:
     """How anything else that writes texts is, against the recipe's corpus that lies beside it or is named."""
     own = place / "recipe.yaml"
     if not (options.recipe or own.exists()):
@@ -198,7 +198,7 @@ def _measure_texts(options: argparse.Namespace, place: Path) -> Measure:
         codec.to(default_device())
         for head in heads:
             check_guides(codec, [head.toward(head.classes_[0])])
-    scorer = _scorer(options, recipe, heads)
+    scorer = _scorer(options, recipe, heads, labelled)
     if generator.classes and sorted(generator.classes) != sorted(scorer.corpus.classes):
         classes = ", ".join(scorer.corpus.classes) or "none"
         raise UserError(f"{place} is conditioned on the classes {', '.join(generator.classes)}, but those of the "
@@ -239,13 +239,13 @@ def _rerank_words(text: str) -> tuple[Path, int]:
     return Path(folder), count
 
 
-def _scorer(options: argparse.Namespace, recipe: Recipe, heads: list[AttributeHead]) -> Scorer:
+def _scorer(options: argparse.Namespace, recipe: Recipe, heads: list[AttributeHead], labelled: list) -> Scorer:
     if options.bert_score and not recipe.data.reads_source:
         raise UserError(f"--bert-score compares what is written for source texts, but data.condition of the recipe is "
                         f"{recipe.data.condition!r}; leave it out")
     corpus = load_corpus(recipe.data, recipe.seed)
     seen = [SeenTexts(recipe.data.condition_column, corpus.classes, corpus.train)] if corpus.classes else []
-    judges = dict(_judges(options.judge, [*seen, *heads]))
+    judges = dict(_judges(labelled, [*seen, *heads]))
     fluency = FluencyJudge(options.fluency) if options.fluency else None
     if fluency and getattr(fluency.model.config, "classes", []):
         raise UserError(f"--fluency {options.fluency}: this language model is conditioned on classes, and hardly knows "
@@ -271,8 +271,8 @@ def _draw(document: dict, path: Path) -> None:
         plot_control(list(of_head), picture(path, f"control-{name}"))
 
 
-def _judges(wanted: list[str], heads: list) -> Iterator[tuple]:
-    """Name and judge of heads, or of the model's classes, fitted on texts that neither has seen."""
+def _labelled(wanted: list[str]) -> Iterator[tuple[str, list[str], list]]:
+    """Whom a judge judges, and the texts and labels that it is fitted on: read before anything that takes longer."""
     for words in wanted:
         name, equals, rest = words.partition("=")
         # a colon only splits off a column where the whole is no file
@@ -281,11 +281,17 @@ def _judges(wanted: list[str], heads: list) -> Iterator[tuple]:
         if not (name and equals and source):
             raise UserError(f"--judge is {shown(words, 200)}, must be HEAD=DATA, HEAD=DATA:COLUMN or "
                             "HEAD=DATA:COLUMN:TEXT_COLUMN, e.g. tone=other.jsonl:stars:review")
+        yield name, *load_labelled(source, texts or "text", column or "label")
+
+
+def _judges(labelled: list[tuple[str, list[str], list]], heads: list) -> Iterator[tuple]:
+    """Name and judge of heads, or of the model's classes, fitted on texts that neither has seen."""
+    for name, texts, labels in labelled:
         known = [head for head in heads if head.name == name]
         if not known:
             there = ", ".join(head.name for head in heads) or "none"
             raise UserError(f"--judge names {shown(name)}; heads and classes of labels there: {there}")
-        yield name, LabelJudge.apart_from(known, *load_labelled(source, texts or "text", column or "label"))
+        yield name, LabelJudge.apart_from(known, texts, labels)
 
 
 def _exists(path: str) -> bool:
