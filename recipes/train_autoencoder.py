@@ -26,6 +26,7 @@ from latdiff.data.corpus import Corpus, DataError, load_corpus
 from latdiff.data.packed import PackedIds
 from latdiff.data.tokens import (
     IGNORED,
+    MOST_TOO_LONG,
     corrupt_spans,
     labels_of,
     lead_in,
@@ -59,7 +60,7 @@ SETTINGS = ("seed", "data", "backbone", "autoencoder", "train_autoencoder")  # t
 STATE = Path("train/autoencoder.safetensors")
 RAW = Path("train/raw")  # latents before they are whitened
 COPIED_TEXTS = 64  # unseen ones, that the backbone is tried on
-LEAST_COPIED, MOST_TOO_LONG, MOST_UNKNOWN = 0.3, 0.1, 0.01  # shares of texts and pieces that are warned of
+LEAST_COPIED, MOST_UNKNOWN = 0.3, 0.01  # shares of texts and pieces that are warned of
 
 
 class ReconstructionLoss(nn.Module):

@@ -7,11 +7,11 @@ import warnings
 import pytest
 import torch
 import yaml
+from denoisers import random_denoiser
 
 from latdiff import LatentTextDiffusionPipeline, cli, load_head, storyworld
 from latdiff.cli.sampling import side_by_side
 from latdiff.codecs.t5 import TextCodec
-from latdiff.models.denoiser import LatentDenoiser
 
 # sample
 
@@ -90,12 +90,7 @@ def test_compare_shows_unsteered_texts_of_the_same_seed(latdiff):
 
 def test_the_command_line_gives_a_conditional_model_its_condition(latdiff, pipe, tmp_path, monkeypatch):
     call = LatentTextDiffusionPipeline.__call__
-    settings = {"codec_digest": pipe.codec.digest, "classes": ["calm", "wild"]}
-    denoiser = LatentDenoiser(3, 4, width=16, depth=1, heads=2, **settings)
-    with torch.no_grad():
-        for parameter in denoiser.parameters():
-            parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
-    pipe.register_modules(denoiser=denoiser)
+    pipe.register_modules(denoiser=random_denoiser(codec_digest=pipe.codec.digest, classes=["calm", "wild"]))
     pipe.save_pretrained(tmp_path)
     rows = latdiff("sample", "--cond", "calm", "--cond", "wild", "--json", folder=tmp_path).splitlines()
     assert [json.loads(row)["cond"] for row in rows] == ["calm", "wild"]

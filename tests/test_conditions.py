@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from denoisers import random_denoiser
 
 from latdiff.models.conditions import Labels, Source
 from latdiff.models.denoiser import LatentDenoiser
@@ -10,23 +11,15 @@ L, D, H = 3, 4, 6
 SNR = torch.tensor([-1.0, 2.0, 0.5])
 
 
-def random_denoiser(**settings):
-    torch.manual_seed(0)
-    model = LatentDenoiser(num_latents=L, latent_dim=D, width=16, depth=2, heads=2, **settings)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.3)
-    return model.eval()
-
-
 def random_source(batch=3, length=5, seed=0):
     features = torch.randn(batch, length, H, generator=torch.Generator().manual_seed(seed))
     return Source(features, torch.arange(length).expand(batch, -1) < torch.tensor([[5], [3], [1]])[:batch])
 
 
 BUILT = {
-    "label": (lambda: random_denoiser(classes=["a", "b"]), lambda: Labels.of(["a", "b", "a"], ["a", "b"])),
-    "text": (lambda: random_denoiser(source_dim=H), random_source),
+    "label": (lambda: random_denoiser(L, D, depth=2, classes=["a", "b"]),
+              lambda: Labels.of(["a", "b", "a"], ["a", "b"])),
+    "text": (lambda: random_denoiser(L, D, depth=2, source_dim=H), random_source),
 }
 
 
@@ -72,7 +65,7 @@ def test_rows_are_taken_as_of_a_tensor(conditional, z, rows):
 
 @torch.no_grad()
 def test_padding_of_a_source_is_not_read(z):
-    denoiser, cond = random_denoiser(source_dim=H), random_source()
+    denoiser, cond = random_denoiser(L, D, depth=2, source_dim=H), random_source()
     spoilt = Source(cond.features.masked_fill(~cond.mask[..., None], 7.0), cond.mask)
     torch.testing.assert_close(denoiser(z, SNR, spoilt), denoiser(z, SNR, cond))
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from denoisers import random_denoiser
 
 from latdiff.models.denoiser import LatentDenoiser
 
@@ -12,13 +13,7 @@ L, D = 3, 4
 
 @pytest.fixture
 def denoiser():
-    """With random weights throughout: a new denoiser's last layer is zero."""
-    torch.manual_seed(0)
-    model = LatentDenoiser(num_latents=L, latent_dim=D, width=16, depth=2, heads=2, codec_digest="abc")
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.3)
-    return model.eval()
+    return random_denoiser(L, D, depth=2, codec_digest="abc")
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@
 import pytest
 import torch
 from accelerate.hooks import ModelHook, add_hook_to_module
+from denoisers import random_denoiser
 from diffusers import DDIMScheduler
 
 from latdiff import AttributeHead, LatentTextDiffusionPipeline
 from latdiff.codecs.t5 import TextCodec
 from latdiff.diffusion.sampling import SchedulerError, make_scheduler
 from latdiff.errors import UserError
-from latdiff.models.denoiser import LatentDenoiser
 
 L, D = 3, 4
 
@@ -28,13 +28,8 @@ def guide(pipe):
 @pytest.fixture
 def conditional(talkative):
     """A pipeline whose denoiser reads a class, with random weights."""
-    torch.manual_seed(0)
-    denoiser = LatentDenoiser(L, D, width=16, depth=1, heads=2, codec_digest=talkative.codec.digest,
-                              classes=["calm", "wild"])
-    with torch.no_grad():
-        for parameter in denoiser.parameters():
-            parameter.normal_(std=0.3)
-    talkative.register_modules(denoiser=denoiser.eval())
+    denoiser = random_denoiser(L, D, codec_digest=talkative.codec.digest, classes=["calm", "wild"])
+    talkative.register_modules(denoiser=denoiser)
     return talkative
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from denoisers import random_denoiser
 from toy_pipes import D, L, random_head, seeded
 
 from latdiff.checkpoints import CheckpointError
@@ -11,7 +12,6 @@ from latdiff.codecs.protocol import Decoded
 from latdiff.codecs.t5 import TextCodec
 from latdiff.diffusion.sampling import make_scheduler
 from latdiff.errors import UserError
-from latdiff.models.denoiser import LatentDenoiser
 from latdiff.pipelines.files import open_checkpoint
 
 
@@ -19,12 +19,7 @@ from latdiff.pipelines.files import open_checkpoint
 def conditional(request, pipe):
     """A pipeline whose denoiser reads a condition, with random weights, and two conditions for it."""
     settings = {"classes": ["calm", "wild"]} if request.param == "label" else {"source_dim": 16}
-    torch.manual_seed(0)
-    denoiser = LatentDenoiser(3, 4, width=16, depth=1, heads=2, codec_digest=pipe.codec.digest, **settings)
-    with torch.no_grad():
-        for parameter in denoiser.parameters():
-            parameter.normal_(std=0.3)
-    pipe.register_modules(denoiser=denoiser.eval())
+    pipe.register_modules(denoiser=random_denoiser(codec_digest=pipe.codec.digest, **settings))
     return pipe, (["calm", "wild"] if request.param == "label" else ["I walked.", "On a wet Monday, Lucy hurried."])
 
 

@@ -6,10 +6,10 @@ import warnings
 
 import pytest
 import torch
+from denoisers import random_denoiser
 from test_storage import hold
 
 from latdiff import LatentTextDiffusionPipeline, cli
-from latdiff.models.denoiser import LatentDenoiser
 
 
 @pytest.fixture(autouse=True)
@@ -34,11 +34,7 @@ def calls(monkeypatch):
 def conditional(talkative, tmp_path):
     """The folder of a pipeline whose texts are conditioned on a class."""
     settings = {"codec_digest": talkative.codec.digest, "classes": ["calm", "wild"]}
-    denoiser = LatentDenoiser(3, 4, width=16, depth=1, heads=2, **settings)
-    with torch.no_grad():
-        for parameter in denoiser.parameters():
-            parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
-    talkative.register_modules(denoiser=denoiser)
+    talkative.register_modules(denoiser=random_denoiser(**settings))
     talkative.save_pretrained(tmp_path / "conditional")
     return tmp_path / "conditional"
 

@@ -15,8 +15,6 @@ from latdiff.errors import UserError, shown
 from latdiff.heads.defaults import DEFAULT_ALPHA, DEFAULT_C, FEATURES
 from latdiff.processes import refuse_several
 
-MOST_TOO_LONG = 0.1  # share of texts, beyond which there is a warning
-
 
 def add_fit_head(commands) -> None:
     command = command_of(commands, "fit-head", run_fit_head, "fit a head on labelled texts")
@@ -51,6 +49,7 @@ def run_fit_head(options: argparse.Namespace) -> None:
     strength = _regularisation(options)
     texts, labels = load_labelled(options.data, options.text_column, options.label_column, options.limit,
                                   classes=not options.number)
+    from latdiff.data.tokens import MOST_TOO_LONG
     from latdiff.heads.attribute import AttributeHead, held_out
     from latdiff.heads.fitting import fit_head
     from latdiff.heads.number import NumberHead

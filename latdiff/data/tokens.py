@@ -26,6 +26,7 @@ SENTENCE_END = re.compile(r"""[.!?…؟।]+["'”’»)\]]*\s+|[。！？]+[」
 LONGEST = 4192  # bytes of a text that sentencepiece counts; it passes over longer ones without a word
 RESERVED = "\u2585"  # ▅, sentencepiece's own: it passes over texts that have one
 AT_ONCE = 1024  # texts that are handed to a tokenizer, which returns far more of them than their ids
+MOST_TOO_LONG = 0.1  # share of texts that may be left out as too long without a warning
 IGNORED = -100  # the label that transformers' losses pass over
 
 

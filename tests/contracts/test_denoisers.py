@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from denoisers import random_denoiser
 
 from latdiff import GaussianDiffusion, LatentDenoiser, make_scheduler, sample
 from latdiff.models.conditions import Labels, Source
@@ -22,12 +23,7 @@ class Exact(torch.nn.Module):
 
 
 def latent_denoiser(**settings):
-    torch.manual_seed(0)
-    model = LatentDenoiser(L, D, width=16, depth=2, heads=2, **settings)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.3)
-    return model.eval()
+    return random_denoiser(L, D, depth=2, **settings)
 
 
 MAKERS = {
