@@ -337,13 +337,21 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, dict]]:
         refuse_pointer(path, file.read(200))
     try:
         table = pyarrow.parquet.ParquetFile(path).read()
-        twice = [column for column, count in Counter(table.column_names).items() if count > 1]
-        if twice:
-            raise DataError(f"{path}: two columns are named {shown(twice[0])}; rename or drop one")
+    except pyarrow.ArrowMemoryError:
+        table = None  # one request was refused, before any of it was in use
+    except Exception as error:
+        raise DataError(f"{path}: is not a readable parquet file: {first_line(error)}") from None
+    if table is None:
+        raise DataError(f"{path}: asks for more memory at once than there is; it is damaged, or too large to be read "
+                        "whole: copy it again, or save its rows as several files in a folder")
+    twice = [column for column, count in Counter(table.column_names).items() if count > 1]
+    if twice:
+        raise DataError(f"{path}: two columns are named {shown(twice[0])}; rename or drop one")
+    try:
         return enumerate(table.to_pylist(), 1)
-    except (DataError, MemoryError):
+    except MemoryError:
         raise
-    except Exception as error:  # pyarrow raises many kinds, and so does Python, of what its values cannot hold
+    except Exception as error:  # Python's types cannot hold all that pyarrow's do
         raise DataError(f"{path}: is not a readable parquet file: {first_line(error)}") from None
 
 

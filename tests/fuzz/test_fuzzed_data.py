@@ -91,6 +91,23 @@ def test_bytes_with_faults(folder, ending, data):
     read_all(written(folder, ending, data.draw(st.one_of(mutated(KEPT[ending]), st.binary(max_size=40)))))
 
 
+def test_a_page_of_parquet_that_claims_a_gigabyte(folder):
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table({"text": [f"Text {n}." for n in range(12)]}), buffer,
+                                use_dictionary=False, write_statistics=False)
+    page = bytes.fromhex("1500 159802 159801")  # a data page of 140 bytes, packed into 76
+    whole, claiming = buffer.getvalue(), bytes.fromhex("1500 158080808008 159201")
+    assert whole.count(page) == 1
+    path = written(folder, ".parquet", whole.replace(page, claiming))
+
+    @bounded
+    def read():
+        with pytest.raises(DataError, match=r"asks for more memory at once|Corrupt"):
+            load_texts(str(path))
+
+    read()
+
+
 @given(ending=st.sampled_from([".jsonl.gz", ".csv.gz", ".txt.gz"]), data=st.data())
 @bounded
 def test_faults_below_the_zip(folder, ending, data):
