@@ -43,8 +43,9 @@ class SharedDropout(TorchFunctionMode):
     Masks are drawn for all rows, by torch's global generator on the CPU, as torch's own dropout draws them there.
 
     Args:
-        batch: rows of the whole batch, B; the first dimension of what is dropped out has those of `own`.
-        own: the rows that are here.
+        batch: rows of the whole batch, B.
+        own: the rows that are here. What has as many in its first dimension is taken for rows of the batch; anything
+            else, such as embeddings of positions, has the same mask in every process.
     """
 
     def __init__(self, batch: int, own: slice):
@@ -62,8 +63,9 @@ class SharedDropout(TorchFunctionMode):
     def _dropout(self, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
         if not (training and p):
             return x
-        kept = torch.empty(self.batch, *x.shape[1:], dtype=torch.bool).bernoulli_(1 - p)[self.own]
-        return x * kept.to(x) / (1 - p)
+        of_rows = len(x) == len(range(self.batch)[self.own])
+        kept = torch.empty(self.batch if of_rows else len(x), *x.shape[1:], dtype=torch.bool).bernoulli_(1 - p)
+        return x * (kept[self.own] if of_rows else kept).to(x) / (1 - p)
 
     def _attention(
         self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
@@ -77,4 +79,5 @@ class SharedDropout(TorchFunctionMode):
             attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
         if attn_mask is not None:
             scores = scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
-        return self._dropout(scores.softmax(-1), dropout_p) @ value
+        weights = scores.softmax(-1).nan_to_num()  # torch's are 0 where all keys are masked
+        return self._dropout(weights, dropout_p) @ value

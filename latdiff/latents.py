@@ -14,14 +14,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from latdiff.processes import processes, wait_for_everyone
+from latdiff.processes import everywhere, processes, wait_for_everyone
 from latdiff.storage import StorageError, write_text, written_whole
 
 LATENTS = Path("train/latents")  # below the folder of a run
 INDEX = "index.json"  # of a folder of shards, written last
 ROWS = 8192  # of a shard, which are encoded at once and lost by a kill
 PART = 1024  # rows that are read at once where all are
-OPEN = 256  # files that are held open at once
+OPEN = 64  # files that are held open at once: some systems allow 256 a process
 
 
 class Shards:
@@ -101,7 +101,7 @@ class Latents:
 
 def write_latents(
     folder: Path, codec: str, texts: str, rows: int, encode: Callable[[range], Tensor],
-    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+    progress: Callable[[list[int]], Iterable[int]] = iter,
 ) -> Latents:
     """Encode N texts shard by shard; shards that are there already, of the same codec and texts, stay.
 
@@ -119,9 +119,8 @@ def write_latents(
         StorageError: For a full disk, and for a folder that cannot be written into; the shards before stay.
     """
     found, state, made_of = open_latents(folder, codec, texts), processes(), _made_of(codec, texts, rows, ROWS)
-    wait_for_everyone()  # nothing is written before all have seen what there was
-    if found is not None and len(found) == rows:
-        return found
+    if everywhere(found is not None and len(found) == rows) and found is not None:
+        return found  # nothing is written before all have seen what there was
     numbers = range(state.process_index, _shards(rows, ROWS), state.num_processes)
     for number in progress([one for one in numbers if _begin(folder, one, made_of) is None]):
         latents = encode(range(number * ROWS, min(rows, (number + 1) * ROWS)))
@@ -130,7 +129,7 @@ def write_latents(
     wait_for_everyone()
     if state.is_main_process:
         with safe_open(_file(folder, 0), framework="pt") as file:
-            first = file.get_tensor("latents")[:1]
+            first = file.get_slice("latents")[:1]
         index = made_of | {"shape": list(first.shape[1:]), "dtype": str(first.dtype).removeprefix("torch.")}
         write_text(folder / INDEX, json.dumps(index, indent=2) + "\n")
         for number in count(_shards(rows, ROWS)):  # of a larger training set

@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 
 from latdiff.errors import UserError
+from latdiff.processes import cpu_asked_for
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def default_device() -> str:
-    """"cuda" where there is a GPU, else "cpu"."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """"cuda" where there is a GPU, unless `accelerate launch --cpu` leaves it alone; else "cpu"."""
+    return "cuda" if torch.cuda.is_available() and not cpu_asked_for() else "cpu"
 
 
 def has_fast_bfloat16(device_type: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
@@ -26,6 +27,11 @@ class ProcessError(UserError):
     """Processes that cannot go on together, in one sentence."""
 
 
+def cpu_asked_for() -> bool:
+    """Whether `accelerate launch --cpu` has begun this process, which leaves GPUs alone."""
+    return os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "y", "t", "on")
+
+
 def refuse_several(why: str) -> None:
     """Raise ProcessError where a launcher has begun more processes than one."""
     if _several():
@@ -40,17 +46,24 @@ def processes() -> PartialState:
     """
     from accelerate import PartialState
 
-    with peers():
-        return PartialState(cpu=_on_processors(), timeout=LONGEST_WAIT)
+    try:
+        with peers():
+            return PartialState(cpu=_on_processors(), timeout=LONGEST_WAIT)
+    except ValueError as error:
+        if isinstance(error, UserError) or not _several():
+            raise
+        raise ProcessError(f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but the processes cannot find each other "
+                           f"({first_line(error)}); begin them with torchrun or `accelerate launch`, or unset "
+                           "WORLD_SIZE") from None
 
 
 @contextlib.contextmanager
 def launched() -> Iterator[PartialState]:
     """The processes that were begun together; within the block, one that waits for one that has ended says so.
 
-    Enter it before a model is loaded, which is then put on this process's own GPU.
+    The main one alone prints and warns. Enter it before a model is loaded, which is then put on this process's own GPU.
     """
-    with peers():
+    with peers(), silent_but_main():
         state = processes()
         yield state
     state.destroy_process_group()
@@ -65,7 +78,7 @@ def peers() -> Iterator[None]:
         if not _several() or not _of_a_lost_partner(error):
             raise
         raise ProcessError(f"the other processes cannot be reached: one has ended, which may say above why, or the "
-                           f"network failed ({first_line(error)}); the same command goes on") from None
+                           f"network failed ({_reason(error)}); the same command goes on") from None
 
 
 def is_main() -> bool:
@@ -111,6 +124,14 @@ def agreed(value: T) -> T:
         return broadcast_object_list([value])[0]
 
 
+def everywhere(found: bool) -> bool:
+    """Whether something was found in every process, so that all take the same way; each waits for all."""
+    from accelerate.utils import gather_object
+
+    with peers():
+        return all(gather_object([found]))
+
+
 def own_part(count: int) -> slice:
     """Which of `count` rows are this process's: as many as any other's, give or take one, and neighbours."""
     index, parts = processes().process_index, processes().num_processes
@@ -137,8 +158,12 @@ def _on_processors() -> bool:
     """Whether several processes have no GPUs between them: not told so, accelerate lets each be alone."""
     import torch
 
-    asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
-    return asked or (_several() and not torch.cuda.is_available())
+    return cpu_asked_for() or (_several() and not torch.cuda.is_available())
+
+
+def _reason(error: RuntimeError) -> str:
+    """The first sentence of gloo's or NCCL's message, without the place in their source that it begins with."""
+    return re.sub(r"^\[[^]]*\]\s*", "", first_line(error)).partition(". ")[0].rstrip(".")
 
 
 def _of_a_lost_partner(error: RuntimeError) -> bool:

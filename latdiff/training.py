@@ -150,15 +150,19 @@ class Run:
         if ema is not None:
             ema.to(self.device)
         self.start, self.minutes = load_state(self.state, {"model": self.trained}, self.optimizers, ema, self.texts)
-        self._check_start()
+        self._check_alike()
         return objective
 
-    def _check_start(self) -> None:
-        """Raise ProcessError where this process does not see the resume state that the main one does."""
-        start = agreed(self.start)
-        if start != self.start:
-            raise ProcessError(f"process {processes().process_index} finds step {self.start} in {self.state}, the main "
-                               f"process step {start}; let the folder lie on storage that all machines share")
+    def _check_alike(self) -> None:
+        """Raise ProcessError where this process does not see, or was not given, what the main one was."""
+        own = {f"the step in {self.state}": self.start, "the digest of the training texts": self.texts,
+               "the seed": self.seed, "the dtype": self.dtype, self.section: repr(self.settings)}
+        others = agreed(own)
+        wrong = [f"{name} is {own[name]} here, {value} there" for name, value in others.items() if own[name] != value]
+        if wrong:
+            raise ProcessError(f"process {processes().process_index} differs from the main one: {'; '.join(wrong)}. "
+                               "Give all the same command, with texts and folder on storage that all machines share")
+        wait_for_everyone()  # the main one may come to its end, and delete the state, before others have read it
 
     def steps(self, order: BatchOrder) -> Iterator[tuple[int, list[int]]]:
         """Steps and their batches' rows, from where the run was left to the end.
@@ -178,11 +182,23 @@ class Run:
             if self.due(getattr(self.settings, "save_every", SAVE_EVERY)) or stop or step + 1 == steps:
                 self.save(step + 1)
             if stop:
+                wait_for_everyone()  # a launcher ends the others, the one that saves too, once one has left
                 self.bar.close()
                 raise Stopped(stop, f" after step {step + 1:,} of {steps:,}, which is saved")
-        STOPPING.in_loop = False
+        self._end_loop()
         for tracker in self.accelerate.trackers:
             tracker.finish()
+
+    def _end_loop(self) -> None:
+        """Make all processes' weights those of the main one; raise Stopped where the last save had to be waited for."""
+        STOPPING.in_loop = False
+        stop = STOPPING.received
+        if processes().num_processes > 1:
+            (asked,) = sum_over_processes(stop)
+            stop = int(asked and (stop or signal.SIGTERM))
+            spread([*self.parameters, *(self.ema.shadow_params if self.ema is not None else [])])
+        if stop:
+            raise Stopped(stop, " after the last step, which is saved")
 
     def _check_share(self) -> None:
         """Raise ProcessError for a batch of fewer rows than there are processes."""
@@ -205,12 +221,22 @@ class Run:
 
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
-        """Within the block, models compute in the run's dtype, and dropout is that of the whole batch."""
-        count = len(getattr(self, "rows", ()))
-        several = processes().num_processes > 1
-        dropout = SharedDropout(count, own_part(count)) if several else contextlib.nullcontext()
-        with self._saved_when_alone(), self.accelerate.autocast(), dropout:
+        """Within the block, models compute in the run's dtype, and dropout is of the whole batch."""
+        with self._saved_when_alone(), self.accelerate.autocast(), self._dropout():
             yield
+
+    def _dropout(self) -> contextlib.AbstractContextManager:
+        """Of several processes, the masks of the whole batch; on GPUs, where those would take long, masks of one's own.
+
+        torch's generators have been given the same seed in all of them.
+        """
+        count, index = len(getattr(self, "rows", ())), processes().process_index
+        if processes().num_processes == 1:
+            return contextlib.nullcontext()
+        if self.device.type == "cpu":
+            return SharedDropout(count, own_part(count))
+        torch.get_device_module(self.device).manual_seed(torch.initial_seed() + index)
+        return contextlib.nullcontext()
 
     @contextlib.contextmanager
     def _saved_when_alone(self) -> Iterator[None]:

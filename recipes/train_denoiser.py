@@ -30,7 +30,7 @@ from latdiff.diffusion.sampling import checked_scheduler
 from latdiff.errors import plain_errors
 from latdiff.evaluation.card import write_card
 from latdiff.evaluation.report import update_metrics
-from latdiff.latents import LATENTS, Latents, open_latents, write_latents
+from latdiff.latents import LATENTS, Latents, write_latents
 from latdiff.models.conditions import Labels, Source
 from latdiff.models.denoiser import LatentDenoiser
 from latdiff.pipelines.latent import LatentTextDiffusionPipeline
@@ -92,6 +92,7 @@ def write_pipeline(recipe: Recipe, run: Run, codec: Codec, corpus: Corpus, quiet
     """Save the pipeline with a few samples, its figures and its card."""
     folder, denoiser = recipe.folder, run.finish()
     pipe = pipeline(recipe, codec, denoiser)
+    pipe.set_progress_bar_config(disable=quiet)
     cond = examples(corpus, codec, 20)
     texts = pipe(cond, None if cond else 20, generator=torch.Generator().manual_seed(recipe.seed)).texts
     texts = texts if cond is None else [f"{c} -> {text}" for c, text in zip(cond, texts, strict=True)]
@@ -107,18 +108,18 @@ def write_pipeline(recipe: Recipe, run: Run, codec: Codec, corpus: Corpus, quiet
 
 def cached_latents(recipe: Recipe, codec: Codec, corpus: Corpus, short: list[bool]) -> Latents:
     """Latents of the N training texts that are short enough, from disk, or encoded and put there."""
-    place = recipe.folder / LATENTS, codec.digest, corpus.digest
-    found = open_latents(*place)
-    if found is not None:
-        return found
     texts = PackedTexts(itertools.compress(corpus.train, short))
-    print(f"encoding {len(texts):,} texts once, for all steps to come")
+
+    def announced(shards: list[int]) -> list[int]:
+        if shards:
+            print(f"encoding {len(texts):,} texts once, for all steps to come")
+        return shards
 
     def encoded(rows: range) -> torch.Tensor:
         with autocast(codec.device.type, recipe.dtype):
             return codec.encode(texts[rows.start : rows.stop])
 
-    return write_latents(*place, len(texts), encoded)
+    return write_latents(recipe.folder / LATENTS, codec.digest, corpus.digest, len(texts), encoded, announced)
 
 
 def conditioned(

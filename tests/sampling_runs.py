@@ -12,7 +12,7 @@ EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir")  # audited b
 
 
 def run(flags, folder, kill_at=0, count=None):
-    """The command, killed at the so-manieth event in a folder, or else counting them."""
+    """The command, killed at the n-th event in a folder, or else counting them."""
     from latdiff import cli
     from latdiff.cli import texts
 

@@ -2,7 +2,9 @@
 
 import json
 import os
+import signal
 import socket
+import time
 from pathlib import Path
 
 from soak.kills import Soak, run
@@ -16,7 +18,67 @@ def free_port() -> int:
         return taken.getsockname()[1]
 
 
-def member(job, folder: Path, port: int, index: int, count: int, at: tuple[int, int, int]) -> None:
+def other_weights(index: int) -> None:
+    """Begin with other weights in another process than the main one."""
+    import torch
+
+    from latdiff.training import Run
+
+    prepare = Run.prepare
+
+    def prepared(run, objective, *args, **kwargs):
+        with torch.no_grad():
+            for parameter in objective.parameters():
+                parameter.add_(index)
+        return prepare(run, objective, *args, **kwargs)
+
+    Run.prepare = prepared
+
+
+def other_texts(index: int) -> None:
+    """Read other texts than the main process."""
+    from latdiff import storyworld
+
+    sample = storyworld.sample
+    storyworld.sample = lambda n, seed, **fixed: sample(n, seed + index, **fixed)
+
+
+def latents_unseen(index: int) -> None:
+    """Do not see latents that lie on the disk, the first time, in another process than the main one."""
+    from latdiff import latents
+
+    unseen, opened = [True] * index, latents.open_latents
+    latents.open_latents = lambda *place: None if unseen and unseen.pop() else opened(*place)
+
+
+def slow_to_save(index: int) -> None:
+    """Take longer to save than a launcher waits before it ends the others."""
+    from latdiff import training
+
+    save = training.save_state
+
+    def saved(*args):
+        time.sleep(2)
+        save(*args)
+
+    training.save_state = saved
+
+
+def asked_in_the_last_save(index: int) -> None:
+    """Send the main process SIGTERM while it saves step 6."""
+    from latdiff import training
+
+    save = training.save_state
+
+    def saved(state, step, *args):
+        save(state, step, *args)
+        if step == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    training.save_state = saved
+
+
+def member(job, folder: Path, port: int, index: int, count: int, at: tuple[int, int, int], change) -> None:
     """In a process of its own: one of `count`; the one of index at[0] sends itself signal at[2] at step at[1]."""
     from latdiff import training
 
@@ -36,6 +98,8 @@ def member(job, folder: Path, port: int, index: int, count: int, at: tuple[int, 
             os.kill(os.getpid(), at[2])
 
     training.report, training.progress_bar = report, progress_bar
+    if change:
+        change(index)
     try:
         run(job, folder, kill_at=0)
     except BaseException as error:
@@ -43,15 +107,25 @@ def member(job, folder: Path, port: int, index: int, count: int, at: tuple[int, 
         raise
 
 
-def together(soak: Soak, job, folder: Path, count: int, at: tuple[int, int, int] = (-1, -1, 0)) -> list[int]:
-    """Exit codes of `count` processes that train in a folder."""
+def together(soak: Soak, job, folder: Path, count: int, at: tuple[int, int, int] = (-1, -1, 0), change=None,
+             others=None) -> list[int]:
+    """Exit codes of `count` processes that train in a folder; where one fails, the rest is sent SIGTERM.
+
+    `change` is called with its index in every process before it begins; `others` is what all but the first train.
+    """
     port = free_port()
-    members = [soak.context.Process(target=member, args=(job, folder, port, index, count, at))
-               for index in range(count)]
+    members = [soak.context.Process(target=member, args=(job if index == 0 else others or job, folder, port, index,
+                                                         count, at, change)) for index in range(count)]
     for one in members:
         one.start()
+    until, ended = time.monotonic() + ENDED, False
+    while time.monotonic() < until and any(one.is_alive() for one in members):
+        if not ended and any(one.exitcode for one in members):
+            ended = True
+            for one in members:
+                one.terminate()
+        time.sleep(0.01)
     for one in members:
-        one.join(ENDED)
         one.kill()  # where it still runs
         one.join()
     return [one.exitcode for one in members]

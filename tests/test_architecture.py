@@ -20,7 +20,7 @@ RANKS = {
     "muon": 0,
     "bars": 0,
     "worlds": 1,
-    "precision": 1,
+    "precision": 2,
     "storage": 1,
     "weights": 1,
     "versions": 1,

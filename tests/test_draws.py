@@ -84,3 +84,22 @@ def test_queries_that_share_keys_have_the_dropout_of_the_whole_batch():
     with SharedDropout(6, slice(2, 5)):
         found = F.scaled_dot_product_attention(query[2:5], key[2:5], value[2:5], dropout_p=0.4, enable_gqa=True)
     torch.testing.assert_close(found, whole[2:5])
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_what_has_no_rows_of_the_batch_is_dropped_out_alike_in_all_parts(part):
+    positions = torch.ones(9, 4)
+    torch.manual_seed(1)
+    whole = F.dropout(positions, 0.5)
+    torch.manual_seed(1)
+    with SharedDropout(6, part):
+        assert torch.equal(F.dropout(positions, 0.5), whole)
+
+
+def test_a_query_without_keys_finds_nothing():
+    query, mask = torch.randn(2, 1, 3, 4), torch.ones(2, 1, 3, 3, dtype=torch.bool)
+    mask[1, 0, 2] = False
+    with SharedDropout(4, slice(0, 2)):
+        found = F.scaled_dot_product_attention(query, query, query, mask, dropout_p=1e-9)
+    torch.testing.assert_close(found, F.scaled_dot_product_attention(query, query, query, mask))
+    assert not found[1, 0, 2].any()

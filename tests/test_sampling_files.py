@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from denoisers import random_denoiser
 from test_storage import hold
 
 from latdiff import LatentTextDiffusionPipeline, cli
+from latdiff.cli.output import TextsFile
 
 
 @pytest.fixture(autouse=True)
@@ -180,3 +182,18 @@ def test_a_warning_is_not_given_for_every_chunk(latdiff, talking, tmp_path):
         warnings.simplefilter("always")
         latdiff("sample", "--num-samples", 10, "--output", tmp_path / "texts.txt", folder=talking)
     assert sum("are cut" in str(one.message) for one in caught) == 1
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_settings_stay_where_another_process_may_still_draw(tmp_path, count):
+    state = SimpleNamespace(is_main_process=True, process_index=0, num_processes=count,
+                            wait_for_everyone=lambda: None)
+    file = TextsFile(tmp_path / "texts.txt", {"seed": 0}, state)
+    with pytest.raises(RuntimeError, match="no memory"), file.alone():
+        raise RuntimeError("no memory")
+    assert file.beside.exists() == (count == 2)
+    file.parts.mkdir(exist_ok=True)
+    (file.parts / "0000001.txt").write_text("A text.\n", encoding="utf-8")
+    if count == 2:
+        with file.alone() as finished:
+            assert not finished

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from latdiff.errors import UserError, shown
+from latdiff.processes import agreed
 from latdiff.storage import LOCK, sole_writer, write_text, written_whole
 
 if TYPE_CHECKING:  # loads torch
@@ -70,7 +71,7 @@ class TextsFile:
                 self._begin()
             self.state.wait_for_everyone()
             try:
-                yield self.path.exists()
+                yield agreed(self.path.exists())
             finally:
                 if self.state.is_main_process:
                     self._clean()
@@ -139,12 +140,12 @@ class TextsFile:
                     shutil.copyfileobj(part, whole)
 
     def _clean(self) -> None:
-        """Drop the parts of a finished file, and the settings of one of which nothing is drawn."""
+        """Drop the parts of a finished file, and the settings of one of which nothing is drawn and no process draws."""
         if self.path.exists():
             for file in self.parts.iterdir():
                 if file.name != LOCK:
                     file.unlink()
-        elif not any(self._finished()):
+        elif self.state.num_processes == 1 and not any(self._finished()):
             self.beside.unlink(missing_ok=True)
 
     def _finished(self) -> Iterator[Path]:

@@ -1,17 +1,28 @@
 """Two processes train what one trains: every recipe, every step's loss; and what becomes of those that stop or die."""
 
+import re
 import shutil
 import signal
 from dataclasses import replace
 
 import pytest
 from safetensors import safe_open
-from several import losses, together
+from several import (
+    asked_in_the_last_save,
+    latents_unseen,
+    losses,
+    other_texts,
+    other_weights,
+    slow_to_save,
+    together,
+)
 from soak.kills import JOBS, Soak
 
 # in bfloat16 Muon makes more of a gradient's rounding
 ALL = {job.name: replace(job, settings=(*job.settings, "dtype=float32")) for job in JOBS}
 RESUMED = ALL["train-diffusion"]
+BACKBONE = ALL["pretrain-backbone"]  # with a part of the loss that is measured over all rows
+ALL[BACKBONE.name] = replace(BACKBONE, settings=(*BACKBONE.settings, "pretrain_backbone.feature_noise=2"))
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +86,52 @@ def test_a_process_that_dies_ends_the_others_with_a_sentence_and_loses_no_step(s
         assert int(state.metadata()["step"]) == 4
     assert together(soak, job, folder, 1) == [0]
     assert losses(folder) == pytest.approx(losses(alone(job)), abs=1e-4)
+
+
+def test_all_begin_with_the_weights_of_the_first(soak, alone, begun):
+    folder = begun(RESUMED)
+    assert together(soak, RESUMED, folder, 2, change=other_weights) == [0, 0]
+    assert losses(folder) == pytest.approx(losses(alone(RESUMED)), abs=1e-4)
+
+
+def test_latents_that_one_does_not_see_yet_hold_nobody_up(soak, alone, begun):
+    folder = begun(RESUMED)
+    assert together(soak, RESUMED, folder, 1, at=(0, 2, signal.SIGTERM)) == [143]
+    assert together(soak, RESUMED, folder, 2, change=latents_unseen) == [0, 0]
+    assert losses(folder) == pytest.approx(losses(alone(RESUMED)), abs=1e-4)
+
+
+def test_a_save_that_takes_long_is_waited_for(soak, begun):
+    folder = begun(RESUMED)
+    assert together(soak, RESUMED, folder, 2, at=(0, 1, signal.SIGTERM), change=slow_to_save) == [143, 143]
+    with safe_open(folder / "checkpoints" / "tiny" / "train" / "denoiser.safetensors", "pt") as state:
+        assert int(state.metadata()["step"]) == 3  # the other hears of it with the next step
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_signal_during_the_last_save_ends_the_command(soak, alone, begun, count):
+    folder = begun(RESUMED)
+    assert together(soak, RESUMED, folder, count, change=asked_in_the_last_save) == [143] * count
+    assert not (folder / "checkpoints" / "tiny" / "model_index.json").exists()
+    assert together(soak, RESUMED, folder, count) == [0] * count
+    assert losses(folder) == pytest.approx(losses(alone(RESUMED)), abs=1e-4)
+
+
+@pytest.mark.parametrize("name, other, change, said", [
+    ("pretrain-backbone", "seed=0", other_texts, "the digest of the training texts is .* here, .* there"),
+    ("train-diffusion", "seed=1", None, "seed was 0, is 1"),
+    ("train-diffusion", "train_denoiser.learning_rate=0.5", None, "train_denoiser is .*0.5.* here"),
+])
+def test_processes_that_were_given_other_things_are_refused(soak, begun, name, other, change, said):
+    folder, job = begun(ALL[name]), ALL[name]
+    others = replace(job, settings=(*job.settings, other))
+    assert together(soak, job, folder, 2, change=change, others=others)[1] == 1
+    assert re.search(said, (folder / "error-1.txt").read_text(encoding="utf-8"))
+
+
+def test_a_batch_that_does_not_go_round_is_refused(soak, begun):
+    small = replace(RESUMED, settings=(*RESUMED.settings, "train_denoiser.batch_size=1"))
+    folder = begun(small)
+    assert together(soak, small, folder, 2) == [1, 1]
+    assert "a batch of train_denoiser has 1 rows for 2 processes; raise train_denoiser.batch_size" in (
+        folder / "error-0.txt").read_text(encoding="utf-8")

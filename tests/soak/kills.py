@@ -100,7 +100,7 @@ def lay_out(folder: Path) -> None:
 
 
 def run(job: Job, folder: Path, kill_at: int, count: Path | None = None) -> None:
-    """In a process of its own: the job, killed at the so-manieth event in its folder, or else counting them."""
+    """In a process of its own: the job, killed at the n-th event in its folder, or else counting them."""
     import warnings
 
     from latdiff.config import load_recipe
