@@ -79,11 +79,12 @@ def train() -> None:
     import torch
     from diffusers import DDPMScheduler
 
+    from latdiff.batches import step_generator
     from latdiff.config import load_recipe
     from latdiff.diffusion.gaussian import GaussianDiffusion
     from latdiff.models.denoiser import LatentDenoiser
+    from latdiff.optimising import optimizers
     from latdiff.schedule import betas
-    from latdiff.training import optimizers, step_generator
 
     recipe = load_recipe("storyworld")
     shape = recipe.autoencoder.num_latents, recipe.autoencoder.latent_dim

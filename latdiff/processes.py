@@ -138,7 +138,7 @@ def own_part(count: int) -> slice:
     return slice(count * index // parts, count * (index + 1) // parts)
 
 
-def shared(tasks: Sequence[Callable[[], T]]) -> list[T]:
+def shared_out(tasks: Sequence[Callable[[], T]]) -> list[T]:
     """What tasks return, in their order; each of the processes runs some of them, and all get what they return.
 
     Every process has to be given the same tasks, none of which waits for other processes.

@@ -1,17 +1,12 @@
-"""What the training loops share: the step, optimiser, learning rate, data order, progress, and how they stop."""
+"""What the training loops share: a run's steps, its share of each batch, its state, and how it stops."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import json
-import math
-import os
-import random
 import signal
-import sys
 import time
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,16 +16,15 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
-from tqdm.auto import tqdm
-from transformers.pytorch_utils import Conv1D
 
 from latdiff.bars import without_bars
+from latdiff.batches import BatchOrder, step_generator
 from latdiff.collectives import spread, sum_gradients, sum_over_processes
 from latdiff.config import Recipe
 from latdiff.config.sections import SECTIONS
 from latdiff.draws import Draws, SharedDropout
-from latdiff.errors import UserError, first_line
-from latdiff.muon import Float32Muon
+from latdiff.errors import UserError
+from latdiff.optimising import optimizers, set_learning_rate
 from latdiff.precision import compute_dtype, default_device, has_fast_bfloat16
 from latdiff.processes import (
     ProcessError,
@@ -43,6 +37,7 @@ from latdiff.processes import (
     silent_but_main,
     wait_for_everyone,
 )
+from latdiff.progress import begin_wandb, progress_bar, report
 from latdiff.resuming import digest_of, load_state, save_state
 from latdiff.stopping import STOPPING, Stopped
 from latdiff.storage import sole_writer, write_text
@@ -72,7 +67,7 @@ def training(folder_of: Callable[[Recipe], Path]) -> Callable:
 
     def decorate(main: Callable) -> Callable:
         @functools.wraps(main)
-        def alone(recipe: Recipe, quiet: bool = False):
+        def guarded(recipe: Recipe, quiet: bool = False):
             quiet = quiet or not is_main()
             writing = sole_writer(folder_of(recipe)) if is_main() else contextlib.nullcontext()
             with silent_but_main(), STOPPING.heeded(), writing, without_bars(quiet):
@@ -80,7 +75,7 @@ def training(folder_of: Callable[[Recipe], Path]) -> Callable:
                 main(recipe, quiet)
                 wait_for_everyone()
 
-        return alone
+        return guarded
 
     return decorate
 
@@ -325,112 +320,3 @@ class Run:
         if self.ema is not None:
             self.ema.copy_to(model.parameters())
         return model
-
-
-def begin_wandb(accelerate: Accelerator, recipe: Recipe, stage: str) -> None:
-    """Begin a Weights & Biases run, offline where there is no key; raises UserError with what wandb says."""
-    try:
-        import wandb
-
-        settings: dict[str, Any] = {"name": f"{recipe.name} {stage}"}
-        if not os.environ.get("WANDB_MODE") and not wandb.login(prompt=False):
-            settings["mode"] = "offline"
-            print("wandb has no API key: the run is logged to ./wandb; `wandb login` and `wandb sync` upload it")
-        accelerate.init_trackers(recipe.wandb_project, config=recipe.as_dict(), init_kwargs={"wandb": settings})
-    except Exception as error:  # wandb raises kinds of its own, and those of its client
-        raise UserError(
-            f"wandb_project is {recipe.wandb_project!r}, but Weights & Biases could not begin a run "
-            f"({first_line(error)}); set wandb_project= to train without it"
-        ) from error
-
-
-def report(bar: tqdm, accelerate: Accelerator, step: int, loss: Tensor) -> None:
-    """Every twentieth step: the loss on the bar, and in the run's log if there is one."""
-    if step % 20 == 0:
-        bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-        accelerate.log({"loss": loss.item()}, step=step)
-
-
-def optimizers(
-    model: nn.Module, learning_rate: float, weight_decay: float = 0.01, muon: bool = True, half: bool = False
-) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of linear layers, also GPT-2's transposed ones; AdamW for the rest, or for all.
-
-    The rest are embeddings, queries, norms, biases. Muon: Jordan et al. 2024; its rates are matched to AdamW's, and it
-    computes in bfloat16 where `half` is set.
-    """
-    embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-    matrices = {
-        id(m.weight): m.weight
-        for m in model.modules()
-        if isinstance(m, (nn.Linear, Conv1D)) and m.weight.requires_grad and id(m.weight) not in embeddings
-    }
-    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in matrices]
-    adamw = {"lr": learning_rate, "betas": (0.9, 0.98)}
-    if not muon:
-        decayed = {"params": list(matrices.values()), "weight_decay": weight_decay}
-        return [torch.optim.AdamW([decayed, {"params": rest, "weight_decay": 0.0}], **adamw)]
-    kind = torch.optim.Muon if half else Float32Muon
-    return [
-        kind(matrices.values(), lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(rest, weight_decay=0.0, **adamw),
-    ]
-
-
-def set_learning_rate(
-    optimizers: list[torch.optim.Optimizer], peak: float, step: int, steps: int, warmup: int
-) -> None:
-    """Linear warm-up to the peak, then a cosine down to zero at the last step."""
-    progress = (step - warmup) / max(1, steps - warmup)
-    rate = peak * (min(1.0, (step + 1) / warmup) if step < warmup else 0.5 * (1 + math.cos(math.pi * progress)))
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-
-
-class BatchOrder:
-    """Which rows each step trains on, a function of (seed, step) alone, so that a resumed run replays.
-
-    Every epoch is a fresh permutation. With `lengths`, rows of similar length share a batch (little
-    padding), sorted within pools of 32 batches whose order is shuffled again. Raises UserError for no rows.
-    """
-
-    def __init__(self, rows: int, batch_size: int, seed: int, lengths: Sequence[int] | None = None):
-        if not rows:
-            raise UserError("there is nothing to train on: no text, or pair, is short enough; raise data.max_tokens, "
-                            "and for the sources of pairs autoencoder.max_tokens")
-        self.rows, self.batch_size = rows, min(batch_size, rows)
-        self.seed, self.lengths = seed, lengths
-        self.epoch = -1
-        self.order, self.starts = array("q"), array("q")  # of rows, and where in it each batch begins
-
-    def __getitem__(self, step: int) -> list[int]:
-        per_epoch = self.rows // self.batch_size
-        epoch, position = divmod(step, per_epoch)
-        if epoch != self.epoch:
-            self.epoch = epoch
-            self._shuffle(random.Random(f"{self.seed}/{epoch}"))
-        start = self.starts[position]
-        return self.order[start : start + self.batch_size].tolist()
-
-    def _shuffle(self, rng: random.Random) -> None:
-        order, size = array("q", range(self.rows)), self.batch_size
-        rng.shuffle(order)
-        if self.lengths is not None:
-            pool = 32 * size
-            for i in range(0, len(order), pool):
-                order[i : i + pool] = array("q", sorted(order[i : i + pool], key=self.lengths.__getitem__))
-        self.order, self.starts = order, array("q", range(0, len(order) - size + 1, size))
-        rng.shuffle(self.starts)
-
-
-def step_generator(seed: int, step: int) -> torch.Generator:
-    """The step's own random numbers: the same whether or not the run was resumed before it."""
-    return torch.Generator().manual_seed(seed * 1_000_003 + step)
-
-
-def progress_bar(start: int, steps: int, title: str, quiet: bool) -> tqdm:
-    """A bar with loss, speed and time left; a line a minute when the output is no terminal."""
-    every = {"mininterval": 2} if sys.stderr.isatty() else {"mininterval": 60, "maxinterval": 60}
-    return tqdm(range(start, steps), initial=start, total=steps, desc=title, disable=quiet, dynamic_ncols=True,
-                unit="step", **every)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import T5Config, T5ForConditionalGeneration
 
+from latdiff.batches import BatchOrder, step_generator
 from latdiff.checkpoints import save_whole
 from latdiff.config import Recipe, recipe_from_command_line
 from latdiff.data.corpus import Corpus, load_corpus
@@ -35,7 +36,7 @@ from latdiff.errors import plain_errors
 from latdiff.lm import load_tokenizer
 from latdiff.models.backbone import BackboneError, decoder_logits, encode_features, fast_attention
 from latdiff.processes import agreed, by_main, wait_for_everyone
-from latdiff.training import BatchOrder, Run, step_generator, training
+from latdiff.training import Run, training
 
 STATE = Path("train/backbone.safetensors")
 

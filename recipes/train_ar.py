@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from latdiff.batches import BatchOrder, step_generator
 from latdiff.checkpoints import save_whole
 from latdiff.config import Recipe, recipe_from_command_line
 from latdiff.data.corpus import Corpus, load_corpus
@@ -29,7 +30,7 @@ from latdiff.lm import class_prefix, load_tokenizer
 from latdiff.models.backbone import BackboneError, fast_attention
 from latdiff.processes import agreed, by_main
 from latdiff.resuming import refuse_changes
-from latdiff.training import BatchOrder, Run, step_generator, training
+from latdiff.training import Run, training
 
 
 @training(lambda recipe: Path(f"{recipe.folder}-ar"))

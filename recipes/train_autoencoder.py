@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from latdiff.recipes import pretrain_backbone
 from torch import nn
 
+from latdiff.batches import BatchOrder
 from latdiff.codecs.files import load_codec, save_codec
 from latdiff.codecs.t5 import TextCodec
 from latdiff.config import Recipe, recipe_from_command_line
@@ -54,7 +55,7 @@ from latdiff.models.backbone import (
 from latdiff.precision import autocast, default_device
 from latdiff.processes import agreed, by_main
 from latdiff.resuming import refuse_changes
-from latdiff.training import BatchOrder, Run, training
+from latdiff.training import Run, training
 
 SETTINGS = ("seed", "data", "backbone", "autoencoder", "train_autoencoder")  # that its result depends on
 STATE = Path("train/autoencoder.safetensors")
@@ -281,7 +282,7 @@ def whitened(run: Run, codec: TextCodec, ids: PackedIds, folder: Path) -> Latent
     """Latents of all texts that a codec was trained on, whitened over them."""
 
     def compressed(rows: range) -> torch.Tensor:
-        with run.autocast():
+        with run.accelerate.autocast():  # of no step: nothing is drawn, and no other process waited for
             return codec.compress(ids[rows.start : rows.stop])
 
     raw = write_latents(folder / RAW, codec.fingerprint(), run.texts, len(ids), compressed)

@@ -19,6 +19,7 @@ import torch
 from diffusers import DDPMScheduler
 from diffusers.training_utils import EMAModel
 
+from latdiff.batches import BatchOrder
 from latdiff.checkpoints import save_whole
 from latdiff.codecs.files import load_codec
 from latdiff.codecs.protocol import Codec
@@ -38,7 +39,7 @@ from latdiff.precision import autocast
 from latdiff.processes import agreed, by_main
 from latdiff.resuming import refuse_changes
 from latdiff.schedule import betas
-from latdiff.training import BatchOrder, Run, training
+from latdiff.training import Run, training
 
 SOURCES = Path("train/sources")  # of texts that are conditioned on them, encoded
 

@@ -20,6 +20,7 @@ from latdiff.recipes.writing import SHOWN, Stage, Texts, encoded, noised, places
 from latdiff.recipes.writing import finished as finished  # which the denoiser's recipe asks
 from torch import Tensor, nn
 
+from latdiff.batches import BatchOrder
 from latdiff.codecs.perceiver import PerceiverCodec
 from latdiff.config import Recipe, recipe_from_command_line
 from latdiff.data.packed import PackedIds
@@ -30,7 +31,7 @@ from latdiff.fetch import located
 from latdiff.latents import Latents, statistics
 from latdiff.models.drafts import directions_of
 from latdiff.models.writer import load_encoder, load_writer
-from latdiff.training import BatchOrder, Run, training
+from latdiff.training import Run, training
 
 SETTINGS = ("seed", "data", "perceiver", "train_drafts", "train_perceiver")  # that its result depends on
 DRAFTS, STATE = Path("train/drafts.safetensors"), Path("train/perceiver.safetensors")

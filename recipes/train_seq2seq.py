@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from latdiff.batches import BatchOrder, step_generator
 from latdiff.checkpoints import save_whole
 from latdiff.codecs.t5 import decoding
 from latdiff.config import Recipe, recipe_from_command_line
@@ -29,7 +30,7 @@ from latdiff.evaluation.scoring import Pairs
 from latdiff.models.backbone import decoder_logits, encode_features, load_backbone
 from latdiff.processes import agreed, by_main
 from latdiff.resuming import refuse_changes
-from latdiff.training import BatchOrder, Run, step_generator, training
+from latdiff.training import Run, training
 
 UNSEEN = 1000  # sources to write for
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM
 
+from latdiff.batches import BatchOrder
 from latdiff.checkpoints import save_whole
 from latdiff.codecs.files import load_codec
 from latdiff.codecs.protocol import Codec
@@ -43,7 +44,7 @@ from latdiff.precision import autocast
 from latdiff.processes import agreed, by_main
 from latdiff.resuming import digest_of, refuse_changes
 from latdiff.schedule import betas
-from latdiff.training import BatchOrder, Run, training
+from latdiff.training import Run, training
 
 SETTINGS = ("seed", "data", "star", "train_star")  # that its result depends on
 PLANS = Path("train/plans")

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForSequenceClassification
 
+from latdiff.batches import BatchOrder, step_generator
 from latdiff.checkpoints import save_whole
 from latdiff.config import Recipe, recipe_from_command_line
 from latdiff.data.corpus import load_corpus, load_labelled
@@ -28,7 +29,7 @@ from latdiff.fetch import located
 from latdiff.lm import load_tokenizer
 from latdiff.processes import agreed, by_main
 from latdiff.resuming import refuse_changes
-from latdiff.training import BatchOrder, Run, step_generator, training
+from latdiff.training import Run, training
 
 HELD_OUT = 500  # texts that people judged, at most a fifth of them
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from latdiff.batches import BatchOrder
 from latdiff.codecs.files import load_codec, save_codec
 from latdiff.codecs.writing import WritingCodec
 from latdiff.config import Recipe
@@ -30,7 +31,7 @@ from latdiff.models.writer import SentenceModelError, add_updates, merge_updates
 from latdiff.precision import default_device
 from latdiff.processes import agreed, by_main
 from latdiff.resuming import digest_of, refuse_changes
-from latdiff.training import BatchOrder, Run
+from latdiff.training import Run
 
 RAW = Path("train/raw")  # what is encoded of all texts, before it is whitened
 SHOWN, MEASURED = 3, 200  # unseen texts that are printed under way, and measured at the end

@@ -11,7 +11,7 @@ from torch import nn
 from latdiff.codecs.files import load_codec
 from latdiff.data.corpus import load_corpus
 from latdiff.latents import LATENTS, open_latents
-from latdiff.training import optimizers
+from latdiff.optimising import optimizers
 
 TINY = """
 name: tiny

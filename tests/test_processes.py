@@ -56,7 +56,7 @@ def test_tasks_are_shared_out_each_once_and_come_back_in_their_order(monkeypatch
     for place in range(several):
         state = SimpleNamespace(process_index=place, num_processes=several)
         monkeypatch.setattr("accelerate.PartialState", lambda state=state, **_: state)
-        processes.shared([lambda task=task: task for task in range(4)])
+        processes.shared_out([lambda task=task: task for task in range(4)])
     assert [task for share in shares for task in share] == [0, 1, 2, 3]
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 

@@ -9,7 +9,9 @@ from runs import fresh
 from torch import nn
 from transformers import T5Config, T5ForConditionalGeneration
 
+from latdiff.batches import step_generator
 from latdiff.config import Recipe, load_recipe
+from latdiff.optimising import optimizers
 from latdiff.resuming import (
     ResumeError,
     digest_of,
@@ -18,10 +20,6 @@ from latdiff.resuming import (
     save_state,
 )
 from latdiff.storage import StorageError
-from latdiff.training import (
-    optimizers,
-    step_generator,
-)
 
 
 @pytest.fixture

@@ -12,20 +12,14 @@ from runs import fresh
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
+from latdiff.batches import BatchOrder, step_generator
 from latdiff.config import Recipe
 from latdiff.config.stages.denoiser import TrainDenoiserConfig
 from latdiff.errors import UserError
 from latdiff.muon import Float32Muon
+from latdiff.optimising import optimizers, set_learning_rate
 from latdiff.stopping import Stopped
-from latdiff.training import (
-    BatchOrder,
-    Run,
-    TrainingError,
-    optimizers,
-    set_learning_rate,
-    step_generator,
-    training,
-)
+from latdiff.training import Run, TrainingError, training
 
 LENGTHS = [(7 * i) % 60 + 5 for i in range(1000)]
 

@@ -21,7 +21,7 @@ from latdiff.errors import plain_errors
 def main(arguments: list[str] | None = None) -> None:
     """Run one subcommand; a UserError is printed as a sentence with exit status 1.
 
-    Where a launcher has begun several processes, the first one alone runs a subcommand that sets no `shared`.
+    Where a launcher has begun several processes, the first one alone runs a subcommand that sets no `all_processes`.
     """
     top = parser()
     options, rest = top.parse_known_args(arguments)
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     if rest:
         top.error(f"unrecognized arguments: {' '.join(rest)}")
     first = os.environ.get("RANK", "0") == "0"
-    if not (first or getattr(options, "shared", False)):
+    if not (first or getattr(options, "all_processes", False)):
         return  # of several processes, the first alone does what they cannot share
     if threads.sleep_beside_others() and first and not getattr(options, "quiet", False):
         print("other processes are busy: threads sleep while they wait for each other (OMP_WAIT_POLICY=PASSIVE)",

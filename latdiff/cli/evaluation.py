@@ -14,7 +14,7 @@ def add_evaluate(commands) -> None:
         "measure a checkpoint, a language model or a file of texts; write every figure as JSON, and plots beside it",
         "a folder such as checkpoints/storyworld or checkpoints/storyworld-ar, a hub id, or a file of texts",
     )
-    command.set_defaults(shared=True)
+    command.set_defaults(all_processes=True)
     command.add_argument("--json", type=Path, metavar="FILE", help="where the figures go (default: metrics.json in "
                          "the checkpoint's folder; NAME.json here for a file of texts or a hub id)")
     command.add_argument("--num-samples", type=int, default=1000, help="texts per figure (default 1000)")

@@ -14,7 +14,7 @@ def add_training(commands) -> None:
     for name, stage in STAGES.items():
         command = commands.add_parser(stage.command, help=stage.help, description=stage.help)
         add_recipe_arguments(command)
-        command.set_defaults(run=run_training, stage=name, shared=True)
+        command.set_defaults(run=run_training, stage=name, all_processes=True)
 
 
 def add_check_config(commands) -> None:

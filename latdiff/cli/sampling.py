@@ -22,7 +22,7 @@ TRIED = 64  # texts that are decoded without an edit, to see whether they come b
 
 def add_sample(commands) -> None:
     command = command_of(commands, "sample", run_sample, "sample texts, with guides or without")
-    command.set_defaults(shared=True)
+    command.set_defaults(all_processes=True)
     command.add_argument("--num-samples", type=int,
                          help="how many texts (default 8), or of each of several --cond (default 1)")
     command.add_argument("--cond", action="append", default=[], metavar="TEXT",

@@ -61,7 +61,7 @@ from latdiff.pipelines.files import load_for_commands
 from latdiff.pipelines.latent import LatentTextDiffusionPipeline
 from latdiff.pipelines.output import check_guides
 from latdiff.precision import default_device
-from latdiff.processes import launched, shared
+from latdiff.processes import launched, shared_out
 
 LATENT, OTHER, MODEL, FILE = "a latent pipeline", "another pipeline", "a language model", "a file of texts"
 TAKEN_BY = dict.fromkeys(("samplers", "scale", "sweep_scale", "guidance_scale", "decode", "keep"), (LATENT,)) | {
@@ -111,7 +111,7 @@ def _run(options: argparse.Namespace, state: PartialState) -> None:
 
 def _measured(documents: list[Sections]) -> list[dict]:
     """Documents with the rows of their sections, which the processes share."""
-    rows = iter(shared([one for sections in documents for tasks in sections.values() for one in tasks]))
+    rows = iter(shared_out([one for sections in documents for tasks in sections.values() for one in tasks]))
     listed = ([row] if isinstance(row, dict) else row for row in rows)
     return [{name: [row for of_one in itertools.islice(listed, len(tasks)) for row in of_one]
              for name, tasks in sections.items()} for sections in documents]

@@ -21,6 +21,7 @@ from latdiff.config import STAGES, RecipeError, load_recipe
 from latdiff.diffusion.sampling import SchedulerError
 from latdiff.errors import UserError
 from latdiff.pipelines.files import open_checkpoint
+from latdiff.progress import begin_wandb
 from latdiff.resuming import ResumeError
 
 ROOT = Path(__file__).parents[2]
@@ -367,7 +368,7 @@ def test_wandb_without_a_key_runs_offline_and_says_so(recipe, monkeypatch, capsy
     monkeypatch.delenv("WANDB_MODE", raising=False)
     for has_key in (False, True):
         monkeypatch.setattr(wandb, "login", lambda has_key=has_key, **_: has_key)
-        training.begin_wandb(tracker, recipe("wandb_project=stories"), "denoiser")
+        begin_wandb(tracker, recipe("wandb_project=stories"), "denoiser")
     assert begun == [{"name": "tiny denoiser", "mode": "offline"}, {"name": "tiny denoiser"}]
     assert capsys.readouterr().out.count("wandb has no API key: the run is logged to ./wandb") == 1
 
