@@ -28,8 +28,8 @@ WARM = 5  # steps that are not timed
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=60, help="of each stage (default 60)")
-    parser.add_argument("--texts", type=int, default=4000, help="to train on (default 4000)")
+    parser.add_argument("--steps", type=int, default=40, help="of each stage (default 40)")
+    parser.add_argument("--texts", type=int, default=2000, help="to train on (default 2000)")
     options = parser.parse_args()
     from latdiff.evaluation.report import check_writable, machine, write_json
 

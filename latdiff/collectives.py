@@ -11,7 +11,7 @@ from latdiff.processes import peers, processes
 
 
 def sum_over_processes(*values: float | Tensor) -> list[float]:
-    """Sums of scalars."""
+    """Sums of scalars, as many as were given; in float32, and the same in every process."""
     found = torch.tensor([float(value) for value in values], dtype=torch.float32, device=processes().device)
     with peers():
         torch.distributed.all_reduce(found)
@@ -33,7 +33,14 @@ class _Summed(torch.autograd.Function):
 
 
 def summed(value: Tensor) -> Tensor:
-    """The sum of all processes' tensors, in each; gradients flow back to all of them."""
+    """The sum of all processes' tensors.
+
+    Args:
+        value: of any shape, the same in all of them.
+
+    Returns:
+        The sum, of that shape, in each. Gradients flow back to all of them.
+    """
     with peers():
         return _Summed.apply(value)
 
@@ -63,7 +70,11 @@ def sum_gradients(parameters: Sequence[Tensor], *values: float | Tensor) -> list
 
 
 def spread(tensors: Sequence[Tensor]) -> None:
-    """Put the main process's values into the tensors of every process."""
+    """Put the main process's values into the tensors of every process.
+
+    Args:
+        tensors: of any shapes, the same in all of them; changed in place.
+    """
     if processes().num_processes > 1:
         with peers(), torch.no_grad():
             for tensor in tensors:

@@ -84,6 +84,7 @@ class Latents:
         return len(self.kept)
 
     def __getitem__(self, rows: Sequence[int]) -> Tensor:
+        """Those of B rows, [B, L, D]. Raises StorageError where a file has become shorter than it was."""
         return self.then(self.shards.read([self.kept[row] for row in rows]))
 
     def only(self, rows: Sequence[int]) -> Latents:

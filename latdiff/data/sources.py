@@ -64,8 +64,8 @@ class Sample:
             return list(itertools.islice(rows, count))
         drawn = _drawn(itertools.islice(rows, MOST_READ), count, self.seed)
         if next(rows, None) is not None:
-            warnings.warn(f"{place} cannot be entered in the middle, and the sample is of its first {MOST_READ:,} "
-                          "rows; where its rows are sorted, take the hub's own copy in parquet, owner/name@refs/"
+            warnings.warn(f"{place} has too few files to draw from all over it, and the sample is of its first "
+                          f"{MOST_READ:,} rows; where its rows are sorted, take the hub's own copy in parquet, owner/name@refs/"
                           "convert/parquet, or all of it with data.train_size=0", stacklevel=2)
         return drawn
 

@@ -28,7 +28,7 @@ class BatchWhitening(nn.BatchNorm1d):
     """torch's batch norm, in training with the statistics of all processes' rows; SyncBatchNorm wants GPUs for that."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, N] -> [B, N], each of the N of zero mean and unit variance."""
+        """[B, L * D] -> [B, L * D], each number of zero mean and unit variance over the batch."""
         if not self.training or processes().num_processes == 1:
             return super().forward(x)
         count = summed(x.new_tensor([float(len(x))]))
