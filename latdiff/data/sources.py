@@ -65,8 +65,8 @@ class Sample:
         drawn = _drawn(itertools.islice(rows, MOST_READ), count, self.seed)
         if next(rows, None) is not None:
             warnings.warn(f"{place} has too few files to draw from all over it, and the sample is of its first "
-                          f"{MOST_READ:,} rows; where its rows are sorted, take the hub's own copy in parquet, owner/name@refs/"
-                          "convert/parquet, or all of it with data.train_size=0", stacklevel=2)
+                          f"{MOST_READ:,} rows; where its rows are sorted, take the hub's own copy in parquet, "
+                          "owner/name@refs/convert/parquet, or all of it with data.train_size=0", stacklevel=2)
         return drawn
 
 
