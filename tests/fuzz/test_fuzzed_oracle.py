@@ -4,7 +4,7 @@ import math
 
 import pytest
 from bounds import bounded
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from strategies import shuffled_words, texts
 
@@ -15,6 +15,7 @@ STORIES = [one.text for one in storyworld.sample(40, seed=11)]
 WORDS = sorted(story_index().classes)
 story_index()  # built once, before anything is timed
 stories = st.sampled_from(STORIES)
+SLOW = settings(max_examples=max(25, settings.default.max_examples // 10))  # for what takes a tenth of a second each
 
 
 def check(text):
@@ -56,6 +57,7 @@ def test_a_story_is_read_back(text):
     assert check(text).valid
 
 
+@SLOW
 @given(text=st.one_of(changed(), texts), place=st.integers(0, 400))
 @example(text=STORIES[0], place=400)
 @bounded
@@ -64,6 +66,7 @@ def test_any_beginning_has_a_probability(text, place):
     assert -math.inf <= more <= begun + 1e-9 <= 1e-9
 
 
+@SLOW
 @given(texts=st.lists(st.one_of(texts, changed()), min_size=1, max_size=4))
 @bounded
 def test_any_texts_are_compared(texts):
