@@ -11,7 +11,7 @@ from denoisers import random_denoiser
 from test_storage import hold
 
 from latdiff import LatentTextDiffusionPipeline, cli
-from latdiff.cli.output import TextsFile
+from latdiff.cli.output import OutputError, TextsFile
 
 
 @pytest.fixture(autouse=True)
@@ -184,16 +184,86 @@ def test_a_warning_is_not_given_for_every_chunk(latdiff, talking, tmp_path):
     assert sum("are cut" in str(one.message) for one in caught) == 1
 
 
+ALONE = SimpleNamespace(is_main_process=True, process_index=0, num_processes=1, wait_for_everyone=lambda: None)
+CHUNKS = [range(2), range(2, 4), range(4, 5)]
+
+
+def lines_of(seed):
+    return lambda places: [f"text {place} of seed {seed}" for place in places]
+
+
+def begun(path, seed=0, chunks=CHUNKS, state=ALONE):
+    """A file whose last chunk has failed."""
+    file = TextsFile(path, {"seed": seed}, state)
+
+    def lines(places):
+        if places == chunks[-1]:
+            raise RuntimeError("no memory")
+        return lines_of(seed)(places)
+
+    with pytest.raises(RuntimeError, match="no memory"), file.alone():
+        file.write(chunks, lines, quiet=True)
+    return file
+
+
+def finish(file, seed=0):
+    with file.alone() as finished:
+        if not finished:
+            file.write(CHUNKS, lines_of(seed), quiet=True)
+    return finished
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_settings_stay_where_another_process_may_still_draw(tmp_path, count):
-    state = SimpleNamespace(is_main_process=True, process_index=0, num_processes=count,
-                            wait_for_everyone=lambda: None)
-    file = TextsFile(tmp_path / "texts.txt", {"seed": 0}, state)
-    with pytest.raises(RuntimeError, match="no memory"), file.alone():
-        raise RuntimeError("no memory")
+    state = SimpleNamespace(**vars(ALONE) | {"num_processes": count})
+    file = begun(tmp_path / "texts.txt", chunks=[range(2)], state=state)
     assert file.beside.exists() == (count == 2)
-    file.parts.mkdir(exist_ok=True)
-    (file.parts / "0000001.txt").write_text("A text.\n", encoding="utf-8")
-    if count == 2:
-        with file.alone() as finished:
-            assert not finished
+
+
+def test_parts_of_a_process_that_lives_on_do_not_come_into_the_file_of_other_settings(tmp_path):
+    orphan = TextsFile(tmp_path / "texts.txt", {"seed": 1}, ALONE)
+    file = TextsFile(tmp_path / "texts.txt", {"seed": 2}, ALONE)
+    with file.alone():
+        orphan._part(1).write_text("text 2 of seed 1\ntext 3 of seed 1\n", encoding="utf-8")
+        file.write(CHUNKS, lines_of(2), quiet=True)
+    assert file.path.read_text(encoding="utf-8") == "".join(f"text {n} of seed 2\n" for n in range(5))
+    assert not file.parts.exists()
+
+
+def test_a_file_that_was_put_there_or_changed_is_not_taken_for_finished(tmp_path):
+    file = begun(tmp_path / "texts.txt")
+    file.path.write_text("text 0 of seed 0\n", encoding="utf-8")  # somebody looks at what there is
+    with pytest.raises(OutputError, match="was changed, or put there by hand"):
+        finish(file)
+    file.path.unlink()
+    assert not finish(file) and finish(file)
+    whole = file.path.read_text(encoding="utf-8")
+    assert whole == "".join(f"text {n} of seed 0\n" for n in range(5))
+    file.path.write_text(whole[:20], encoding="utf-8")
+    with pytest.raises(OutputError, match="Move it away to go on"):
+        finish(file)
+    file.path.unlink()
+    assert not finish(file) and file.path.read_text(encoding="utf-8") == whole
+
+
+def test_a_part_that_was_cut_short_is_missed_and_other_files_stay(tmp_path):
+    file = begun(tmp_path / "texts.txt")
+    whole = file._part(0).read_text(encoding="utf-8")
+    file._part(0).write_text(whole[:10], encoding="utf-8")
+    (file.parts / "0000000 (copy).txt").touch()
+    (file.parts / "folder").mkdir()
+    with pytest.raises(OutputError, match=r"has 0 lines, must have 2: it was changed\. Delete it"):
+        finish(file)
+    file._part(0).unlink()
+    assert not finish(file)
+    assert sorted(one.name for one in file.parts.iterdir()) == ["0000000 (copy).txt", "folder"]
+
+
+def test_a_link_leads_to_the_file_and_its_parts(tmp_path):
+    (tmp_path / "large").mkdir()
+    (tmp_path / "texts.txt").symlink_to(tmp_path / "large" / "whole.txt")
+    file = begun(tmp_path / "texts.txt")
+    assert file.parts == tmp_path / "large" / "whole.txt.parts" and len(list(file.parts.iterdir())) >= 2
+    finish(file)
+    assert (tmp_path / "texts.txt").is_symlink()
+    assert (tmp_path / "texts.txt").read_text(encoding="utf-8").count("\n") == 5

@@ -1,7 +1,8 @@
 """How do texts come into a file: in chunks, by one process or several, and on from there after a kill?
 
 Each chunk is written whole into NAME.parts, beside the file, by the process whose turn it is; in the end the main one
-joins them. NAME.settings.json says what all are drawn with, and stays beside the file.
+joins them. A part's name has a digest of what it was drawn with, for a process that lives on alone may write some more.
+NAME.settings.json says what all are drawn with, and how large the file is in the end; it stays beside the file.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,12 +20,13 @@ from tqdm.auto import tqdm
 
 from latdiff.errors import UserError, shown
 from latdiff.processes import agreed
-from latdiff.storage import LOCK, sole_writer, write_text, written_whole
+from latdiff.storage import sole_writer, write_text, written_whole
 
 if TYPE_CHECKING:  # loads torch
     from accelerate import PartialState
 
 ENDINGS = (".jsonl", ".txt")
+PART = re.compile(r"[0-9]{7,}-[0-9a-f]{8}\.(jsonl|txt)")
 
 
 class OutputError(UserError):
@@ -50,9 +51,12 @@ class TextsFile:
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], state: PartialState):
-        self.path, self.settings, self.state = path, json.loads(json.dumps(settings)), state
-        self.parts = path.with_name(f"{path.name}.parts")
-        self.beside = path.with_name(f"{path.name}.settings.json")
+        self.path = path.resolve() if path.is_symlink() else path  # the parts of a large file lie on its disk
+        self.settings, self.state = json.loads(json.dumps(settings)), state
+        self.parts = self.path.with_name(f"{self.path.name}.parts")
+        self.beside = self.path.with_name(f"{self.path.name}.settings.json")
+        told = {key: value for key, value in self.settings.items() if key != "checkpoint"}
+        self.digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[bool]:
@@ -62,7 +66,7 @@ class TextsFile:
             Whether it is finished already.
 
         Raises:
-            OutputError: For a file that was begun with other settings, or that another command wrote.
+            OutputError: For a file that was begun with other settings, that another command wrote, or that has changed.
             StorageError: Where another process writes it, and for a folder that cannot be written into.
         """
         refusal = f"another process is writing {self.path}; wait until it has ended, or name another file"
@@ -71,7 +75,7 @@ class TextsFile:
                 self._begin()
             self.state.wait_for_everyone()
             try:
-                yield agreed(self.path.exists())
+                yield agreed(self._size() is not None)
             finally:
                 if self.state.is_main_process:
                     self._clean()
@@ -93,7 +97,7 @@ class TextsFile:
         """
         self._refuse_changes()
         own = range(self.state.process_index, len(chunks), self.state.num_processes)
-        done = sum(int(part.stem) in own for part in self._finished())
+        done = sum(int(part.stem.partition("-")[0]) in own for part in self._drawn() if self.digest in part.name)
         with _bar(len(own), done, self.state, quiet) as bar:
             for number in own:
                 if not self._part(number).exists():
@@ -102,17 +106,28 @@ class TextsFile:
                     bar.update()
         self.state.wait_for_everyone()
         if self.state.is_main_process:
-            self._join(len(chunks))
+            self._join(chunks)
 
     def _begin(self) -> None:
-        there = self.path if self.path.exists() else self.parts if any(self._finished()) else None
+        there = self.path if self.path.exists() else self.parts if any(self._drawn()) else None
         if there and self.beside.exists():
             self._refuse_changes()
+            if there == self.path and self._size() is None:
+                raise OutputError(f"{there} was changed, or put there by hand: it is not as this command has finished "
+                                  "it. Move it away to go on, or name another file")
         elif there:
             raise OutputError(f"{there} exists, and {self.beside.name} does not, which would say what its texts were "
                               "drawn with; name another file, or delete it")
         else:
             write_text(self.beside, json.dumps(self.settings, indent=2, ensure_ascii=False) + "\n")
+
+    def _size(self) -> int | None:
+        """Bytes of the file where it is finished, and as it was then."""
+        try:
+            size = self.path.stat().st_size
+            return size if json.loads(self.beside.read_text(encoding="utf-8")).get("bytes") == size else None
+        except FileNotFoundError:
+            return None
 
     def _refuse_changes(self) -> None:
         try:
@@ -130,29 +145,41 @@ class TextsFile:
                               "on, name another file, or delete this one with "
                               f"{self.beside.name} and {self.parts.name}")
 
-    def _join(self, count: int) -> None:
-        with written_whole(self.path) as unfinished, open(unfinished, "wb") as whole:
-            for number in range(count):
-                if not self._part(number).exists():
-                    raise OutputError(f"{self._part(number)} is missing, which another process has written; name a "
-                                      "file on a disk that all of them share")
-                with open(self._part(number), "rb") as part:
-                    shutil.copyfileobj(part, whole)
+    def _join(self, chunks: Sequence[range]) -> None:
+        with written_whole(self.path) as unfinished:
+            with open(unfinished, "wb") as whole:
+                for number, chunk in enumerate(chunks):
+                    whole.write(self._content(number, len(chunk)))
+            finished = self.settings | {"bytes": unfinished.stat().st_size}  # first: a kill here joins once more
+            write_text(self.beside, json.dumps(finished, indent=2, ensure_ascii=False) + "\n")
+
+    def _content(self, number: int, count: int) -> bytes:
+        part = self._part(number)
+        try:
+            content = part.read_bytes()
+        except FileNotFoundError:
+            raise OutputError(f"{part} is missing, which another process has written; name a file on a disk that all "
+                              "of them share") from None
+        found = content.count(b"\n")
+        if found != count:
+            raise OutputError(f"{part} has {found:,} lines, must have {count:,}: it was changed. Delete it, and the "
+                              "same command draws it again")
+        return content
 
     def _clean(self) -> None:
         """Drop the parts of a finished file, and the settings of one of which nothing is drawn and no process draws."""
-        if self.path.exists():
-            for file in self.parts.iterdir():
-                if file.name != LOCK:
-                    file.unlink()
-        elif self.state.num_processes == 1 and not any(self._finished()):
+        if self._size() is not None:
+            for part in self._drawn():
+                part.unlink()
+        elif self.state.num_processes == 1 and not self.path.exists() and not any(self._drawn()):
             self.beside.unlink(missing_ok=True)
 
-    def _finished(self) -> Iterator[Path]:
-        return self.parts.glob(f"[0-9]*{self.path.suffix}")
+    def _drawn(self) -> Iterator[Path]:
+        """Parts, also of other settings."""
+        return (file for file in self.parts.glob("*") if PART.fullmatch(file.name))
 
     def _part(self, number: int) -> Path:
-        return self.parts / f"{number:07}{self.path.suffix}"
+        return self.parts / f"{number:07}-{self.digest}{self.path.suffix}"
 
 
 def digest_of_files(folder: Path, names: Sequence[str]) -> str:
