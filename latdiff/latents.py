@@ -150,18 +150,20 @@ def open_latents(folder: Path, codec: str, texts: str) -> Latents | None:
     """The latents of a folder; None where there are none, for those of another codec or texts, or a torn shard."""
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        rows, rows_a_shard = int(index["rows"]), int(index["rows_a_shard"])
-        shape, dtype = tuple(index["shape"]), getattr(torch, index["dtype"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        rows, rows_a_shard = int(index["rows"]), max(1, int(index["rows_a_shard"]))
+        row = torch.empty(index["shape"], dtype=getattr(torch, index["dtype"]), device="meta")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):
         return None
     made_of = _made_of(codec, texts, rows, rows_a_shard)
     if not made_of.items() <= index.items():
         return None
-    begins = [_begin(folder, number, made_of) for number in range(_shards(rows, rows_a_shard))]
-    whole = [one for one in begins if one is not None]
-    if len(whole) < len(begins):
-        return None
-    return Latents(Shards(folder, rows_a_shard, shape, dtype, whole), range(rows))
+    begins: list[int] = []
+    for number in range(_shards(rows, rows_a_shard)):
+        begin = _begin(folder, number, made_of, row)
+        if begin is None:
+            return None
+        begins.append(begin)
+    return Latents(Shards(folder, rows_a_shard, tuple(row.shape), row.dtype, begins), range(rows))
 
 
 def statistics(parts: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
@@ -189,15 +191,17 @@ def _file(folder: Path, number: int) -> Path:
     return folder / f"{number:05}.safetensors"
 
 
-def _begin(folder: Path, number: int, made_of: dict[str, str]) -> int | None:
-    """The byte where the rows of a shard begin; None where it is not whole, or of something else."""
+def _begin(folder: Path, number: int, made_of: dict[str, str], like: Tensor | None = None) -> int | None:
+    """The byte where the rows of a shard begin; None where it is not whole, of something else, or of other rows."""
     path = _file(folder, number)
     try:
         with safe_open(path, framework="pt") as file:  # which refuses a file with bytes missing
-            if file.metadata() != made_of | {"shard": str(number)}:
+            if file.metadata() != made_of | {"shard": str(number)} or list(file.keys()) != ["latents"]:
                 return None
             rows = file.get_slice("latents")
             first = rows[:1]
+            if like is not None and (first.shape[1:] != like.shape or first.dtype != like.dtype):
+                return None
             return path.stat().st_size - rows.get_shape()[0] * first.nbytes  # they are all that is behind the header
-    except (FileNotFoundError, SafetensorError):
+    except (OSError, SafetensorError):
         return None

@@ -26,7 +26,7 @@ class ResumeError(UserError):
 
 def save_state(
     path: Path, step: int, modules: dict[str, nn.Module], optimizers: list, ema: EMAModel | None = None,
-    minutes: float = 0.0, texts: str = "",
+    minutes: float = 0.0, texts: str = "", dtype: str = "",
 ) -> None:
     """Write a resume state, as safetensors, in one move: a cut-off write leaves the older one whole.
 
@@ -38,6 +38,7 @@ def save_state(
         ema: running averages of their weights.
         minutes: that the steps before took.
         texts: a digest of what is trained on.
+        dtype: what is computed in, e.g. float32.
 
     Raises:
         StorageError: for a full disk, and for a folder that cannot be written into; the older state stays.
@@ -52,7 +53,7 @@ def save_state(
         tensors |= {f"ema/{index}": value for index, value in enumerate(ema.shadow_params)}
     # clone: tied weights share memory, which safetensors refuses
     save_tensors(path, {key: value.detach().cpu().clone() for key, value in tensors.items()},
-                 {"step": json.dumps(step), "minutes": json.dumps(minutes), "texts": texts})
+                 {"step": json.dumps(step), "minutes": json.dumps(minutes), "texts": texts, "dtype": dtype})
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -70,12 +71,13 @@ def digest_of(texts: Iterable[str]) -> str:
 
 
 def load_state(
-    path: Path, modules: dict[str, nn.Module], optimizers: list, ema: EMAModel | None = None, texts: str = ""
+    path: Path, modules: dict[str, nn.Module], optimizers: list, ema: EMAModel | None = None, texts: str = "",
+    dtype: str = "",
 ) -> tuple[int, float]:
     """Put a resume state back; returns the step to go on from and the minutes before it, 0 where there is none.
 
     Raises ResumeError when the file is cut short, belongs to a model of another shape, or was begun on texts of another
-    digest.
+    digest or in another dtype.
     """
     if not path.exists():
         return 0, 0.0
@@ -85,10 +87,8 @@ def load_state(
             step = json.loads(file.metadata()["step"])
             minutes = json.loads(file.metadata().get("minutes", "0.0"))  # which older states are without
             begun_on = file.metadata().get("texts", texts)  # likewise
-        if begun_on != texts:
-            raise ResumeError(f"{path} was begun on other texts, conditions or their order: what data.source leads to "
-                              "has changed. Put it back to go on, delete the file to start afresh, or set `name=` to "
-                              "train beside it.")
+            begun_in = file.metadata().get("dtype", dtype)  # likewise
+        _refuse_another_run(path, begun_on == texts, begun_in, dtype)
         for name, module in modules.items():
             module.load_state_dict(_below(tensors, name))
     except (SafetensorError, RuntimeError) as error:
@@ -107,6 +107,17 @@ def load_state(
         ema.shadow_params = [averaged[str(i)].to(p) for i, p in enumerate(ema.shadow_params)]
         ema.optimization_step = step  # the averaging decay depends on it
     return step, minutes
+
+
+def _refuse_another_run(path: Path, same_texts: bool, begun_in: str, dtype: str) -> None:
+    """Raise ResumeError for a state that was begun on other texts, or in another dtype than this run computes in."""
+    if not same_texts:
+        raise ResumeError(f"{path} was begun on other texts, conditions or their order: what data.source leads to "
+                          "has changed. Put it back to go on, delete the file to start afresh, or set `name=` to "
+                          "train beside it.")
+    if begun_in != dtype:
+        raise ResumeError(f"{path} was begun in {begun_in}, but this run computes in {dtype}. Set dtype={begun_in} to "
+                          "go on, delete the file to start afresh, or set `name=` to train beside it.")
 
 
 def refuse_changes(recipe: Recipe, sections: tuple[str, ...], folder: Path | None = None) -> None:

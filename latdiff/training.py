@@ -144,7 +144,8 @@ class Run:
         spread(self.parameters)
         if ema is not None:
             ema.to(self.device)
-        self.start, self.minutes = load_state(self.state, {"model": self.trained}, self.optimizers, ema, self.texts)
+        self.start, self.minutes = load_state(self.state, {"model": self.trained}, self.optimizers, ema, self.texts,
+                                              self.dtype)
         self._check_alike()
         return objective
 
@@ -266,7 +267,8 @@ class Run:
     def save(self, step: int) -> None:
         """Write the resume state, to go on from a step."""
         self.minutes = (time.monotonic() - self.began) / 60
-        save_state(self.state, step, {"model": self.trained}, self.optimizers, self.ema, self.minutes, self.texts)
+        save_state(self.state, step, {"model": self.trained}, self.optimizers, self.ema, self.minutes, self.texts,
+                   self.dtype)
 
     def update(self, loss: Tensor) -> None:
         """One optimiser step down the loss, its gradient clipped to norm 1.

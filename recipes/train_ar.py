@@ -26,6 +26,7 @@ from latdiff.data.tokens import IGNORED, labels_of, pad, short_enough, tokenize
 from latdiff.errors import plain_errors
 from latdiff.evaluation.card import write_baseline_card
 from latdiff.evaluation.judges import FluencyJudge
+from latdiff.evaluation.report import refuse_other_texts
 from latdiff.lm import class_prefix, load_tokenizer
 from latdiff.models.backbone import BackboneError, fast_attention
 from latdiff.processes import agreed, by_main
@@ -37,14 +38,15 @@ from latdiff.training import Run, training
 def main(recipe: Recipe, quiet: bool = False) -> None:
     folder, settings = Path(f"{recipe.folder}-ar"), recipe.train_ar
     state = folder / "train" / "ar.safetensors"
+    # with other data or another seed it would learn the texts that the checkpoint has not seen
+    refuse_changes(recipe, ("seed", "data", "backbone"))
+    refuse_changes(recipe, ("seed", "data", "backbone", "train_ar"), folder)
     if agreed((folder / "model.safetensors").exists()):
         state.unlink(missing_ok=True)  # a kill may have left it
         print(f"{folder} already holds a finished model; delete it to train another, or set name=")
         return
-    # with other data or another seed it would learn the texts that the checkpoint has not seen
-    refuse_changes(recipe, ("seed", "data", "backbone"))
-    refuse_changes(recipe, ("seed", "data", "backbone", "train_ar"), folder)
     corpus = load_corpus(recipe.data, recipe.seed)
+    refuse_other_texts(recipe.folder, corpus.digest, "put them back, or train the checkpoint anew")
     tokenizer = load_tokenizer(recipe.located(recipe.backbone.path), lambda _: BackboneError(
         f"backbone.path is {recipe.backbone.path!r}, where no tokenizer could be read; train the backbone first, "
         "with `latdiff train-ae` or `latdiff pretrain-backbone`, or name one that is there"

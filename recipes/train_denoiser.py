@@ -52,9 +52,10 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     if not agreed(codec_stage.finished(recipe)):
         codec_stage.main(recipe, quiet)
     state = folder / "train" / "denoiser.safetensors"
-    begun = ("denoiser", "diffusion", "train_denoiser") if state.exists() else ()
-    refuse_changes(recipe, (*codec_stage.SETTINGS, *begun))
-    if agreed((folder / "model_index.json").exists()):
+    is_finished = agreed((folder / "model_index.json").exists())
+    begun = ("denoiser", "diffusion", "train_denoiser") if is_finished or state.exists() else ()
+    refuse_changes(recipe, (*codec_stage.SETTINGS, *begun, *(["sampling"] if is_finished else [])))
+    if is_finished:
         state.unlink(missing_ok=True)  # a kill may have left it
         shutil.rmtree(folder / SOURCES, ignore_errors=True)
         print(f"{folder} already holds a finished pipeline; delete {folder / 'denoiser'} and "
@@ -98,7 +99,8 @@ def write_pipeline(recipe: Recipe, run: Run, codec: Codec, corpus: Corpus, quiet
     texts = pipe(cond, None if cond else 20, generator=torch.Generator().manual_seed(recipe.seed)).texts
     texts = texts if cond is None else [f"{c} -> {text}" for c, text in zip(cond, texts, strict=True)]
     (folder / "samples.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
-    trained = {"denoiser_minutes": round(run.minutes, 2), "denoiser_steps": run.settings.steps, "dtype": run.dtype}
+    trained = {"denoiser_minutes": round(run.minutes, 2), "denoiser_steps": run.settings.steps, "dtype": run.dtype,
+               "texts_digest": corpus.digest}
     update_metrics(folder, {"training": trained})
     write_card(folder)
     save_whole(folder, "model_index.json", pipe.save_pretrained)

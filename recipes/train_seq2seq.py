@@ -41,12 +41,12 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     state = folder / "train" / "seq2seq.safetensors"
     if not recipe.data.reads_source:
         raise UserError(f"data.condition is {recipe.data.condition!r}, must be text or prefix: pairs are learnt here")
+    refuse_changes(recipe, ("seed", "data", "backbone", "train_seq2seq"), folder)
     if agreed((folder / "model.safetensors").exists()):
         state.unlink(missing_ok=True)  # a kill may have left it
         print(f"{folder} already holds a finished model; delete it to train another, or set name=")
         return
     require_packages()  # what it ends with needs them
-    refuse_changes(recipe, ("seed", "data", "backbone", "train_seq2seq"), folder)
     corpus = load_corpus(recipe.data, recipe.seed)
     tokenizer, model = load_backbone(recipe.located(recipe.backbone.path))
     by_main(recipe.save)(folder / "recipe.yaml", "train_seq2seq")

@@ -38,11 +38,11 @@ HELD_OUT = 500  # texts that people judged, at most a fifth of them
 def main(recipe: Recipe, quiet: bool = False) -> None:
     folder, settings = Path(f"{recipe.folder}-wellformed"), recipe.train_wellformed
     state = folder / "train" / "wellformed.safetensors"
+    refuse_changes(recipe, ("seed", "data", "train_wellformed"), folder)
     if agreed((folder / "model.safetensors").exists()):
         state.unlink(missing_ok=True)  # a kill may have left it
         print(f"{folder} already holds a finished judge; delete it to train another, or set name=")
         return
-    refuse_changes(recipe, ("seed", "data", "train_wellformed"), folder)
     corpus = load_corpus(recipe.data, recipe.seed)
     train, unseen = examples(recipe, corpus.train[: settings.texts], corpus.valid)
     place = located(settings.encoder)

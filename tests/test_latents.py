@@ -11,6 +11,8 @@ import pytest
 import torch
 from accelerate import PartialState
 from runs import Interrupted
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from latdiff import latents as module
 from latdiff.latents import open_latents, statistics, write_latents
@@ -128,6 +130,39 @@ def test_latents_come_back_for_the_codec_and_the_texts_that_made_them(write, tmp
     assert torch.equal(every(open_latents(folder, "codec", "texts")), LATENTS)
     assert open_latents(folder, "other", "texts") is open_latents(folder, "codec", "others") is None
     assert torch.equal(every(write()), LATENTS) and len(write.encoded) == 7
+
+
+@pytest.mark.parametrize("change", [
+    {"rows_a_shard": "0"}, {"rows_a_shard": "1", "rows": "1000000000000"}, {"rows": "x"}, {"shape": [3, 2]},
+    {"shape": [-1]}, {"shape": 5}, {"dtype": "float64"}, {"dtype": "nn"}, {"dtype": 5},
+])
+def test_an_index_that_is_not_of_its_shards_is_taken_for_none(write, tmp_path, change):
+    write()
+    index = tmp_path / "latents" / "index.json"
+    index.write_text(json.dumps(json.loads(index.read_text(encoding="utf-8")) | change), encoding="utf-8")
+    assert open_latents(tmp_path / "latents", "codec", "texts") is None
+    assert torch.equal(every(write()), LATENTS)
+
+
+def test_a_folder_in_place_of_a_shard_or_an_index_is_taken_for_none(write, tmp_path):
+    write()
+    for name in ("00002.safetensors", "index.json"):
+        (tmp_path / "latents" / name).unlink()
+        (tmp_path / "latents" / name).mkdir()
+        assert open_latents(tmp_path / "latents", "codec", "texts") is None
+        (tmp_path / "latents" / name).rmdir()
+
+
+def test_a_shard_with_other_tensors_is_written_again(write, tmp_path):
+    write()
+    shard = tmp_path / "latents" / "00001.safetensors"
+    with safe_open(shard, framework="pt") as file:
+        metadata, rows = file.metadata(), file.get_tensor("latents")
+    save_file({"latents": rows, "more": rows.clone()}, shard, metadata=metadata)
+    assert open_latents(tmp_path / "latents", "codec", "texts") is None
+    assert torch.equal(every(write()), LATENTS) and len(write.encoded) == 8
+    save_file({"latents": rows.double()}, shard, metadata=metadata)
+    assert open_latents(tmp_path / "latents", "codec", "texts") is None
 
 
 @pytest.mark.parametrize("change", [{"codec": "other"}, {"texts": "others"}, {"rows": 20}])

@@ -136,6 +136,14 @@ def begun(tmp_path, monkeypatch):
     return read
 
 
+def test_a_state_of_another_dtype_is_refused(tmp_path):
+    path, (model, optimisers, _) = tmp_path / "state.safetensors", fresh()
+    save_state(path, 3, {"model": model}, optimisers, dtype="float32")
+    with pytest.raises(ResumeError, match=r"begun in float32, but this run computes in bfloat16\. Set dtype=float32"):
+        load_state(path, {"model": model}, optimisers, dtype="bfloat16")
+    assert load_state(path, {"model": model}, optimisers, dtype="float32") == (3, 0)
+
+
 def test_the_same_settings_are_no_change(begun):
     assert refuse_changes(begun(), ("seed", "data", "autoencoder", "train_autoencoder")) is None
 

@@ -40,6 +40,7 @@ from latdiff.evaluation.report import (
     machine,
     older_figures,
     picture,
+    refuse_other_texts,
     summary,
     training_figures,
     write_json,
@@ -164,6 +165,8 @@ def _measure_pipeline(options: argparse.Namespace, folder: Path, labelled: list)
     samplers = options.samplers or [f"{recipe.sampling.scheduler}:{pipe.config.num_inference_steps}", "renoise:25"]
     samplers = [sampler_words(text) for text in samplers]
     scorer = _scorer(options, recipe, heads, labelled)
+    if options.data is None:
+        refuse_other_texts(folder, scorer.corpus.digest, "put them back, or give --data PATH to compare with")
     if recipe.data.reads_source and not any(pipe.codec.fits(scorer.corpus.valid_conditions)):
         raise UserError(f"{recipe.data.source}: every unseen source is longer than the autoencoder reads")
 

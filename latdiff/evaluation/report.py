@@ -163,6 +163,20 @@ def training_figures(folder: Path) -> dict:
     return {key: figures[key] for key in ("training", "reconstruction") if key in figures}
 
 
+def refuse_other_texts(folder: Path, digest: str, advice: str) -> None:
+    """Raise UserError where a checkpoint has learnt other texts, for what is now called unseen may be among them.
+
+    Args:
+        folder: the checkpoint's; nothing is compared where its metrics.json does not say what it has learnt.
+        digest: the corpus', of the training texts.
+        advice: what to do about it.
+    """
+    learnt = training_figures(folder).get("training", {}).get("texts_digest", digest)
+    if learnt != digest:
+        raise UserError(f"{folder} has learnt other texts than those that its recipe leads to now, some of which may "
+                        f"be called unseen and are not; {advice}")
+
+
 def update_metrics(folder: Path, figures: dict) -> None:
     """Add figures to the folder's metrics.json, in place of those of the same names."""
     path = folder / "metrics.json"

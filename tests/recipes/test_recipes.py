@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from latdiff.recipes import pretrain_backbone, train_autoencoder, train_denoiser
+from latdiff.recipes import pretrain_backbone, train_ar, train_autoencoder, train_denoiser
 from runs import Interrupted, assert_equal, undo_denoiser, weights
 
 from latdiff import storyworld, training
@@ -187,6 +187,30 @@ def test_a_finished_run_says_so_and_does_nothing(recipe, fingerprint, capsys):
     train_denoiser.main(recipe(), quiet=True)
     assert "already holds a finished pipeline" in capsys.readouterr().out
     assert fingerprint("checkpoints") == before
+
+
+@pytest.mark.parametrize("setting", [
+    "train_denoiser.steps=9", "denoiser.width=32", "diffusion.schedule=tan-5", "sampling.steps=2",
+])
+def test_a_finished_run_is_not_taken_for_one_of_other_settings(recipe, fingerprint, setting):
+    before, key = fingerprint("checkpoints"), setting.partition("=")[0]
+    with pytest.raises(ResumeError, match=rf"{key} was .*, is .*Set name= to train beside it"):
+        train_denoiser.main(recipe(setting), quiet=True)
+    assert fingerprint("checkpoints") == before
+
+
+def test_texts_that_have_changed_are_not_called_unseen(recipe, latdiff, monkeypatch, fingerprint):
+    """A file that has grown may hold out texts that the checkpoint has learnt."""
+    sample, before = storyworld.sample, fingerprint("checkpoints")
+    monkeypatch.setattr(storyworld, "sample", lambda n, seed, **fixed: sample(n, seed + 1, **fixed))
+    flags = ("--num-samples", 2, "--seeds", 1, "--samplers", "ddim:2", "--json", "m.json")
+    with pytest.raises(SystemExit, match="has learnt other texts than those that its recipe leads to now"):
+        latdiff("evaluate", *flags, folder="checkpoints/tiny")
+    shutil.rmtree("checkpoints/tiny-ar", ignore_errors=True)
+    with pytest.raises(UserError, match=r"has learnt other texts .* train the checkpoint anew"):
+        train_ar.main(recipe(), quiet=True)
+    assert {name for name in fingerprint("checkpoints")} <= {name for name in before}
+    latdiff("evaluate", *flags, "--data", "storyworld", folder="checkpoints/tiny")
 
 
 def test_an_autoencoder_without_its_weights_is_trained_again(recipe, capsys):

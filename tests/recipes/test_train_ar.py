@@ -43,6 +43,11 @@ def test_a_finished_language_model_says_so(recipe, fingerprint, capsys):
     assert fingerprint("checkpoints") == before
 
 
+def test_a_finished_language_model_is_not_taken_for_one_of_other_settings(recipe):
+    with pytest.raises(ResumeError, match=r"train_ar\.steps was 4, is 5"):
+        train_ar.main(recipe("train_ar.steps=5"), quiet=True)
+
+
 def test_a_language_model_needs_the_backbones_vocabulary(recipe):
     with pytest.raises(BackboneError, match="train the backbone first"):
         train_ar.main(recipe("backbone.path=checkpoints/none", "name=other"), quiet=True)
