@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -96,10 +96,13 @@ def save_whole(folder: Path, marker: str, *saves: Callable[[Path], Any]) -> None
         saves: each writes files into the folder that it is given.
 
     Raises:
+        CheckpointError: for a place in the folder that a link has elsewhere.
         StorageError: for a full disk, and for a folder that cannot be written into.
     """
     beside = folder / ".unfinished"
     with plain_refusal(folder):
+        if beside.is_symlink():
+            beside.unlink()
         shutil.rmtree(beside, ignore_errors=True)
         for save in saves:
             save(beside)
@@ -111,8 +114,10 @@ def save_whole(folder: Path, marker: str, *saves: Callable[[Path], Any]) -> None
 
 def _move(files: list[Path], beside: Path, folder: Path) -> None:
     """Move files from below one folder to the same places below another, and delete the former."""
-    for file in files:
-        place = folder / file.relative_to(beside)
+    places = {file: folder / file.relative_to(beside) for file in files}
+    for parent in {place.parent for place in places.values()}:
+        refuse_outside(parent, folder)
+    for file, place in places.items():
         place.parent.mkdir(parents=True, exist_ok=True)
         os.replace(file, place)
     shutil.rmtree(beside)
@@ -160,14 +165,28 @@ def publish(folder: Path, output: Path) -> None:
                   metadata={"format": "pt"})
 
 
-def _refuse_links(folder: Path) -> None:
-    """Raise CheckpointError for a link to what lies elsewhere, which a copy would hold; the hub caches by links."""
-    root = folder.resolve()
+def links_out(folder: Path) -> Iterator[Path]:
+    """The links in a checkpoint's folder that lead out of it, but for those by which the hub caches files."""
+    root = Path(os.path.realpath(folder))
     own = [root, *([root.parents[1] / "blobs"] if root.parent.name == "snapshots" else [])]
-    for file in folder.rglob("*"):
-        if file.is_symlink() and not any(file.resolve().is_relative_to(place) for place in own):
-            raise CheckpointError(f"{file} is a link to {file.resolve()}, outside the checkpoint, and would be "
-                                  "published; put a copy in its place, or delete it")
+    for file in sorted(folder.rglob("*")):
+        if file.is_symlink() and not any(Path(os.path.realpath(file)).is_relative_to(place) for place in own):
+            yield file
+
+
+def refuse_outside(place: Path, folder: Path) -> None:
+    """Raise CheckpointError for a place below a folder that a link has elsewhere, where nothing should be written."""
+    found = Path(os.path.realpath(place))
+    if not found.is_relative_to(os.path.realpath(folder)):
+        raise CheckpointError(f"{place} would be written to {found}, for a link in {folder} leads out of it; put a "
+                              "folder in the place of the link, or name another folder to write to")
+
+
+def _refuse_links(folder: Path) -> None:
+    """Raise CheckpointError for a link to what lies elsewhere, which a copy would hold."""
+    for file in links_out(folder):
+        raise CheckpointError(f"{file} is a link to {os.path.realpath(file)}, outside the checkpoint, and would be "
+                              "published; put a copy in its place, or delete it")
 
 
 def _names(value: Any) -> Any:

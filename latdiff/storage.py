@@ -21,7 +21,7 @@ class StorageError(UserError):
 def written_whole(path: Path) -> Iterator[Path]:
     """A file beside `path` to write; at the end of the block it is synced to the disk and takes the place of `path`.
 
-    What is killed or fails meanwhile leaves `path` as it was.
+    What is killed or fails meanwhile leaves `path` as it was. A link in either place is replaced, never followed.
 
     Raises:
         StorageError: for a full disk, and for a folder that cannot be written into.
@@ -29,6 +29,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     beside = path.with_name(f"{path.name}.unfinished")
     with plain_refusal(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        new_file(beside)
         try:
             yield beside
             sync(beside)
@@ -44,13 +45,19 @@ def write_text(path: Path, text: str) -> None:
         beside.write_text(text, encoding="utf-8")
 
 
+def new_file(path: Path) -> None:
+    """Make an empty file in place of one that is left over, or of a link, which may lead anywhere."""
+    path.unlink(missing_ok=True)
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+
+
 def sync(file: Path) -> None:
     """Wait until what was written to a file is on the disk, and let it be read by whom the umask lets read new files.
 
     safetensors writes files for their owner alone.
     """
     new = file.with_name(f"{file.name}.new")
-    new.touch()
+    new_file(new)
     file.chmod(new.stat().st_mode)
     new.unlink()
     with open(file, "rb") as written:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 
 import hub_layouts
 import pytest
@@ -100,6 +101,40 @@ def test_greedy_is_the_likeliest_token_each_time_whatever_the_models_configurati
     (written,) = generate_ids(ours, features, 8)
     logits = decoder_logits(ours, features, written[None, 1:])
     assert written[1:].tolist() == logits[0].argmax(-1).tolist()
+
+
+SETTINGS = [
+    {"num_return_sequences": 2, "num_beams": 2}, {"prompt_lookup_num_tokens": 3}, {"stop_strings": ["a", "e", "i"]},
+    {"return_dict_in_generate": True}, {"max_time": 1e-9}, {"min_new_tokens": 12}, {"suppress_tokens": [5, 6, 7]},
+    {"watermarking_config": {"greenlist_ratio": 0.25, "bias": 50.0}}, {"bad_words_ids": [[5], [6]]}, {"mine": 1},
+]
+
+
+def settings_of(folder, settings):
+    file = folder / "generation_config.json"
+    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    file.write_text(json.dumps(before | settings), encoding="utf-8")
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: next(iter(settings)))
+@torch.no_grad()
+def test_a_models_own_settings_of_writing_are_not_obeyed(saved, ours, rows, settings, tmp_path):
+    copy = shutil.copytree(saved, tmp_path / "copy")
+    tokens = {name: value for name, value in ours.generation_config.to_dict().items() if name.endswith("_token_id")}
+    settings_of(copy, tokens | settings)
+    ids, mask = padded(rows, ours)
+    expected = generate_ids(ours, encode_features(ours, ids, mask), 12, mask)
+    changed = load_backbone(str(copy))[1]
+    found = generate_ids(changed, encode_features(changed, ids, mask), 12, mask)
+    assert found.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("value", ["a", -1, 10**9, [0], True])
+def test_an_id_of_no_token_to_write_with_is_refused(saved, tmp_path, value):
+    copy = shutil.copytree(saved, tmp_path / "copy")
+    settings_of(copy, {"decoder_start_token_id": value})
+    with pytest.raises(BackboneError, match=r"decoder_start_token_id .*, must be the id of a token, a whole number"):
+        load_backbone(str(copy))
 
 
 @torch.no_grad()

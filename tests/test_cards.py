@@ -8,8 +8,10 @@ from huggingface_hub import ModelCard
 
 from latdiff.config import load_recipe
 from latdiff.evaluation.averaging import averaged
-from latdiff.evaluation.card import sweep_tables, write_card
+from latdiff.evaluation.card import sweep_tables, write_baseline_card, write_card
+from latdiff.evaluation.plots import plot_lengths
 from latdiff.evaluation.report import (
+    check_writable,
     reconstruction_table,
     row_line,
     summary,
@@ -91,6 +93,29 @@ def test_the_card_shows_samples_and_a_caption_for_each_picture(tmp_path):
     assert "seeds 0, 1, an abacus" in text
     assert "\n- A {{ b }}\n  # c\n" in text
     assert "![lengths](metrics-lengths.png)\n\nThe line of each sampler" in text and text.count("![") == 1
+
+
+def test_what_is_written_into_a_checkpoint_follows_no_link(tmp_path):
+    folder, victim = tmp_path / "ck", tmp_path / "victim"
+    folder.mkdir()
+    victim.mkdir()
+    names = ["README.md", "metrics-lengths.png", "metrics-lengths.png.unfinished", "metrics.json",
+             "metrics.json.unfinished", "metrics.unfinished"]
+    for name in names:
+        if name != "metrics.json":  # which is read before
+            (victim / name).write_text("mine", encoding="utf-8")
+        (folder / name).symlink_to(f"../victim/{name}")
+    check_writable(folder / "metrics.json")
+    update_metrics(folder, {"seeds": [0]})
+    plot_lengths({"unseen texts": [0, 2, 5]}, folder / "metrics-lengths.png")
+    assert "Measured by" in card_of(folder, "storyworld").text
+    write_baseline_card(folder, "causal language model", "AutoModelForCausalLM", "Nothing was measured.")
+    assert "Nothing was measured." in (folder / "README.md").read_text(encoding="utf-8")
+    assert {file.read_text(encoding="utf-8") for file in victim.iterdir()} == {"mine"}
+    assert not (victim / "metrics.json").exists()
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "README.md", "metrics-lengths.png", "metrics.json", "recipe.yaml"]
+    assert not any(file.is_symlink() for file in folder.iterdir())
 
 
 UNMEASURED = "fluency: not measured; `latdiff evaluate ... --fluency MODEL` does that"

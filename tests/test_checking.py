@@ -145,6 +145,29 @@ def test_what_is_no_checkpoint(tmp_path):
         check_checkpoint(tmp_path)
 
 
+def test_links_that_lead_out_of_a_checkpoint_are_found(copy, tmp_path):
+    (tmp_path / "victim").mkdir()
+    (copy / "heads" / "tone").symlink_to("../../victim")
+    (copy / "README.md").unlink()
+    (copy / "README.md").symlink_to("../nowhere")
+    (copy / "again.yaml").symlink_to("recipe.yaml")  # within it
+    said = " ".join(check_checkpoint(copy).problems)
+    assert f"{copy / 'README.md'} is a link to {tmp_path / 'nowhere'}, outside the checkpoint; put a copy" in said
+    assert f"{copy / 'heads' / 'tone'} is a link to {tmp_path / 'victim'}, outside" in said
+    assert "again.yaml" not in said
+
+
+@pytest.mark.parametrize("link", ["heads", "heads/tone"])
+def test_a_head_is_not_written_through_a_link_out_of_the_checkpoint(copy, tmp_path, refused, link):
+    shutil.rmtree(copy / "heads")
+    (tmp_path / "victim").mkdir()
+    (copy / link).parent.mkdir(exist_ok=True)
+    (copy / link).symlink_to(tmp_path / "victim")
+    said = refused("fit-head", "--data", "storyworld", "--label-column", "sentiment", "--name", "tone", folder=copy)
+    assert "tone would be written to" in said and "leads out of it; put a folder in the place of the link" in said
+    assert not list((tmp_path / "victim").iterdir())
+
+
 def test_what_a_link_leads_to_is_not_published(copy, tmp_path):
     (tmp_path / "secret.txt").write_text("mine", encoding="utf-8")
     (copy / "notes.txt").symlink_to(tmp_path / "secret.txt")

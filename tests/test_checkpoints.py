@@ -99,6 +99,17 @@ def test_a_single_weight_that_is_missing_is_named(copy, part):
         assert f"{part} lacks 1 of its weights, the first is {name}" in said
 
 
+@pytest.mark.parametrize("wrong", ["bla", None, ["x0"]])
+def test_a_denoiser_that_predicts_what_there_is_not(copy, wrong):
+    file = copy / "denoiser" / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(config | {"prediction": wrong}), encoding="utf-8")
+    for load in (open_checkpoint, LatentTextDiffusionPipeline.from_pretrained):
+        said = refusal(load, copy)
+        assert f"{copy / 'denoiser'} is cut short or damaged" in said
+        assert f"prediction is {wrong!r}, must be v or x0" in said
+
+
 def test_a_codec_lacking_a_weight(copy):
     name = drop_one_weight(copy / "autoencoder")
     assert f"autoencoder lacks 1 of its weights, the first is {name}" in refusal(load_codec, copy)

@@ -216,6 +216,15 @@ def test_logit_normal_times_gather_where_they_are_asked_to():
     assert logits.std().item() == pytest.approx(0.8, abs=0.03)
 
 
+@pytest.mark.parametrize("wrong", ["bla", "V", "", None, ["v"], 0])
+def test_a_prediction_that_there_is_not(x0, wrong):
+    said = r"^prediction is .*, must be v or x0, as the denoiser was trained"
+    with pytest.raises(ValueError, match=said):
+        GaussianDiffusion(Knowing(x0, wrong))
+    with pytest.raises(ValueError, match=said):
+        LatentDenoiser(3, 4, width=16, depth=1, heads=2, prediction=wrong)
+
+
 def test_times_that_there_are_not():
     with pytest.raises(ValueError, match="must be one of stratified, uniform, logit-normal"):
         training_times("cosine", 4, seeded())

@@ -1,5 +1,7 @@
 """Sampling from the tiny checkpoint: seeds, decoding, schedulers, and what is refused."""
 
+import json
+
 import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
@@ -11,6 +13,7 @@ from latdiff.diffusion.sampling import SchedulerError, make_scheduler
 from latdiff.errors import UserError
 from latdiff.heads.attribute import AttributeHead
 from latdiff.pipelines.files import open_checkpoint
+from latdiff.pipelines.latent import LatentTextDiffusionPipeline
 
 
 def test_the_seed_decides(talkative):
@@ -108,6 +111,17 @@ def test_decode_options_reach_generate(pipe):
     other = pipe(num_samples=2, generator=seeded(), decode_options={"min_new_tokens": 3, "repetition_penalty": 5.0})
     assert torch.equal(plain.latents, other.latents)
     assert plain.texts != other.texts
+
+
+@pytest.mark.parametrize("opened", [open_checkpoint, LatentTextDiffusionPipeline.from_pretrained])
+def test_a_checkpoints_own_settings_of_writing_are_not_obeyed(talkative, tmp_path, opened):
+    talkative.save_pretrained(tmp_path)
+    file = tmp_path / "text_model" / "generation_config.json"
+    own = json.loads(file.read_text(encoding="utf-8"))
+    added = {"num_return_sequences": 2, "num_beams": 2, "suppress_tokens": [9, 10, 11]}
+    file.write_text(json.dumps(own | added), encoding="utf-8")
+    latents = torch.randn(3, L, D, generator=seeded())
+    assert opened(tmp_path).codec.decode(latents) == talkative.codec.decode(latents)
 
 
 def test_a_decoding_has_a_name(talkative, stories):

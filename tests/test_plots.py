@@ -36,12 +36,12 @@ def test_what_is_measured_once_is_drawn(tmp_path):
 
 
 def test_every_picture_says_what_it_shows(tmp_path, monkeypatch):
-    drawn = []
+    drawn, picture = [], tmp_path / "a.png"
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *_, **__: drawn.append(figure))
-    plot_lengths({"unseen texts": [0, 2, 5], "ddpm 25 steps": [0, 0.5, 1.5]}, tmp_path)
-    plot_reconstruction({"exact_match": 0.9, "under_noise": {}, "bleu": 95.0, "bleu_under_noise": {}}, tmp_path)
-    plot_denoising({"times": [0.1, 0.9], "errors": [0.0, 0.8]}, tmp_path)
-    plot_control([row | {"perplexity": 4.0} for row in ROWS], tmp_path)
+    plot_lengths({"unseen texts": [0, 2, 5], "ddpm 25 steps": [0, 0.5, 1.5]}, picture)
+    plot_reconstruction({"exact_match": 0.9, "under_noise": {}, "bleu": 95.0, "bleu_under_noise": {}}, picture)
+    plot_denoising({"times": [0.1, 0.9], "errors": [0.0, 0.8]}, picture)
+    plot_control([row | {"perplexity": 4.0} for row in ROWS], picture)
     for figure in drawn:
         assert figure.get_suptitle() or figure.axes[0].get_title()
         assert all(axes.get_xlabel() and axes.get_ylabel() for axes in figure.axes)

@@ -1,5 +1,7 @@
 """The sentence codec: what it writes is what transformers would, what it reads, and what it refuses to."""
 
+import json
+import shutil
 import warnings
 
 import pytest
@@ -49,6 +51,17 @@ def test_greedy_texts_are_transformers_own(codec):
         theirs = network.generate(inputs_embeds=prompt[None], attention_mask=torch.ones(1, 3, dtype=torch.long),
                                   do_sample=False, max_new_tokens=24, pad_token_id=0)
         assert row == theirs[0].tolist()
+
+
+@pytest.mark.parametrize("settings", [{"num_return_sequences": 2, "num_beams": 2}, {"return_dict_in_generate": True},
+                                      {"max_time": 1e-9}, {"suppress_tokens": [5, 6, 7, 8]}])
+def test_a_language_models_own_settings_of_writing_are_not_obeyed(writer, writers, tmp_path, settings):
+    copy = shutil.copytree(writer, tmp_path / "copy")
+    (copy / "generation_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    before, after = (sentence_codec(folder, writers.encoder) for folder in (writer, copy))
+    latents = before.encode(TEXTS[:6])
+    for preset in before.presets:
+        assert after.decode(latents, preset=preset) == before.decode(latents, preset=preset)
 
 
 def test_greedy_texts_are_those_of_the_rows(codec):

@@ -4,11 +4,15 @@ import gzip
 import itertools
 
 import datasets
+import numpy as np
+import pyarrow.parquet
 import pytest
 from written import TEXTS, corpus, encoded, jsonl, separated, texts_jsonl
 
 from latdiff import storyworld
+from latdiff.data import sources
 from latdiff.data.corpus import DataError, load_labelled
+from latdiff.data.sources import open_source
 from latdiff.errors import UserError
 from latdiff.worlds import WORLDS
 
@@ -31,6 +35,41 @@ def test_reads_parquet_with_nested_columns(tmp_path):
     datasets.Dataset.from_list([{"story": {"body": text}} for text in TEXTS]).to_parquet(path)
     read = corpus(path, text_column="story.body")
     assert sorted(read.train + read.valid) == sorted(TEXTS)
+
+
+def repeated(path, count):
+    """A parquet file of so many rows of one text, each of which takes less than a bit."""
+    places = pyarrow.array(np.zeros(count, dtype=np.int32))
+    column = pyarrow.DictionaryArray.from_arrays(places, pyarrow.array(["The cat is red."]))
+    pyarrow.parquet.write_table(pyarrow.table({"text": column}), path)
+    return path
+
+
+def test_parquet_of_more_rows_than_texts_have_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    path = repeated(tmp_path / "a.parquet", 1_200_000)
+    monkeypatch.setattr(pyarrow.parquet.ParquetFile, "read", None)
+    with pytest.raises(DataError, match=r"a.parquet: has 1,200,000 rows in [\d,]+ bytes, more than 10 a byte, as no "):
+        open_source(str(path), ("train",))
+
+
+def test_parquet_that_grows_far_beyond_its_size_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a" * 40_000_000]}), path, compression="zstd",
+                                use_dictionary=False, write_statistics=False)
+    monkeypatch.setattr(pyarrow.parquet.ParquetFile, "read", None)
+    with pytest.raises(DataError, match=r"a.parquet: grows to more than 200 times its size when it is read"):
+        open_source(str(path), ("train",))
+
+
+def test_parquet_of_texts_or_of_a_few_that_say_the_same_is_read(tmp_path, monkeypatch):
+    few = open_source(str(repeated(tmp_path / "few.parquet", 50_000)), ("train",))["train"]
+    assert len(few.rows) == 50_000
+    monkeypatch.setattr(sources, "MANY_ROWS", 0)
+    monkeypatch.setattr(sources, "SMALL", 0)
+    path = tmp_path / "texts.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": TEXTS * 3, "label": ["a"] * 3 * len(TEXTS)}), path,
+                                compression="zstd")
+    assert len(open_source(str(path), ("train",))["train"].rows) == 3 * len(TEXTS)
 
 
 def test_a_column_with_a_dot_in_its_own_name_is_found_too(tmp_path):

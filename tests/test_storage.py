@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from latdiff.checkpoints import save_whole
+from latdiff.checkpoints import CheckpointError, save_whole
 from latdiff.resuming import save_tensors
 from latdiff.storage import LOCK, StorageError, sole_writer, write_text, written_whole
 
@@ -22,6 +22,49 @@ def test_a_file_takes_its_place_once_it_is_written(tmp_path):
         assert path.read_text(encoding="utf-8") == "old"
     assert path.read_text(encoding="utf-8") == "new"
     assert [file.name for file in path.parent.iterdir()] == ["figures.json"]
+
+
+@pytest.mark.parametrize("name", ["figures.json", "figures.json.unfinished", "figures.json.unfinished.new"])
+@pytest.mark.parametrize("there", [True, False], ids=["to a file", "to nothing"])
+def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path, name, there):
+    (tmp_path / "ck").mkdir()
+    victim = tmp_path / "victim"
+    if there:
+        victim.write_text("mine", encoding="utf-8")
+        victim.chmod(0o600)
+    (tmp_path / "ck" / name).symlink_to("../victim")
+    write_text(tmp_path / "ck" / "figures.json", "new")
+    file = tmp_path / "ck" / "figures.json"
+    assert file.read_text(encoding="utf-8") == "new" and not file.is_symlink()
+    assert [file.name for file in (tmp_path / "ck").iterdir()] == ["figures.json"]
+    assert victim.exists() == there
+    assert not there or (victim.read_text(encoding="utf-8") == "mine" and victim.stat().st_mode & 0o777 == 0o600)
+
+
+def test_a_folder_where_the_file_is_written_first_is_refused(tmp_path):
+    (tmp_path / "figures.json.unfinished").mkdir()
+    with pytest.raises(StorageError, match="could not be written"):
+        write_text(tmp_path / "figures.json", "new")
+
+
+def test_a_checkpoint_is_not_saved_through_links(tmp_path):
+    folder, victim = tmp_path / "ck", tmp_path / "victim"
+    folder.mkdir()
+    victim.mkdir()
+
+    def save(place):
+        write_text(place / "a.json", "{}")
+        write_text(place / "part" / "b.json", "{}")
+
+    (folder / ".unfinished").symlink_to("../victim")
+    save_whole(folder, "a.json", save)
+    assert not list(victim.iterdir()) and (folder / "part" / "b.json").exists()
+    (folder / "part" / "b.json").unlink()
+    (folder / "part").rmdir()
+    (folder / "part").symlink_to("../victim")
+    with pytest.raises(CheckpointError, match=r"part would be written to .*victim, for a link in .*ck leads out of it"):
+        save_whole(folder, "a.json", save)
+    assert not list(victim.iterdir())
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])

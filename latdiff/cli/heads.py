@@ -10,6 +10,7 @@ import time
 import warnings
 from pathlib import Path
 
+from latdiff.checkpoints import refuse_outside
 from latdiff.cli.options import check_limit, command_of
 from latdiff.errors import UserError, shown
 from latdiff.heads.defaults import DEFAULT_ALPHA, DEFAULT_C, FEATURES
@@ -43,6 +44,9 @@ def run_fit_head(options: argparse.Namespace) -> None:
     if options.output is None and Path(options.checkpoint) != Path(options.given).expanduser():
         raise UserError(f"{options.given} lies where latdiff or the hub put it, not here; name a folder for the head "
                         "with --output")
+    folder = options.output or Path(options.checkpoint) / "heads" / options.name
+    if options.output is None:
+        refuse_outside(folder, Path(options.checkpoint))
     check_limit(options)
     if options.number and (options.noise_aware or options.features != "flat"):
         raise UserError("--number fits flat clean latents; leave out --noise-aware and --features")
@@ -69,7 +73,6 @@ def run_fit_head(options: argparse.Namespace) -> None:
         head = fit_head(codec, texts, labels, kind, estimate=estimate)
         quality = (f"labels {', '.join(map(str, head.classes_))}, {held_out(head.report)}, "
                    f"calibration error {head.report['calibration_error']:.3f}, C {head.report['C']:g}")
-    folder = options.output or Path(options.checkpoint) / "heads" / options.name
     head.save(folder)
     print(f"{options.name}: {len(texts)} texts ({fits.count(False)} too long, left out), {quality}, "
           f"fitted in {time.monotonic() - began:.1f} s -> {folder}")

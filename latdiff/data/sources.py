@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from latdiff.bars import without_bars
-from latdiff.data.contents import DataError, lines_of, refuse_pointer, text_of
+from latdiff.data.contents import MOST_TIMES, SMALL, DataError, lines_of, refuse_pointer, text_of
 from latdiff.errors import first_line, nearest, shortened, shown
 from latdiff.worlds import WORLDS
 
@@ -32,6 +32,8 @@ SHUFFLE_BUFFER = 10_000  # rows of a hub data set held at once, where it is not 
 PIECES_AT_ONCE = 100  # that fill the buffer: files, or of parquet groups of rows
 MANY_PIECES = 20  # from so many on, the beginnings of those drawn will do for a sample of the whole
 MOST_READ = 200_000  # rows of fewer pieces, which are read to their ends
+MOST_ROWS = 10  # of a parquet file, in a byte of it; one row takes hundreds of bytes of memory
+MANY_ROWS = 1_000_000  # that it may have at any rate
 MISSING = object()
 MOST_NAMES = 20  # of files, columns or classes in a message
 SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
@@ -336,7 +338,11 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, dict]]:
     with path.open("rb") as file:
         refuse_pointer(path, file.read(200))
     try:
-        table = pyarrow.parquet.ParquetFile(path).read()
+        parquet = pyarrow.parquet.ParquetFile(path)
+        _refuse_growth(path, parquet.metadata)
+        table = parquet.read()
+    except DataError:
+        raise
     except pyarrow.ArrowMemoryError:
         table = None  # one request was refused, before any of it was in use
     except Exception as error:
@@ -353,6 +359,18 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, dict]]:
         raise
     except Exception as error:  # Python's types cannot hold all that pyarrow's do
         raise DataError(f"{path}: is not a readable parquet file: {first_line(error)}") from None
+
+
+def _refuse_growth(path: Path, metadata) -> None:
+    """Raise DataError for a parquet file whose metadata says that it grows far beyond its size as it is read."""
+    size = path.stat().st_size
+    content = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
+    if content > max(SMALL, MOST_TIMES * size):
+        raise DataError(f"{path}: grows to more than {MOST_TIMES} times its size when it is read, as no texts do; save "
+                        "its rows without compression if it is what you mean")
+    if metadata.num_rows > max(MANY_ROWS, MOST_ROWS * size):
+        raise DataError(f"{path}: has {metadata.num_rows:,} rows in {size:,} bytes, more than {MOST_ROWS} a byte, as "
+                        "no texts do; drop the rows that say the same, or save them as .jsonl if you mean them")
 
 
 READERS: dict[str, Callable[[Path], Iterable[tuple[int, dict]]]] = {

@@ -12,6 +12,7 @@ from torch import Tensor
 from latdiff.config import TIMES
 from latdiff.draws import Draws
 from latdiff.models.conditions import Condition
+from latdiff.models.denoiser import check_prediction
 from latdiff.precision import autocast
 from latdiff.schedule import add_noise, log_snr, v_target, x0_from_v
 
@@ -43,6 +44,9 @@ class GaussianDiffusion:
         logit_mean: of logit-normal times.
         logit_std: of logit-normal times.
         dtype: to compute estimates in, of precision.DTYPES.
+
+    Raises:
+        ValueError: for a denoiser that predicts neither.
     """
 
     def __init__(
@@ -53,7 +57,9 @@ class GaussianDiffusion:
         self.denoiser, self.alpha2, self.dtype = denoiser, alpha2, dtype
         self.self_conditioning, self.condition_dropout = self_conditioning, condition_dropout
         self.times, self.logit_mean, self.logit_std = times, logit_mean, logit_std
-        self.predicts_v = getattr(denoiser, "module", denoiser).config.prediction == "v"
+        prediction = getattr(denoiser, "module", denoiser).config.prediction
+        check_prediction(prediction)
+        self.predicts_v = prediction == "v"
 
     def loss(self, x0: Tensor, generator: torch.Generator | Draws, cond: Condition | None = None) -> Tensor:
         """Mean squared error of the prediction at noise levels drawn anew for every row.

@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from latdiff.config import Recipe, load_recipe
 from latdiff.data.sources import HUB_ID
 from latdiff.evaluation.report import grouped, older_figures, picture, summary
+from latdiff.storage import written_whole
 
 TEMPLATE = """---
 {{ card_data }}
@@ -105,13 +106,14 @@ def write_card(folder: Path) -> None:
     samples = [text for row in figures.get("unconditional", [])[:1] for text in row["samples"][:5]]
     files = {name: picture(folder / "metrics.json", name) for name in CAPTIONS}
     place = folder.name if folder.is_absolute() else folder
-    ModelCard.from_template(
+    card = ModelCard.from_template(
         card_data(recipe), template_str=TEMPLATE, recipe=recipe, folder=place, figures=figures,
         words=CONDITIONS.get(recipe.data.condition), flag="prompt" if recipe.data.condition == "start" else "cond",
         summary=summary(figures), samples=samples,
         pictures=[(name, file.name, CAPTIONS[name]) for name, file in files.items() if file.exists()],
         sweep=sweep_tables(figures.get("sweep", [])),
-    ).save(folder / "README.md")
+    )
+    _save(card, folder)
 
 
 def write_baseline_card(folder: Path, what: str, auto: str, measured: str) -> None:
@@ -125,10 +127,16 @@ def write_baseline_card(folder: Path, what: str, auto: str, measured: str) -> No
     """
     recipe = load_recipe(str(folder / "recipe.yaml"), saved=True)
     place = Path(folder.name) if folder.is_absolute() else folder
-    ModelCard.from_template(
+    card = ModelCard.from_template(
         card_data(recipe, "transformers", ["text-generation"]), template_str=BASELINE, recipe=recipe, folder=place,
         what=what, auto=auto, measured=measured,
-    ).save(folder / "README.md")
+    )
+    _save(card, folder)
+
+
+def _save(card: ModelCard, folder: Path) -> None:
+    with written_whole(folder / "README.md") as beside:
+        card.save(beside)
 
 
 def card_data(recipe: Recipe, library: str = "latdiff", tags: Sequence[str] = TAGS) -> ModelCardData:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from latdiff.errors import UserError
+from latdiff.storage import written_whole
 
 PANELS = {
     "validity": "share of valid texts, by the oracle",
@@ -44,7 +45,7 @@ def plot_lengths(histograms: dict[str, list[int]], path: Path) -> None:
     axes.set(xlabel="words a text", ylabel="share of texts", ylim=(0, None), xlim=(max(0, shortest - 1), None))
     axes.xaxis.get_major_locator().set_params(integer=True)
     figure.legend(loc="outside right upper", fontsize="small")
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
 
 
 def plot_reconstruction(measured: dict, path: Path) -> None:
@@ -62,7 +63,7 @@ def plot_reconstruction(measured: dict, path: Path) -> None:
     axes.set(xlabel="noise on the latents, in their standard deviations", ylabel="agreement with the text",
              ylim=(0, 1.03))
     axes.legend()
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
 
 
 def plot_denoising(measured: dict, path: Path) -> None:
@@ -76,7 +77,7 @@ def plot_denoising(measured: dict, path: Path) -> None:
     axes.plot(measured["times"], measured["errors"], marker="o")
     axes.set(xlabel="time of the noise schedule (1: noise alone)", ylabel="mean squared error (1: predicting the mean)",
              xlim=(0, 1), ylim=(0, None))
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
 
 
 def plot_control(rows: list[dict], path: Path) -> None:
@@ -99,7 +100,12 @@ def plot_control(rows: list[dict], path: Path) -> None:
         axes.locator_params(axis="x", nbins=6)
     figure.legend(handles=panels[0].lines, loc="outside lower center", ncols=2 * len(panels), fontsize="small",
                   title="mode of guidance; the larger a point, the larger the scale")
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
+
+
+def _save(figure, path: Path) -> None:
+    with written_whole(path) as beside:
+        figure.savefig(beside, dpi=120, format=path.suffix[1:] or "png")
 
 
 def _figure(panels: int, title: str) -> tuple:

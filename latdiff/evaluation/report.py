@@ -13,7 +13,7 @@ from typing import Any
 from latdiff.errors import UserError
 from latdiff.evaluation.metrics import mean_of
 from latdiff.precision import compute_dtype
-from latdiff.storage import write_text
+from latdiff.storage import new_file, write_text
 
 BY_WORDS = "the label's words stand in the text"  # a row's judge, where there is no other
 NO_FLUENCY = ("fluency: not measured; `latdiff evaluate ... --fluency MODEL` does that, MODEL a causal language model "
@@ -194,7 +194,7 @@ def check_writable(path: Path) -> None:
     unfinished = path.with_suffix(".unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.touch()
+        new_file(unfinished)
         unfinished.unlink()
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}); name another file") from None

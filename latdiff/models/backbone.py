@@ -11,13 +11,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
+from transformers import AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from latdiff.config import DECODING
 from latdiff.data.tokens import pad, tokenize
-from latdiff.errors import UserError
+from latdiff.errors import UserError, shown
 from latdiff.lm import load_pretrained
+
+TOKENS = tuple(f"{name}_token_id" for name in ("decoder_start", "bos", "eos", "pad", "forced_bos", "forced_eos"))
 
 
 class BackboneError(UserError):
@@ -60,6 +62,8 @@ def load_backbone(path: str, tokenizer: str | None = None, what: str = "") -> tu
     )
     if model.generation_config.decoder_start_token_id is None:
         model.generation_config.decoder_start_token_id = model.config.decoder_start_token_id
+    _check_tokens(model, what)
+    keep_tokens_alone(model)
     return read, fast_attention(model).requires_grad_(False)
 
 
@@ -71,6 +75,27 @@ def refuse_unreadable(model: PreTrainedModel, max_tokens: int) -> None:
             f"autoencoder.max_tokens is {max_tokens}, but the backbone, a {model.config.model_type}, has no more than "
             f"{positions} positions; set autoencoder.max_tokens={positions} or less, data.max_tokens likewise"
         )
+
+
+def _check_tokens(model: PreTrainedModel, what: str) -> None:
+    """Raise BackboneError for an id of no token among those that the model writes with."""
+    most = model.get_input_embeddings().num_embeddings
+    for name in TOKENS:
+        value = getattr(model.generation_config, name, None)
+        ids = value if name == "eos_token_id" and isinstance(value, list) else [] if value is None else [value]
+        if not all(type(one) is int and 0 <= one < most for one in ids):
+            raise BackboneError(f"{what}, whose generation_config.json or config.json has {name} {shown(value)}, must "
+                                f"be the id of a token, a whole number below {most:,}; correct it, or copy the model "
+                                "again")
+
+
+def keep_tokens_alone(model: PreTrainedModel) -> None:
+    """Leave nothing of a model's own settings of `generate` but the ids of tokens.
+
+    Its generation_config.json may come from anyone, and stop a text early, mark it, or have several of each written.
+    """
+    own = model.generation_config
+    model.generation_config = GenerationConfig(**{name: getattr(own, name, None) for name in TOKENS})
 
 
 def fast_attention(model: PreTrainedModel) -> PreTrainedModel:
@@ -99,7 +124,8 @@ def generate_ids(
 ) -> Tensor:
     """Ids [B, T'] that the decoder writes from features [B, L, H] where mask [B, L], its start token first.
 
-    Greedily, whatever the model's configuration says of beams and penalties; options of transformers' `generate` change
+    Greedily, whatever the model's configuration says of beams and penalties (and `load_backbone` keeps no more of it
+    than ids of tokens); options of transformers' `generate` change
     that. Token ids that it forces stay forced.
     """
     _onto_its_device(model)

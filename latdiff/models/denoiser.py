@@ -9,9 +9,19 @@ from diffusers.configuration_utils import register_to_config
 from einops import rearrange
 from torch import Tensor, nn
 
+from latdiff.errors import shown
 from latdiff.models.conditions import Labels, Source
 from latdiff.models.layers import AdaptiveBlock, LogSnrEmbedding, Norm
 from latdiff.models.saved import SavedModel
+
+PREDICTIONS = ("v", "x0")
+
+
+def check_prediction(prediction: object) -> None:
+    """Raise ValueError for anything that a denoiser cannot predict, which sampling would take for x0."""
+    if prediction not in PREDICTIONS:
+        raise ValueError(f"prediction is {shown(prediction)}, must be {' or '.join(PREDICTIONS)}, as the denoiser was "
+                         "trained")
 
 
 class LatentDenoiser(SavedModel):
@@ -30,6 +40,9 @@ class LatentDenoiser(SavedModel):
         codec_digest: of the codec whose latents it was trained on; a pipeline refuses any other.
         classes: labels that it can be conditioned on, C of them, as an embedding added to the noise level's.
         source_dim: H, the width of a source text's features, which every block attends to; 0 for none.
+
+    Raises:
+        ValueError: for any other `prediction`.
     """
 
     __module__ = "latdiff"  # what a saved pipeline names: no file
@@ -40,6 +53,7 @@ class LatentDenoiser(SavedModel):
         prediction: str = "v", codec_digest: str = "", classes: list[str] | None = None, source_dim: int = 0,
     ):
         super().__init__()
+        check_prediction(prediction)
         self.latents_in = nn.Linear(2 * latent_dim, width)
         self.positions = nn.Parameter(torch.randn(num_latents, width) * 0.5)
         self.time = LogSnrEmbedding(width)

@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 
 from latdiff.errors import UserError
 from latdiff.lm import load_pretrained
-from latdiff.models.backbone import fast_attention
+from latdiff.models.backbone import fast_attention, keep_tokens_alone
 
 
 class SentenceModelError(UserError):
@@ -53,6 +53,7 @@ def load_writer(path: str) -> tuple[Any, PreTrainedModel]:
     if tokenizer.eos_token_id is None:
         raise SentenceModelError(f"the language model {path!r} has no end-of-text token, so that no text would end; "
                                  "set its tokenizer's eos_token, or take another")
+    keep_tokens_alone(model)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     return tokenizer, fast_attention(model).requires_grad_(False)
 

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import ClassVar
 
 from diffusers import DiffusionPipeline
+from transformers import PreTrainedModel
 
 from latdiff.checkpoints import CheckpointError, shipped
 from latdiff.codecs.files import load_text_model
 from latdiff.codecs.protocol import Codec
 from latdiff.codecs.t5 import TextCodec
 from latdiff.errors import UserError
+from latdiff.models.backbone import keep_tokens_alone
 from latdiff.pipelines.index import check_index
 from latdiff.versions import record_versions
 
@@ -88,4 +90,6 @@ def codec_parts(tokenizer, text_model, autoencoder, codec: Codec | None) -> dict
     """Modules to register of what a pipeline was given: a TextCodec is taken apart, for it is saved so."""
     if isinstance(codec, TextCodec):
         tokenizer, text_model, autoencoder, codec = *codec.components.values(), None
+    if isinstance(text_model, PreTrainedModel):  # which diffusers has loaded, where `open_checkpoint` has not
+        keep_tokens_alone(text_model)
     return dict(zip(CODEC_PARTS, (tokenizer, text_model, autoencoder, codec), strict=True))

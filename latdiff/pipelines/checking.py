@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from latdiff.bars import without_bars
-from latdiff.checkpoints import CheckpointError, class_of
+from latdiff.checkpoints import CheckpointError, class_of, links_out
 from latdiff.checksums import changed_files
 from latdiff.codecs.files import load_codec
 from latdiff.codecs.protocol import Codec
@@ -206,6 +207,8 @@ def _files(folder: Path, found: Checked) -> None:
     if code:
         found.problems.append(f"{folder} holds files that could run code ({', '.join(code[:5])}), which latdiff never "
                               "writes nor reads; delete them")
+    found.problems += [f"{link} is a link to {os.path.realpath(link)}, outside the checkpoint; put a copy in its "
+                       "place, or delete it" for link in links_out(folder)]
     for file in sorted(folder.glob("*.json")):
         with found.collecting(str(file)):
             json.loads(file.read_text(encoding="utf-8"))
