@@ -22,7 +22,7 @@ from latdiff.models.saved import refuse_gaps
 from latdiff.pipelines.base import CodecPipeline, codec_parts
 from latdiff.pipelines.call import Call, conditions_of, drawn_of, guides_of
 from latdiff.pipelines.defaults import BATCH_SIZE, DEFAULT_STRENGTH
-from latdiff.pipelines.output import TextPipelineOutput, check_guides, chosen, scores
+from latdiff.pipelines.output import TextPipelineOutput, check_finite, check_guides, chosen, scores
 from latdiff.precision import compute_dtype
 
 CALLBACK_TENSORS = ["latents", "x0"]
@@ -125,7 +125,8 @@ class LatentTextDiffusionPipeline(CodecPipeline):
         Raises:
             UserError: For numbers out of range, a `cond` that this denoiser cannot take, a head made for another codec,
                 a scheduler that would mis-sample, noise of another shape, or unknown options; all before the first
-                step. GuidanceError, one of its kind, comes for a gradient that is not finite.
+                step. Later it comes for latents that a guide or a callback has made NaN or infinite, and
+                GuidanceError, one of its kind, for a gradient that is not finite.
 
         Examples:
             >>> from latdiff import load_head, open_checkpoint
@@ -287,6 +288,7 @@ class LatentTextDiffusionPipeline(CodecPipeline):
         return callback
 
     def _output(self, latents: Tensor, run: Call) -> TextPipelineOutput:
+        check_finite(latents)
         own = [guide for guide in run.guides if isinstance(guide, Guide)]
         warn_of_strain(latents, own)
         decoded = Decoded([], [])

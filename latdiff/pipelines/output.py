@@ -13,6 +13,7 @@ from torch import Tensor
 from latdiff.checkpoints import CheckpointError
 from latdiff.codecs.protocol import Codec
 from latdiff.diffusion.guidance import Guide, titles
+from latdiff.errors import UserError
 
 
 @dataclass
@@ -44,6 +45,18 @@ def check_guides(codec: Codec, guides: Sequence[Guide]) -> None:
                 f"head {guide.head.name!r} was fitted on latents of codec {guide.head.codec_digest}, but this "
                 f"pipeline's codec is {codec.digest}; fit it again with `latdiff fit-head`"
             )
+
+
+def check_finite(latents: Tensor) -> None:
+    """Raise UserError for denoised latents [B, L, D] that are not finite: a decoder would write blanks of them."""
+    if latents.isfinite().all():
+        return
+    wrong = (~latents.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
+    raise UserError(
+        f"the latents of {len(wrong)} of {len(latents)} texts hold NaN or infinity once they are denoised, the first "
+        f"at index {wrong[0]}; a guide, a callback_on_step_end or latents that were given may have made them so: leave "
+        "them out one by one, or take dtype='float32'"
+    )
 
 
 def scores(latents: Tensor, guides: Sequence[Guide], batch_size: int = 256) -> dict[str, list[float]]:
