@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import difflib
 import itertools
+import math
 import os
 import sys
 import warnings
 from collections.abc import Iterable
-from numbers import Integral
+from numbers import Integral, Real
 
 LONGEST = 8_000  # characters of a message
 
@@ -114,3 +115,26 @@ def check_whole(name: str, value: object, least: int = 1) -> None:
         raise UserError(f"{name} is {shown(value)}, must be a whole number")
     if value < least:
         raise UserError(f"{name} is {shown(value)}, must be {least} or more")
+
+
+def as_number(value: object) -> float | None:
+    """A number as a float, of an array or tensor without dimensions as well; None for what is none."""
+    value = value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+    if not isinstance(value, Real):
+        return None
+    try:
+        return float(value)
+    except OverflowError:  # of an int that no float holds
+        return math.nan
+
+
+def check_number(
+    name: str, value: object, least: float = -math.inf, most: float = math.inf, above: float = -math.inf
+) -> float:
+    """The value as a float. Raise UserError for what is no finite number, or is outside of the range."""
+    found = as_number(value)
+    if found is not None and math.isfinite(found) and least <= found <= most and found > above:
+        return found
+    ends = [(above, "above"), (least, "at least"), (most, "at most")]
+    allowed = " and ".join(f"{said} {end:g}" for end, said in ends if math.isfinite(end)) or "a finite number"
+    raise UserError(f"{name} is {shown(value)}, must be {'' if found is not None else 'a number, '}{allowed}")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from latdiff.errors import UserError, shown
 from latdiff.models.conditions import Condition
+from latdiff.pipelines.defaults import MOST_DRAWN
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,24 @@ def conditions_of(given: Any) -> Any:
     return found
 
 
+def check_drawn(drawn: int) -> None:
+    """Raise UserError for more texts, candidates counted, than a single call may draw."""
+    if drawn > MOST_DRAWN:
+        raise UserError(f"num_samples times candidates, over keep, is {shown(drawn)} texts to draw, must be at most "
+                        f"{MOST_DRAWN} in one call; draw so many in parts, by calls with first=..., or into a file, by "
+                        "`latdiff sample --output`")
+
+
 def drawn_of(asked: int, keep: float, cond, candidates: int, latents: Tensor | None) -> int:
     """How many texts to draw, of which so large a share makes what was asked for. Raises UserError as a call does."""
-    if not 0 < keep <= 1:
-        raise UserError(f"keep is {keep}, must be above 0 and at most 1")
+    check_drawn(asked * candidates)  # a float may not hold what is farther out
+    if keep == 1:
+        return asked
     named = {"candidates": candidates > 1, "latents": latents is not None,
              "a cond for each sample": isinstance(cond, list) and len(set(cond)) > 1}
     if any(named.values()):
         raise UserError(f"keep is {keep:g}, which drops some of the samples, and does not go with "
                         f"{' and '.join(k for k, v in named.items() if v)}; leave one of them out")
-    return math.ceil(asked / keep - 1e-9)  # 7 / 0.7 is a little more than 10
+    drawn = math.ceil(asked / keep - 1e-9)  # 7 / 0.7 is a little more than 10
+    check_drawn(drawn)
+    return drawn

@@ -15,13 +15,13 @@ from latdiff.diffusion.gaussian import GaussianDiffusion
 from latdiff.diffusion.guidance import ClassifierFree, Guide, stack, warn_of_contradictions, warn_of_strain
 from latdiff.diffusion.noise import Seeds, streams
 from latdiff.diffusion.sampling import check_scheduler, first_step, noised, sample
-from latdiff.errors import UserError, check_whole, nearest
+from latdiff.errors import UserError, check_number, check_whole, nearest
 from latdiff.mbr import Utility, most_agreed
 from latdiff.models.conditions import Condition, Labels
 from latdiff.models.saved import refuse_gaps
 from latdiff.pipelines.base import CodecPipeline, codec_parts
 from latdiff.pipelines.call import Call, conditions_of, drawn_of, guides_of
-from latdiff.pipelines.defaults import BATCH_SIZE, DEFAULT_STRENGTH
+from latdiff.pipelines.defaults import BATCH_SIZE, DEFAULT_STRENGTH, LEAST_KEEP
 from latdiff.pipelines.output import TextPipelineOutput, check_finite, check_guides, chosen, scores
 from latdiff.precision import compute_dtype
 
@@ -103,8 +103,9 @@ class LatentTextDiffusionPipeline(CodecPipeline):
             candidates: draw so many texts for every sample and return the one that agrees best with the others (minimum
                 Bayes risk, mbr.most_agreed).
             utility: what agreement is measured by.
-            keep: the share of what is drawn that is returned: those whose latents lie nearest to their own texts'
-                (`codec.round_trip`). 0.9 draws a ninth more; on storyworld about half of the broken texts go, or more.
+            keep: the share of what is drawn that is returned, at least 0.01: those whose latents lie nearest to their
+                own texts' (`codec.round_trip`). 0.9 draws a ninth more; on storyworld about half of the broken texts
+                go, or more.
             generator: on any device: text i follows from its seed and i alone. Or a list, one for each text.
             first: the place of the first text: text i is text first + i of a call for more. So a call may be made in
                 parts, elsewhere or later (docs/guidance.md).
@@ -143,6 +144,7 @@ class LatentTextDiffusionPipeline(CodecPipeline):
         if num_samples is None:
             num_samples = 1 if latents is None or several else len(latents) // candidates
         check_whole("num_samples", num_samples)
+        keep = check_number("keep", keep, LEAST_KEEP, 1)
         if output_type == "latent" and (keep < 1 or candidates > 1):
             raise UserError("output_type is 'latent', but keep and candidates choose among texts; leave them out, or "
                             "take output_type='text'")
@@ -152,7 +154,7 @@ class LatentTextDiffusionPipeline(CodecPipeline):
         if candidates > 1:
             most_agreed([], utility)  # refuses an unknown one before the first step
         asked = num_samples * (1 if conditions is None else len(conditions))
-        drawn = asked if keep == 1 else drawn_of(asked, keep, cond, candidates, latents)
+        drawn = drawn_of(asked, keep, cond, candidates, latents)
         if drawn > asked and conditions is not None:
             cond, several = conditions[0], False
         samples = (num_samples if several else drawn) * candidates
