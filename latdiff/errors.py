@@ -109,12 +109,13 @@ def whole_word(word: str, most: int) -> int | None:
     return int(word) if digits and int(word) <= most else None
 
 
-def check_whole(name: str, value: object, least: int = 1) -> None:
-    """Raise UserError for what is no whole number, or below the least."""
+def check_whole(name: str, value: object, least: int = 1) -> int:
+    """The value as an int, which numpy's are not. Raise UserError for what is no whole number, or below the least."""
     if not isinstance(value, Integral):
         raise UserError(f"{name} is {shown(value)}, must be a whole number")
     if value < least:
         raise UserError(f"{name} is {shown(value)}, must be {least} or more")
+    return int(value)
 
 
 def as_number(value: object) -> float | None:

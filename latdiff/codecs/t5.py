@@ -126,7 +126,7 @@ class TextCodec(Codec):
     @torch.no_grad()
     def features(self, ids: Sequence[list[int]], batch_size: int = 256) -> Source:
         """Features [B, T, H] of tokenized texts, and their mask."""
-        check_whole("batch_size", batch_size)
+        batch_size = check_whole("batch_size", batch_size)
         padded, mask = (x.to(self.device) for x in pad(ids, self.tokenizer.pad_token_id))
         chunks = zip(padded.split(batch_size), mask.split(batch_size), strict=True)
         return Source(torch.cat([encode_features(self.text_model, *chunk) for chunk in chunks]), mask)
@@ -134,7 +134,7 @@ class TextCodec(Codec):
     @torch.no_grad()
     def compress(self, ids: Sequence[list[int]], batch_size: int = 256) -> Tensor:
         """Latents [B, L, D] of tokenized texts, before they are normalised."""
-        check_whole("batch_size", batch_size)
+        batch_size = check_whole("batch_size", batch_size)
         latents = torch.empty(len(ids), *self.latent_shape, device=self.device)
         # By length, so that little is padded; written back in the order given.
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
@@ -165,7 +165,7 @@ class TextCodec(Codec):
         Raises:
             UserError: For an unknown preset or option.
         """
-        check_whole("batch_size", batch_size)
+        batch_size = check_whole("batch_size", batch_size)
         settings, end = decoding(preset, **options), self.tokenizer.eos_token_id
         texts: list[str] = []
         cut: list[bool] = []

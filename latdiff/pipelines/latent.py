@@ -137,13 +137,14 @@ class LatentTextDiffusionPipeline(CodecPipeline):
             >>> len(out.texts), list(out.scores)
             (2, ['sentiment=positive'])
         """
-        check_whole("candidates", candidates)
+        candidates = check_whole("candidates", candidates)
         cond = conditions_of(cond)
         conditions = cond if isinstance(cond, list) else None
         several = conditions is not None
         if num_samples is None:
             num_samples = 1 if latents is None or several else len(latents) // candidates
-        check_whole("num_samples", num_samples)
+        num_samples = check_whole("num_samples", num_samples)
+        first = check_whole("first", first, least=0)
         keep = check_number("keep", keep, LEAST_KEEP, 1)
         if output_type == "latent" and (keep < 1 or candidates > 1):
             raise UserError("output_type is 'latent', but keep and candidates choose among texts; leave them out, or "
@@ -172,7 +173,7 @@ class LatentTextDiffusionPipeline(CodecPipeline):
                             "candidates, L, D")
         out = self._output(self._denoise(latents, run), run)
         if drawn > asked:
-            nearest_first = self.codec.round_trip(out.latents, out.texts, batch_size).argsort(stable=True)
+            nearest_first = self.codec.round_trip(out.latents, out.texts, run.batch_size).argsort(stable=True)
             out = chosen(out, sorted(nearest_first[:asked].tolist()))
         elif candidates > 1:
             groups = [out.texts[i : i + candidates] for i in range(0, len(out.texts), candidates)]
@@ -222,7 +223,7 @@ class LatentTextDiffusionPipeline(CodecPipeline):
             callback_on_step_end_tensor_inputs,
         )
         begin = first_step(self.scheduler, run.steps, strength)
-        out = self._output(self._denoise(self.codec.encode(texts, batch_size), run, begin), run)
+        out = self._output(self._denoise(self.codec.encode(texts, run.batch_size), run, begin), run)
         return out if return_dict else (out.texts, out.latents, out.scores, out.cut)
 
     @torch.no_grad()
@@ -248,7 +249,7 @@ class LatentTextDiffusionPipeline(CodecPipeline):
             5
         """
         decode_options = self._decode_options(decode_options)
-        check_whole("n", n, least=2)  # the two texts themselves are counted
+        n = check_whole("n", n, least=2)  # the two texts themselves are counted
         start, end = self.codec.encode([a, b])
         cosine = torch.nn.functional.cosine_similarity(start.flatten(), end.flatten(), dim=0)
         angle = cosine.clamp(-1, 1).acos().clamp(min=1e-4)
@@ -308,8 +309,8 @@ class LatentTextDiffusionPipeline(CodecPipeline):
         guides = [] if guides is None else guides_of(guides)
         steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
         most = getattr(self.scheduler.config, "num_train_timesteps", steps)
-        check_whole("num_inference_steps", steps)
-        check_whole("batch_size", batch_size)
+        steps = check_whole("num_inference_steps", steps)
+        batch_size = check_whole("batch_size", batch_size)
         if steps > most:
             raise UserError(f"num_inference_steps is {steps}, must be 1 to {most}, the steps of the noise schedule")
         if output_type not in OUTPUTS:

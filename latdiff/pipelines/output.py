@@ -13,7 +13,7 @@ from torch import Tensor
 from latdiff.checkpoints import CheckpointError
 from latdiff.codecs.protocol import Codec
 from latdiff.diffusion.guidance import Guide, titles
-from latdiff.errors import UserError
+from latdiff.errors import UserError, check_whole
 
 
 @dataclass
@@ -73,6 +73,7 @@ def scores(latents: Tensor, guides: Sequence[Guide], batch_size: int = 256) -> d
         Per guide, such as "tone=positive", B numbers.
     """
     found: dict[str, list[float]] = {title: [] for title in titles(guides)}
+    batch_size = check_whole("batch_size", batch_size)
     with torch.inference_mode(False), torch.enable_grad():  # a CallableHead insists on a function with a gradient
         for part in latents.clone().split(batch_size) if guides else ():
             at = part.detach().requires_grad_()

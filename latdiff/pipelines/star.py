@@ -144,8 +144,8 @@ class StarPipeline(CodecPipeline):
         """
         run = self._prepare(guides, num_inference_steps, guidance_scale, thoughts, sentences, renoise, top_p,
                             max_new_tokens)
-        check_whole("num_samples", num_samples)
-        check_whole("batch_size", batch_size)
+        num_samples = check_whole("num_samples", num_samples)
+        batch_size = check_whole("batch_size", batch_size)
         words = () if cond is None else conditions_of(cond)
         given = [one for one in ([words] if isinstance(words, str) else words) for _ in range(num_samples)]
         ids, own = self.ids(given), streams(generator, len(given), first)
@@ -279,7 +279,7 @@ class StarPipeline(CodecPipeline):
         steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
         top_p = self.config.top_p if top_p is None else top_p
         most = context(self.language_model) if max_new_tokens is None else max_new_tokens
-        check_whole("num_inference_steps", steps, least=0)
+        steps = check_whole("num_inference_steps", steps, least=0)
         for name, value in (("thoughts", thoughts), ("sentences", sentences), ("max_new_tokens", most)):
             if value is not None:
                 check_whole(name, value)
