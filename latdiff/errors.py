@@ -118,11 +118,11 @@ def check_whole(name: str, value: object, least: int = 1) -> int:
     return int(value)
 
 
-def as_number(value: object) -> float | None:
-    """A number as a float, of an array or tensor without dimensions as well; None for what is none."""
+def as_number(value: object) -> float:
+    """A number as a float, of an array or tensor without dimensions as well; NaN for what is none."""
     value = value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
     if not isinstance(value, Real):
-        return None
+        return math.nan
     try:
         return float(value)
     except OverflowError:  # of an int that no float holds
@@ -134,8 +134,9 @@ def check_number(
 ) -> float:
     """The value as a float. Raise UserError for what is no finite number, or is outside of the range."""
     found = as_number(value)
-    if found is not None and math.isfinite(found) and least <= found <= most and found > above:
+    if math.isfinite(found) and least <= found <= most and found > above:
         return found
     ends = [(above, "above"), (least, "at least"), (most, "at most")]
-    allowed = " and ".join(f"{said} {end:g}" for end, said in ends if math.isfinite(end)) or "a finite number"
-    raise UserError(f"{name} is {shown(value)}, must be {'' if found is not None else 'a number, '}{allowed}")
+    allowed = " and ".join(f"{said} {end:g}" for end, said in ends if math.isfinite(end))
+    kind = "a number, " if allowed and math.isnan(found) else ""
+    raise UserError(f"{name} is {shown(value)}, must be {kind}{allowed or 'a finite number'}")

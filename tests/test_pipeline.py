@@ -49,12 +49,14 @@ def test_keeping_all_is_how_it_always_was(talkative):
 
 @pytest.mark.parametrize(("settings", "said"), [
     ({"keep": 0}, r"keep is 0, must be at least 0\.01 and at most 1"), ({"keep": 1.5}, "keep is 1.5"),
-    ({"keep": 1e-12}, "keep is 1e-12, must be at least"), ({"keep": torch.nan}, "keep is nan, must be at least"),
+    ({"keep": 1e-12}, "keep is 1e-12, must be at least"), ({"keep": torch.nan}, "keep is nan, must be a number"),
     ({"num_samples": 10**18}, "is 1000000000000000000 texts to draw, must be at most 100000000 in one call"),
     ({"num_samples": 10**400}, "is a number of about 401 digits texts to draw"),
     ({"num_samples": 10**6, "candidates": 101}, "texts to draw.*`latdiff sample --output`"),
     ({"num_samples": 10**7, "keep": 0.05}, "is 200000000 texts to draw.*calls with first="),
     ({"num_samples": 10**6, "cond": ["calm"] * 101}, "is 101000000 texts to draw"),
+    ({"keep": None}, "keep is None, must be a number, at least"), ({"keep": "0.9"}, "keep is '0.9', must be a number"),
+    ({"guidance_scale": None}, "guidance_scale, .* is None, must be a"), ({"guidance_scale": "2"}, "is '2', must be a"),
     ({"keep": 0.5, "output_type": "latent"}, "choose among texts"),
     ({"candidates": 2, "output_type": "latent"}, "choose among texts"),
     ({"num_inference_steps": 2.5}, r"num_inference_steps is 2\.5, must be a whole number"),

@@ -211,8 +211,7 @@ class LatentTextDiffusionPipeline(CodecPipeline):
             >>> len(pipe.edit(text, head.toward("positive"), strength=0.6).texts)
             1
         """
-        if not 0 < strength <= 1:
-            raise UserError(f"strength is {strength}, must be above 0 and at most 1")
+        strength = check_number("strength", strength, above=0, most=1)
         texts, cond = as_texts(texts), conditions_of(cond)
         if isinstance(cond, list) and len(cond) != len(texts):
             raise UserError(f"cond holds {len(cond)} conditions for {len(texts)} texts; give one for each, or one for "
@@ -325,11 +324,12 @@ class LatentTextDiffusionPipeline(CodecPipeline):
         check_guides(self.codec, own)
         warn_of_contradictions(own)
         options = self._decode_options(decode_options)
-        if guidance_scale != 1:
+        free = ClassifierFree(guidance_scale)
+        if free.scale != 1:
             if cond is None:
-                raise UserError(f"guidance_scale is {guidance_scale:g}, but there is no cond to guide towards; give "
+                raise UserError(f"guidance_scale is {free.scale:g}, but there is no cond to guide towards; give "
                                 "one")
-            guides = [ClassifierFree(guidance_scale), *guides]
+            guides = [free, *guides]
         condition, rows, sources = self._conditions(cond, samples)
         count = len(rows) or samples
         dtype = compute_dtype(self.config.dtype if dtype is None else dtype, self._execution_device.type)

@@ -15,11 +15,11 @@ from transformers import AutoModelForCausalLM
 
 from latdiff.checkpoints import CheckpointError
 from latdiff.data.tokens import SENTENCE_END, plain_ids
-from latdiff.diffusion.guidance import Guide, stack, warn_of_contradictions, warn_of_strain
+from latdiff.diffusion.guidance import ClassifierFree, Guide, stack, warn_of_contradictions, warn_of_strain
 from latdiff.diffusion.noise import Seeds, fork, streams
 from latdiff.diffusion.sampling import check_scheduler, sample
 from latdiff.diffusion.star import Thinking
-from latdiff.errors import UserError, check_whole
+from latdiff.errors import UserError, check_number, check_whole
 from latdiff.lm import LanguageModelError, Past, context, load_pretrained, read, write
 from latdiff.models.saved import refuse_gaps
 from latdiff.models.star import begun
@@ -283,10 +283,10 @@ class StarPipeline(CodecPipeline):
         for name, value in (("thoughts", thoughts), ("sentences", sentences), ("max_new_tokens", most)):
             if value is not None:
                 check_whole(name, value)
+        renoise = check_number("renoise", renoise)
         if not 0 <= renoise < 1:
             raise UserError(f"renoise is {renoise}, must be at least 0 and below 1")
-        if not 0 < top_p <= 1:
-            raise UserError(f"top_p is {top_p}, must be above 0 and at most 1")
+        top_p, guidance_scale = check_number("top_p", top_p, above=0, most=1), ClassifierFree(guidance_scale).scale
         run = _Call(guides, steps, guidance_scale, thoughts, sentences, renoise, top_p, most)
         if thoughts > 1 and not run.heads:
             raise UserError(f"thoughts is {thoughts}, but there is no head among the guides to choose a plan by; give "
