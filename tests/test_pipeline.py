@@ -131,11 +131,15 @@ def test_a_decoding_has_a_name(talkative, stories):
         assert out.texts != call("greedy").texts == call(None).texts
 
 
-@pytest.mark.parametrize("wrong", ["beam", {"num_beems": 4}, {"max_length": 9}], ids=str)
+@pytest.mark.parametrize("wrong", [
+    "beam", {"num_beems": 4}, {"max_length": 9}, {"preset": ["greedy"]}, {"num_beams": 0}, {"num_beams": -1},
+    {"num_beams": "x"}, {"repetition_penalty": 0}, {"no_repeat_ngram_size": 1.5}, {"length_penalty": "x"}, 5, 0,
+    ["greedy"], {5: 1},
+], ids=str)
 def test_an_unknown_decoding_is_refused_before_the_first_step(pipe, wrong):
     pipe.denoiser = None
     for call, texts in ((pipe, []), (pipe.edit, [["a story"]]), (pipe.interpolate, ["a story", "another"])):
-        with pytest.raises(UserError, match="decoding"):
+        with pytest.raises(UserError, match=r"decoding|must be a name|(beams|penalty|size) is .*"):
             call(*texts, decode_options=wrong)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from latdiff.diffusion.gaussian import GaussianDiffusion
 from latdiff.diffusion.guidance import ClassifierFree, Guide, stack, warn_of_contradictions, warn_of_strain
 from latdiff.diffusion.noise import Seeds, streams
 from latdiff.diffusion.sampling import check_scheduler, first_step, noised, sample
-from latdiff.errors import UserError, check_number, check_whole, nearest
+from latdiff.errors import UserError, check_number, check_whole, nearest, shown
 from latdiff.mbr import Utility, most_agreed
 from latdiff.models.conditions import Condition, Labels
 from latdiff.models.saved import refuse_gaps
@@ -359,8 +359,11 @@ class LatentTextDiffusionPipeline(CodecPipeline):
 
     def _decode_options(self, given: str | dict | None) -> dict:
         """Arguments of `codec.generate`; a name is a preset. Unknown ones are refused before the first step."""
-        given = {"preset": given} if isinstance(given, str) else given or {}
-        options = ({"preset": self.decoding} if self.codec.presets else {}) | given
+        given = {"preset": given} if isinstance(given, str) else {} if given is None else given
+        if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+            raise UserError(f"decode_options is {shown(given)}, must be a name, such as 'greedy', or a dict of what "
+                            "codec.generate takes, such as {'num_beams': 4}")
+        options = ({"preset": self.decoding} if self.codec.presets else {}) | dict(given)
         self.codec.check_options(**options)
         return options
 
