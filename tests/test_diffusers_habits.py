@@ -174,7 +174,7 @@ def test_a_callback_gets_the_tensors_that_it_names_and_steps_counted_through(pip
     pipe(num_samples=5, batch_size=2, generator=seeded(), callback_on_step_end=callback,
          callback_on_step_end_tensor_inputs=["latents", "x0"])
     assert seen == [(step, ["latents", "x0"]) for step in range(9)]
-    with pytest.raises(UserError, match="holds noise, must be of latents, x0"):
+    with pytest.raises(UserError, match="holds 'noise', must be of latents, x0"):
         pipe(callback_on_step_end=callback, callback_on_step_end_tensor_inputs=["noise"])
 
 

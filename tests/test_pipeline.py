@@ -111,6 +111,24 @@ def test_a_callback_sees_each_step_and_can_replace_the_latents(pipe):
     assert (out.latents == 0.5).all()
 
 
+@pytest.mark.parametrize("returned, said", [
+    (5, "5, must return None or a dict"), (torch.zeros(2, L, D), "must return None or a dict"),
+    ({"latents": None}, r"the latents None, must be .* of shape \[2, 3, 4\]"),
+    ({"latents": torch.zeros(L, D)}, r"of shape \[3, 4\] and dtype float32, must be .* of shape \[2, 3, 4\]"),
+    ({"latents": torch.zeros(3, L, D)}, r"of shape \[3, 3, 4\] and dtype float32"),
+    ({"latents": torch.zeros(2, L, D) * 1j}, "and dtype complex64, must be"),
+])
+def test_a_callback_that_returns_something_else_is_refused(pipe, returned, said):
+    with pytest.raises(UserError, match=f"callback_on_step_end returned .*{said}"):
+        pipe(num_samples=2, callback_on_step_end=lambda *_: returned)
+
+
+@pytest.mark.parametrize("returned", [None, {}, {"x0": 5}], ids=str)
+def test_a_callback_that_returns_no_latents_changes_nothing(pipe, returned):
+    out = pipe(generator=seeded(), callback_on_step_end=lambda *_: returned)
+    assert torch.equal(out.latents, pipe(generator=seeded()).latents)
+
+
 def test_decode_options_reach_generate(pipe):
     plain = pipe(num_samples=2, generator=seeded())
     other = pipe(num_samples=2, generator=seeded(), decode_options={"min_new_tokens": 3, "repetition_penalty": 5.0})
@@ -150,6 +168,19 @@ def test_texts_that_were_cut_are_named(pipe):
         out = pipe(num_samples=3, generator=seeded())
     assert out.cut == [False, True, False]
     assert len(warnings) == 1
+
+
+@pytest.mark.parametrize("settings, said", [
+    ({"callback_on_step_end": 5}, r"callback_on_step_end is 5, must be a function \(pipe, step, timestep, tensors\)"),
+    ({"callback_on_step_end_tensor_inputs": 5}, "inputs is 5, must be a list of latents, x0"),
+    ({"callback_on_step_end_tensor_inputs": None}, "tensor_inputs is None, must be a list of"),
+    ({"callback_on_step_end_tensor_inputs": [["latents"]]}, r"inputs holds \['latents'\], must be of latents, x0"),
+])
+def test_what_is_no_callback_is_refused(pipe, settings, said):
+    pipe.denoiser.forward = pytest.fail
+    for call, texts in ((pipe, []), (pipe.edit, ["We met."])):
+        with pytest.raises(UserError, match=said):
+            call(*texts, **settings)
 
 
 @pytest.mark.parametrize("numbers", [{"num_samples": 0}, {"num_samples": -3}, {"num_inference_steps": 0}])

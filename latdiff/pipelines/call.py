@@ -14,6 +14,8 @@ from latdiff.errors import UserError, shown
 from latdiff.models.conditions import Condition
 from latdiff.pipelines.defaults import MOST_DRAWN
 
+CALLBACK_TENSORS = ["latents", "x0"]
+
 
 @dataclass(frozen=True)
 class Call:
@@ -52,6 +54,39 @@ def guides_of(given) -> list[Callable]:
         raise UserError(f"guides holds {shown(wrong[0])}, must be guides, such as head.toward('positive'), or "
                         "functions guide(denoise) -> denoise")
     return found
+
+
+def tensors_of(callback: Any, names: Any) -> list[str]:
+    """The names of the tensors that a callback gets. Raises UserError for what is no callback, and for other names."""
+    if callback is not None and not callable(callback):
+        raise UserError(f"callback_on_step_end is {shown(callback)}, must be a function "
+                        "(pipe, step, timestep, tensors)")
+    if not isinstance(names, Iterable):
+        raise UserError(f"callback_on_step_end_tensor_inputs is {shown(names)}, must be a list of "
+                        f"{', '.join(CALLBACK_TENSORS)}")
+    found = [names] if isinstance(names, str) else list(names)
+    for name in found:
+        if not isinstance(name, str) or name not in CALLBACK_TENSORS:
+            raise UserError(f"callback_on_step_end_tensor_inputs holds {shown(name)}, must be of "
+                            f"{', '.join(CALLBACK_TENSORS)}")
+    return found
+
+
+def latents_of(returned: Any, latents: Tensor) -> Tensor:
+    """The latents [B, L, D] to go on from, of what a callback returned. Raises UserError for anything it may not."""
+    if returned is None:
+        return latents
+    if not isinstance(returned, Mapping):
+        raise UserError(f"callback_on_step_end returned {shown(returned)}, must return None or a dict, such as "
+                        "{'latents': latents}")
+    found = returned.get("latents", latents)
+    shape = f"must be floating-point numbers of shape {list(latents.shape)}, as it was given"
+    if not isinstance(found, Tensor):
+        raise UserError(f"callback_on_step_end returned the latents {shown(found)}, {shape}")
+    if found.shape != latents.shape or not found.is_floating_point():
+        kind = str(found.dtype).removeprefix("torch.")
+        raise UserError(f"callback_on_step_end returned latents of shape {list(found.shape)} and dtype {kind}, {shape}")
+    return found.to(latents)
 
 
 def conditions_of(given: Any) -> Any:

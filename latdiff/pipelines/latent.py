@@ -20,12 +20,19 @@ from latdiff.mbr import Utility, most_agreed
 from latdiff.models.conditions import Condition, Labels
 from latdiff.models.saved import refuse_gaps
 from latdiff.pipelines.base import CodecPipeline, codec_parts
-from latdiff.pipelines.call import Call, conditions_of, drawn_of, guides_of
+from latdiff.pipelines.call import (
+    CALLBACK_TENSORS,
+    Call,
+    conditions_of,
+    drawn_of,
+    guides_of,
+    latents_of,
+    tensors_of,
+)
 from latdiff.pipelines.defaults import BATCH_SIZE, DEFAULT_STRENGTH, LEAST_KEEP
 from latdiff.pipelines.output import TextPipelineOutput, check_finite, check_guides, chosen, scores
 from latdiff.precision import compute_dtype
 
-CALLBACK_TENSORS = ["latents", "x0"]
 OUTPUTS = ("text", "latent")
 
 
@@ -285,7 +292,8 @@ class LatentTextDiffusionPipeline(CodecPipeline):
 
         def callback(step: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict | None:
             wanted = {name: tensors[name] for name in run.tensors}
-            return function(self, part * len(self.scheduler.timesteps) + step, timestep, wanted)
+            returned = function(self, part * len(self.scheduler.timesteps) + step, timestep, wanted)
+            return {"latents": latents_of(returned, tensors["latents"])}
 
         return callback
 
@@ -314,11 +322,7 @@ class LatentTextDiffusionPipeline(CodecPipeline):
             raise UserError(f"num_inference_steps is {steps}, must be 1 to {most}, the steps of the noise schedule")
         if output_type not in OUTPUTS:
             raise UserError(f"output_type is {output_type!r}, must be one of {', '.join(OUTPUTS)}")
-        tensors = (tensors,) if isinstance(tensors, str) else tensors
-        unknown = set(tensors) - set(CALLBACK_TENSORS)
-        if unknown:
-            raise UserError(f"callback_on_step_end_tensor_inputs holds {', '.join(sorted(unknown))}, must be of "
-                            f"{', '.join(CALLBACK_TENSORS)}")
+        tensors = tensors_of(callback, tensors)
         check_scheduler(self.scheduler, steps)
         own = [guide for guide in guides if isinstance(guide, Guide)]
         check_guides(self.codec, own)
