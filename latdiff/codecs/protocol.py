@@ -162,14 +162,14 @@ def as_latents(given: Any, latent_shape: Sequence[int]) -> Tensor:
     except TypeError:  # of a dtype that torch does not have
         found = None
     if not isinstance(found, Tensor):
-        raise UserError(f"latents is {shown(given)}, {wanted}, such as codec.encode makes")
+        raise UserError(f"latents is {shown(given)}, {wanted}, as of codec.encode or torch.randn")
     if found.dim() != 3 or tuple(found.shape[1:]) != tuple(latent_shape) or not found.is_floating_point():
         kind = str(found.dtype).removeprefix("torch.")
         raise UserError(f"latents is of shape {list(found.shape)} and dtype {kind}, {wanted}")
     wrong = (~found.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
     if wrong:
         raise UserError(f"{len(wrong)} of {len(found)} latents hold NaN or infinity, the first at index {wrong[0]}; no "
-                        "text can be read from them; look at what made them, or drop them")
+                        "text can be made of them; look at what made them, or drop them")
     return found
 
 

@@ -10,7 +10,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from latdiff.checkpoints import CheckpointError
-from latdiff.codecs.protocol import Decoded, as_texts
+from latdiff.codecs.protocol import Decoded, as_latents, as_texts
 from latdiff.diffusion.gaussian import GaussianDiffusion
 from latdiff.diffusion.guidance import ClassifierFree, Guide, stack, warn_of_contradictions, warn_of_strain
 from latdiff.diffusion.noise import Seeds, streams
@@ -116,7 +116,7 @@ class LatentTextDiffusionPipeline(CodecPipeline):
             generator: on any device: text i follows from its seed and i alone. Or a list, one for each text.
             first: the place of the first text: text i is text first + i of a call for more. So a call may be made in
                 parts, elsewhere or later (docs/guidance.md).
-            latents: starting noise [num_samples * candidates, L, D] in place of a draw.
+            latents: starting noise [num_samples * candidates, L, D] in place of a draw, a tensor or an array.
             batch_size: how many texts at once are denoised, decoded and scored.
             decode_options: how the decoder writes: "greedy", "ld4lg" (beam search), or what `codec.generate` takes,
                 e.g. {"num_beams": 4}, on top of the checkpoint's own.
@@ -148,6 +148,7 @@ class LatentTextDiffusionPipeline(CodecPipeline):
         cond = conditions_of(cond)
         conditions = cond if isinstance(cond, list) else None
         several = conditions is not None
+        latents = None if latents is None else as_latents(latents, self.codec.latent_shape)
         if num_samples is None:
             num_samples = 1 if latents is None or several else len(latents) // candidates
         num_samples = check_whole("num_samples", num_samples)
@@ -173,8 +174,6 @@ class LatentTextDiffusionPipeline(CodecPipeline):
         shape = (drawn * candidates, *self.codec.latent_shape)
         if latents is None:
             latents = randn_tensor(shape, generator=run.streams)
-        elif not isinstance(latents, Tensor) or not latents.isfinite().all():
-            raise UserError("latents must be a tensor of finite numbers, such as torch.randn makes")
         elif latents.shape != shape:
             raise UserError(f"latents is of shape {list(latents.shape)}, must be {list(shape)}: num_samples times "
                             "candidates, L, D")
