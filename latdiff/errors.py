@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import difflib
 import itertools
+import math
 import os
 import sys
 import warnings
 from collections.abc import Iterable
-from numbers import Integral
+from numbers import Integral, Real
 
 LONGEST = 8_000  # characters of a message
 
@@ -108,9 +109,34 @@ def whole_word(word: str, most: int) -> int | None:
     return int(word) if digits and int(word) <= most else None
 
 
-def check_whole(name: str, value: object, least: int = 1) -> None:
-    """Raise UserError for what is no whole number, or below the least."""
+def check_whole(name: str, value: object, least: int = 1) -> int:
+    """The value as an int, which numpy's are not. Raise UserError for what is no whole number, or below the least."""
     if not isinstance(value, Integral):
         raise UserError(f"{name} is {shown(value)}, must be a whole number")
     if value < least:
         raise UserError(f"{name} is {shown(value)}, must be {least} or more")
+    return int(value)
+
+
+def as_number(value: object) -> float:
+    """A number as a float, of an array or tensor without dimensions as well; NaN for what is none."""
+    value = value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+    if not isinstance(value, Real):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:  # of an int that no float holds
+        return math.nan
+
+
+def check_number(
+    name: str, value: object, least: float = -math.inf, most: float = math.inf, above: float = -math.inf
+) -> float:
+    """The value as a float. Raise UserError for what is no finite number, or is outside of the range."""
+    found = as_number(value)
+    if math.isfinite(found) and least <= found <= most and found > above:
+        return found
+    ends = [(above, "above"), (least, "at least"), (most, "at most")]
+    allowed = " and ".join(f"{said} {end:g}" for end, said in ends if math.isfinite(end))
+    kind = "a number, " if allowed and math.isnan(found) else ""
+    raise UserError(f"{name} is {shown(value)}, must be {kind}{allowed or 'a finite number'}")

@@ -67,6 +67,12 @@ def test_numbers_below_one(refused, flags):
     assert "must be 1" in refused("sample", *flags)
 
 
+@pytest.mark.parametrize("share", [0, 1e-12, 1.5, "inf"])
+def test_a_share_that_cannot_be_kept_is_refused_before_anything_loads(refused, share, tmp_path):
+    said = refused("sample", "--keep", share, folder=tmp_path)
+    assert f"--keep is {float(share)}, must be at least 0.01 and at most 1" in said
+
+
 @pytest.mark.parametrize("flags", [("--keep", 0.5), ("--candidates", 2)])
 def test_texts_that_are_chosen_have_no_others_of_the_same_noise_beside_them(refused, flags):
     assert "--compare shows texts of the same noise" in refused("sample", "--compare", *flags)

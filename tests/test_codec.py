@@ -32,6 +32,23 @@ def test_latents_have_the_shape_that_the_codec_names(codec, texts):
     assert codec.encode(texts).dtype == torch.float32
 
 
+@pytest.mark.parametrize("wrong, said", [
+    (None, r"latents is None, must be a tensor \[B, 3, 4\]"), ([[[0.0]]], "must be a tensor"),
+    (np.array([["x"]]), "must be a tensor"), (torch.zeros(L, D), r"is of shape \[3, 4\] and dtype float32"),
+    (torch.zeros(2, L, D - 1), r"is of shape \[2, 3, 3\]"), (torch.zeros(2, D, L), r"is of shape \[2, 4, 3\]"),
+    (np.zeros((1, L, D), int), "and dtype int64, must be"), (torch.zeros(1, L, D) * 1j, "and dtype complex64"),
+    (torch.tensor([0, np.nan, np.inf]).view(3, 1, 1).expand(3, L, D), "2 of 3 latents hold NaN .* at index 1; no text"),
+])
+def test_what_are_no_latents_is_not_decoded(codec, wrong, said):
+    with pytest.raises(UserError, match=said):
+        codec.decode(wrong)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_an_array_of_latents_is_decoded_as_a_tensor_is(codec, dtype):
+    assert codec.decode(noise(2).numpy().astype(dtype)) == codec.decode(noise(2))
+
+
 def test_the_order_of_the_texts_is_kept(codec, texts):
     assert len({len(row) for row in tokenize(codec.tokenizer, texts)}) > 3  # sorted by length inside
     latents = codec.encode(texts)

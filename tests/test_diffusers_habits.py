@@ -1,5 +1,6 @@
 """What a user of diffusers tries first: each habit of StableDiffusionPipeline and DiTPipeline, on ours."""
 
+import numpy as np
 import pytest
 import torch
 from accelerate.hooks import ModelHook, add_hook_to_module
@@ -10,6 +11,7 @@ from latdiff import AttributeHead, LatentTextDiffusionPipeline
 from latdiff.codecs.t5 import TextCodec
 from latdiff.diffusion.sampling import SchedulerError, make_scheduler
 from latdiff.errors import UserError
+from latdiff.evaluation.rows import denoising
 
 L, D = 3, 4
 
@@ -115,6 +117,7 @@ def test_a_call_may_be_made_in_parts(talkative, candidates):
 
 @pytest.mark.parametrize("settings, said", [
     ({"first": -1}, "first is -1, must be 0 or more"), ({"first": 0.5}, "first is 0.5, must be a whole number"),
+    ({"first": None}, "first is None, must be a whole number"),
     ({"first": 2, "keep": 0.5}, "keep is 0.5, which chooses among all that one call draws"),
     ({"first": 2, "generator": [torch.Generator()]}, "generator is a list, which pins every sample"),
 ])
@@ -171,7 +174,7 @@ def test_a_callback_gets_the_tensors_that_it_names_and_steps_counted_through(pip
     pipe(num_samples=5, batch_size=2, generator=seeded(), callback_on_step_end=callback,
          callback_on_step_end_tensor_inputs=["latents", "x0"])
     assert seen == [(step, ["latents", "x0"]) for step in range(9)]
-    with pytest.raises(UserError, match="holds noise, must be of latents, x0"):
+    with pytest.raises(UserError, match="holds 'noise', must be of latents, x0"):
         pipe(callback_on_step_end=callback, callback_on_step_end_tensor_inputs=["noise"])
 
 
@@ -206,14 +209,15 @@ def test_classifier_free_guidance_is_one_call_a_step(conditional):
 
 @pytest.mark.parametrize("shape", [(L, D), (2, D, L), (2, L)])
 def test_noise_of_another_shape_is_refused(pipe, shape):
-    with pytest.raises(UserError, match=r"latents is of shape .*, must be \[\d, 3, 4\]"):
+    with pytest.raises(UserError, match=r"latents is of shape .*, must be a tensor \[B, 3, 4\]"):
         pipe(latents=torch.zeros(shape))
 
 
 def test_noise_of_another_dtype_is_cast(pipe):
     noise = torch.zeros(2, L, D)
-    texts = [pipe(latents=noise.to(dtype), generator=seeded()).texts for dtype in (torch.float32, torch.float64)]
-    assert texts[0] == texts[1]
+    plain = pipe(latents=noise, generator=seeded()).texts
+    for other in (noise.double(), noise.half(), noise.numpy()):
+        assert pipe(latents=other, generator=seeded()).texts == plain
 
 
 # What it costs
@@ -230,6 +234,20 @@ def test_batch_size_governs_denoising_decoding_and_scoring(pipe, guide, monkeypa
     assert {name: set(seen) for name, seen in sizes.items()} == {name: {1, 2} for name in sizes}
     with pytest.raises(UserError, match="batch_size is 0, must be 1 or more"):
         pipe(batch_size=0)
+
+
+def test_whole_numbers_may_be_of_numpy(pipe, guide):
+    three, two, few = np.int64(3), np.int32(2), np.uint8(1)
+    settings = {"num_samples": three, "candidates": two, "num_inference_steps": two, "batch_size": few, "first": few}
+    plain = pipe(guides=guide, generator=seeded(), **{name: int(number) for name, number in settings.items()})
+    out = pipe(guides=guide, generator=seeded(), **settings)
+    assert out.texts == plain.texts and torch.equal(out.latents, plain.latents)
+    texts = ["We met at the lake."] * 3
+    assert len(pipe.edit(texts, guide, batch_size=two).texts) == len(pipe.interpolate(*texts[:2], n=three).texts) == 3
+    assert pipe.codec.decode(pipe.codec.encode(texts, two), batch_size=two) == pipe.codec.decode(
+        pipe.codec.encode(texts))
+    assert pipe.codec.encode_condition(texts, two).features.shape[0] == 3
+    assert denoising(pipe, texts, batch_size=two)["n"] == 3
 
 
 def test_hooks_see_every_model(conditional, stories):

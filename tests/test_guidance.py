@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
@@ -404,6 +405,13 @@ def test_sampling_under_a_guide_ends_at_its_side(mode):
         ({"interval": (0.5, 0.2)}, "interval is (0.5, 0.2), must be"),
         ({"clamp": 0.0}, "clamp is 0.0, must be above 0"),
         ({"draws": 0}, "draws is 0, must be 1 or more"),
+        ({"scale": "3"}, "scale is '3', must be a finite number"),
+        ({"scale": [3]}, "scale is [3], must be a finite number"),
+        ({"scale": None}, "scale is None, must be a finite number"),
+        ({"interval": 0.5}, "interval is 0.5, must be"),
+        ({"interval": (0, "1")}, "interval is (0, '1'), must be"),
+        ({"clamp": "x"}, "clamp is 'x', must be above 0"),
+        ({"draws": 2.5}, "draws is 2.5, must be 1 or more"),
     ],
 )
 def test_settings_out_of_range(settings, said):
@@ -411,6 +419,14 @@ def test_settings_out_of_range(settings, said):
         Guide(**{"head": random_head(), "target": (1.0, 0.0, 0.0), "scale": 1.0} | settings)
     assert said in str(error.value)
     assert "'mood'" in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.array, torch.tensor], ids=lambda kind: kind.__name__)
+def test_a_number_without_dimensions_is_a_scale(kind, x0):
+    head = random_head()
+    plain, other = (head.toward("label1", scale, clamp=scale) for scale in (3.0, kind(3.0)))
+    assert other == plain and torch.equal(*(steered([guide], x0, torch.full((5,), 49)) for guide in (plain, other)))
+    assert ClassifierFree(kind(3.0)) == ClassifierFree(3.0)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -51,15 +51,27 @@ def test_keeping_all_is_how_it_always_was(talkative):
 
 
 @pytest.mark.parametrize(("settings", "said"), [
-    ({"keep": 0}, "keep is 0, must be above 0"), ({"keep": 1.5}, "keep is 1.5"),
+    ({"keep": 0}, r"keep is 0, must be at least 0\.01 and at most 1"), ({"keep": 1.5}, "keep is 1.5"),
+    ({"keep": 1e-12}, "keep is 1e-12, must be at least"), ({"keep": torch.nan}, "keep is nan, must be a number"),
+    ({"num_samples": 10**18}, "is 1000000000000000000 texts to draw, must be at most 100000000 in one call"),
+    ({"num_samples": 10**400}, "is a number of about 401 digits texts to draw"),
+    ({"num_samples": 10**6, "candidates": 101}, "texts to draw.*`latdiff sample --output`"),
+    ({"num_samples": 10**7, "keep": 0.05}, "is 200000000 texts to draw.*calls with first="),
+    ({"num_samples": 10**6, "cond": ["calm"] * 101}, "is 101000000 texts to draw"),
+    ({"keep": None}, "keep is None, must be a number, at least"), ({"keep": "0.9"}, "keep is '0.9', must be a number"),
+    ({"guidance_scale": None}, "guidance_scale, .* is None, must be a"), ({"guidance_scale": "2"}, "is '2', must be a"),
     ({"keep": 0.5, "output_type": "latent"}, "choose among texts"),
     ({"candidates": 2, "output_type": "latent"}, "choose among texts"),
     ({"num_inference_steps": 2.5}, r"num_inference_steps is 2\.5, must be a whole number"),
     ({"num_samples": 2.0}, r"num_samples is 2\.0, must be a whole number"),
     ({"generator": 5}, "generator is 5, must be one of torch's"), ({"generator": [1]}, "generator is 1, must be"),
     ({"guides": "mood=b"}, "guides holds 'mood=b', must be guides"), ({"guides": [None]}, "guides holds None"),
-    ({"latents": [[1.0]]}, "latents must be a tensor"), ({"cond": []}, "cond is an empty list"),
-    ({"latents": torch.full((1, L, D), torch.nan)}, "latents must be a tensor of finite numbers"),
+    ({"latents": [[1.0]]}, r"latents is \[\[1\.0\]\], must be a tensor"), ({"cond": []}, "cond is an empty list"),
+    ({"latents": torch.full((1, L, D), torch.nan)}, "1 of 1 latents hold NaN or infinity"),
+    ({"latents": 5}, "latents is 5, must be a tensor"), ({"latents": torch.zeros(1, L, D).bool()}, "dtype bool, must"),
+    ({"latents": torch.zeros(1, L, D).int()}, "dtype int32, must be a tensor .* of floating-point numbers"),
+    ({"latents": torch.zeros(1, L, D) * 1j}, "dtype complex64, must be a tensor .* of floating-point numbers"),
+    ({"latents": torch.zeros(3, L, D), "num_samples": 2}, r"latents is of shape \[3, 3, 4\], must be \[2, 3, 4\]"),
     ({"keep": 0.5, "candidates": 2}, "does not go with candidates;"),
     ({"keep": 0.5, "latents": torch.zeros(2, L, D)}, "does not go with latents;"),
     ({"keep": 0.5, "cond": ["calm", "wild"]}, "does not go with a cond for each sample;"),
@@ -106,6 +118,24 @@ def test_a_callback_sees_each_step_and_can_replace_the_latents(pipe):
     assert (out.latents == 0.5).all()
 
 
+@pytest.mark.parametrize("returned, said", [
+    (5, "5, must return None or a dict"), (torch.zeros(2, L, D), "must return None or a dict"),
+    ({"latents": None}, r"the latents None, must be .* of shape \[2, 3, 4\]"),
+    ({"latents": torch.zeros(L, D)}, r"of shape \[3, 4\] and dtype float32, must be .* of shape \[2, 3, 4\]"),
+    ({"latents": torch.zeros(3, L, D)}, r"of shape \[3, 3, 4\] and dtype float32"),
+    ({"latents": torch.zeros(2, L, D) * 1j}, "and dtype complex64, must be"),
+])
+def test_a_callback_that_returns_something_else_is_refused(pipe, returned, said):
+    with pytest.raises(UserError, match=f"callback_on_step_end returned .*{said}"):
+        pipe(num_samples=2, callback_on_step_end=lambda *_: returned)
+
+
+@pytest.mark.parametrize("returned", [None, {}, {"x0": 5}], ids=str)
+def test_a_callback_that_returns_no_latents_changes_nothing(pipe, returned):
+    out = pipe(generator=seeded(), callback_on_step_end=lambda *_: returned)
+    assert torch.equal(out.latents, pipe(generator=seeded()).latents)
+
+
 def test_decode_options_reach_generate(pipe):
     plain = pipe(num_samples=2, generator=seeded())
     other = pipe(num_samples=2, generator=seeded(), decode_options={"min_new_tokens": 3, "repetition_penalty": 5.0})
@@ -137,11 +167,15 @@ def test_a_decoding_has_a_name(talkative, stories):
         assert out.texts != call("greedy").texts == call(None).texts
 
 
-@pytest.mark.parametrize("wrong", ["beam", {"num_beems": 4}, {"max_length": 9}], ids=str)
+@pytest.mark.parametrize("wrong", [
+    "beam", {"num_beems": 4}, {"max_length": 9}, {"preset": ["greedy"]}, {"num_beams": 0}, {"num_beams": -1},
+    {"num_beams": "x"}, {"repetition_penalty": 0}, {"no_repeat_ngram_size": 1.5}, {"length_penalty": "x"}, 5, 0,
+    ["greedy"], {5: 1},
+], ids=str)
 def test_an_unknown_decoding_is_refused_before_the_first_step(pipe, wrong):
     pipe.denoiser = None
     for call, texts in ((pipe, []), (pipe.edit, [["a story"]]), (pipe.interpolate, ["a story", "another"])):
-        with pytest.raises(UserError, match="decoding"):
+        with pytest.raises(UserError, match=r"decoding|must be a name|(beams|penalty|size) is .*"):
             call(*texts, decode_options=wrong)
 
 
@@ -152,6 +186,19 @@ def test_texts_that_were_cut_are_named(pipe):
         out = pipe(num_samples=3, generator=seeded())
     assert out.cut == [False, True, False]
     assert len(warnings) == 1
+
+
+@pytest.mark.parametrize("settings, said", [
+    ({"callback_on_step_end": 5}, r"callback_on_step_end is 5, must be a function \(pipe, step, timestep, tensors\)"),
+    ({"callback_on_step_end_tensor_inputs": 5}, "inputs is 5, must be a list of latents, x0"),
+    ({"callback_on_step_end_tensor_inputs": None}, "tensor_inputs is None, must be a list of"),
+    ({"callback_on_step_end_tensor_inputs": [["latents"]]}, r"inputs holds \['latents'\], must be of latents, x0"),
+])
+def test_what_is_no_callback_is_refused(pipe, settings, said):
+    pipe.denoiser.forward = pytest.fail
+    for call, texts in ((pipe, []), (pipe.edit, ["We met."])):
+        with pytest.raises(UserError, match=said):
+            call(*texts, **settings)
 
 
 @pytest.mark.parametrize("numbers", [{"num_samples": 0}, {"num_samples": -3}, {"num_inference_steps": 0}])

@@ -1,5 +1,6 @@
 """Editing and interpolating texts."""
 
+import numpy as np
 import pytest
 import torch
 from toy_pipes import seeded
@@ -52,10 +53,16 @@ def test_an_edit_of_full_strength_starts_from_noise(pipe, stories):
     assert not torch.allclose(first, other)
 
 
-@pytest.mark.parametrize("strength", [0, -1, 1.01])
+@pytest.mark.parametrize("strength", [0, -1, 1.01, "x", None, torch.ones(2), float("nan")], ids=str)
 def test_a_strength_out_of_range_is_refused(pipe, strength):
-    with pytest.raises(ValueError, match="must be above 0 and at most 1"):
+    with pytest.raises(ValueError, match=r"must be (a number, )?above 0 and at most 1"):
         pipe.edit(["a story"], strength=strength)
+
+
+def test_a_strength_may_be_of_numpy_or_torch(pipe):
+    kinds = (float, np.float32, np.array, torch.tensor)
+    plain, *others = (pipe.edit("We met.", strength=kind(0.5), generator=seeded()).latents for kind in kinds)
+    assert all(torch.equal(plain, other) for other in others)
 
 
 def test_what_cannot_be_encoded_cannot_be_edited(pipe):

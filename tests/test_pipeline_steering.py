@@ -6,6 +6,7 @@ from toy_pipes import D, L, random_head, seeded
 
 from latdiff import CallableHead, fit_head
 from latdiff.checkpoints import CheckpointError
+from latdiff.errors import UserError
 
 
 def test_a_guide_steers_and_its_score_says_how_far(pipe, head):
@@ -32,6 +33,23 @@ def test_a_lambda_can_guide(pipe):
     out = pipe(num_samples=2, guides=[toward_one], generator=seeded())
     torch.testing.assert_close(out.latents, torch.ones(2, L, D))
     assert out.scores == {}
+
+
+@pytest.mark.parametrize("output_type", ["text", "latent"])
+@pytest.mark.parametrize("cause", ["guide", "callback"])
+def test_latents_that_are_not_finite_are_not_decoded(pipe, monkeypatch, output_type, cause):
+    def broken(latents):
+        return torch.cat([latents[:1], latents[1:] * torch.nan])
+
+    settings = {
+        "guide": {"guides": lambda denoise: lambda *given: broken(denoise(*given))},
+        "callback": {"callback_on_step_end": lambda pipe, step, t, tensors: {"latents": broken(tensors["latents"])}},
+    }[cause]
+    monkeypatch.setattr(type(pipe.codec), "generate", lambda *_, **__: pytest.fail("decoded"))
+    said = "the latents of 2 of 3 texts hold NaN .*the first at index 1; a guide, a callback_on_step_end or latents"
+    for call, texts in ((pipe, {"num_samples": 3}), (pipe.edit, {"texts": ["We met at the lake."] * 3})):
+        with pytest.raises(UserError, match=said):
+            call(**texts, output_type=output_type, **settings)
 
 
 def test_a_head_fits_and_steers_on_the_pipelines_own_latents(pipe, stories):

@@ -223,6 +223,7 @@ def test_careful_writing_ends_where_an_end_is_likeliest(codec, monkeypatch):
 
 @pytest.mark.parametrize("options, said", [
     ({"preset": "gready"}, "no decoding 'gready', only sampled, careful, greedy, beam; did you mean greedy?"),
+    ({"preset": ["greedy"]}, "no decoding ['greedy'], only sampled, careful, greedy, beam"),
     ({"preset": "ld4lg"}, "no decoding 'ld4lg', only sampled, careful, greedy, beam"),
     ({"top_k": 4}, "decoding option top_k is set with sampled, which has no such option; there is num_beams with beam"),
     ({"preset": "greedy", "top_p": 0.5}, "top_p is set with greedy, which has no such option"),

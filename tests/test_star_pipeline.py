@@ -239,7 +239,9 @@ def test_settings_out_of_range_are_refused(pipe, codec):
         ({"thoughts": 0}, "thoughts is 0"), ({"sentences": 0}, "sentences is 0"), ({"num_samples": 0}, "num_samples"),
         ({"max_new_tokens": 1.5}, "max_new_tokens is 1.5"), ({"batch_size": 0}, "batch_size is 0"),
         ({"renoise": 1.0}, "renoise is 1.0, must be at least 0 and below 1"),
-        ({"top_p": 0.0}, "top_p is 0.0, must be above 0"), ({"guides": "mood"}, "guides holds 'mood'"),
+        ({"top_p": 0.0}, "top_p is 0.0, must be above 0"), ({"top_p": "x"}, "top_p is 'x', must be a number"),
+        ({"guidance_scale": "2"}, "guidance_scale, .* is '2', must"), ({"renoise": None}, "renoise is None, must be"),
+        ({"guides": "mood"}, "guides holds 'mood'"),
         ({"thoughts": 2}, "thoughts is 2, but there is no head among the guides"),
         ({"guides": head_of(codec).toward("a"), "num_inference_steps": 0}, "which leaves guides no plan to steer"),
     ):

@@ -12,8 +12,8 @@ from latdiff.cli.guides import guide_options, guide_words, head_folder, read_gui
 from latdiff.cli.options import check_limit, command_of, decode_option, keep_option, seed_option
 from latdiff.cli.texts import Texts, side_by_side
 from latdiff.config import SCHEDULERS
-from latdiff.errors import UserError, check_whole, shown
-from latdiff.pipelines.defaults import DEFAULT_STRENGTH
+from latdiff.errors import UserError, check_number, check_whole, shown
+from latdiff.pipelines.defaults import DEFAULT_STRENGTH, LEAST_KEEP
 from latdiff.processes import launched, refuse_several
 from latdiff.stopping import STOPPING
 
@@ -91,6 +91,8 @@ def _check_sample(options: argparse.Namespace) -> None:
         raise UserError("--prompt is a condition, as --cond is; give one of them")
     if options.num_samples is not None:
         check_whole("--num-samples", options.num_samples)
+    if options.keep is not None:
+        check_number("--keep", options.keep, LEAST_KEEP, 1)
     keeps = options.keep is not None and options.keep != 1
     if options.compare and (keeps or options.candidates > 1):
         raise UserError("--compare shows texts of the same noise side by side, among which --keep and --candidates "

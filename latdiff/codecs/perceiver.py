@@ -119,7 +119,7 @@ class PerceiverCodec(WritingCodec):
     @torch.no_grad()
     def compress(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
         """Latents [B, L, D] of texts before they are whitened."""
-        check_whole("batch_size", batch_size)
+        batch_size = check_whole("batch_size", batch_size)
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         found = torch.empty(len(texts), *self.latent_shape, device=self.device)
         for start in range(0, len(order), batch_size):

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from latdiff.config.writing import PRESETS
-from latdiff.errors import UserError, check_whole, nearest
+from latdiff.errors import UserError, check_whole, nearest, shown
 
 OPTIONS = ("top_p", "num_beams")  # those settings that may be others
 
 
 def decoding(preset: str = "sampled", **options) -> dict[str, Any]:
     """Settings of a preset with options on top; raises UserError for unknown ones and for values out of range."""
-    if preset not in PRESETS:
-        raise UserError(f"no decoding {preset!r}, only {', '.join(PRESETS)}{nearest(str(preset), PRESETS)}")
+    if not isinstance(preset, str) or preset not in PRESETS:
+        raise UserError(f"no decoding {shown(preset)}, only {', '.join(PRESETS)}{nearest(str(preset), PRESETS)}")
     settings = PRESETS[preset]
     for name, value in options.items():
         if name not in settings or name not in OPTIONS:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -107,8 +108,12 @@ class Codec(Protocol):
         return lambda rows: self.encode_condition([sources[row] for row in rows])
 
     def decode(self, latents: Tensor, cond: Sequence[str] | None = None, batch_size: int = 256, **options) -> list[str]:
-        """Texts of latents [B, L, D]: those of `generate`, which also says which of them were cut."""
-        return self.generate(latents, cond, batch_size, **options).texts
+        """Texts of latents [B, L, D]: those of `generate`, which also says which of them were cut.
+
+        Raises:
+            UserError: For what are no latents of this codec, see `as_latents`, and by `generate`.
+        """
+        return self.generate(as_latents(latents, self.latent_shape), cond, batch_size, **options).texts
 
     def token_accuracy(self, latents: Tensor, texts: list[str], batch_size: int = 256) -> float | None:
         """Share of tokens that the decoder ranks first, given latents [B, L, D] and the right tokens before.
@@ -139,6 +144,33 @@ class Codec(Protocol):
             rows = torch.tensor(read)
             found[rows] = (again - latents.to(again)[rows.to(latents.device)]).square().mean((1, 2)).sqrt().cpu()
         return found
+
+
+def as_latents(given: Any, latent_shape: Sequence[int]) -> Tensor:
+    """Latents [B, L, D] as a tensor, of a tensor or an array.
+
+    Args:
+        given: what was given.
+        latent_shape: (L, D).
+
+    Raises:
+        UserError: For anything else, another shape, numbers that are not real or of floating point, NaN and infinity.
+    """
+    wanted = f"must be a tensor [B, {', '.join(map(str, latent_shape))}] of floating-point numbers"
+    try:
+        found = torch.tensor(given) if isinstance(given, np.ndarray) else given
+    except TypeError:  # of a dtype that torch does not have
+        found = None
+    if not isinstance(found, Tensor):
+        raise UserError(f"latents is {shown(given)}, {wanted}, as of codec.encode or torch.randn")
+    if found.dim() != 3 or tuple(found.shape[1:]) != tuple(latent_shape) or not found.is_floating_point():
+        kind = str(found.dtype).removeprefix("torch.")
+        raise UserError(f"latents is of shape {list(found.shape)} and dtype {kind}, {wanted}")
+    wrong = (~found.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
+    if wrong:
+        raise UserError(f"{len(wrong)} of {len(found)} latents hold NaN or infinity, the first at index {wrong[0]}; no "
+                        "text can be made of them; look at what made them, or drop them")
+    return found
 
 
 def as_texts(texts: Iterable[str] | str, what: str = "text") -> list[str]:

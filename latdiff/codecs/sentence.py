@@ -96,7 +96,7 @@ class SentenceCodec(WritingCodec):
     @torch.no_grad()
     def vectors(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
         """Vectors [B, E] of texts, of norm 1."""
-        check_whole("batch_size", batch_size)
+        batch_size = check_whole("batch_size", batch_size)
         ids = self.encoder_ids(texts)
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         found = torch.empty(len(ids), math.prod(self.latent_shape), device=self.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import warnings
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -16,7 +17,7 @@ from latdiff.codecs.protocol import Codec, Decoded, TextError, as_texts, listed_
 from latdiff.config import DECODING
 from latdiff.data.packed import PackedIds
 from latdiff.data.tokens import IGNORED, labels_of, pad, sentences, tokenize
-from latdiff.errors import UserError, check_whole, nearest, shown
+from latdiff.errors import UserError, check_number, check_whole, nearest, shown
 from latdiff.models.autoencoder import LatentAutoencoder
 from latdiff.models.backbone import decoder_logits, encode_features, generate_ids
 from latdiff.models.conditions import Source
@@ -24,6 +25,9 @@ from latdiff.models.conditions import Source
 # a text for every latent, the same for the same seed, and an end-of-text that the decoder chose itself
 OWN_OPTIONS = {"max_length", "max_new_tokens", "eos_token_id", "forced_eos_token_id", "num_return_sequences",
                "return_dict_in_generate", "do_sample"}
+# of transformers' other options, which checks them late or never: the least of a whole number, what a number is above
+LEAST = {"num_beams": 1, "num_beam_groups": 1, "min_length": 0, "min_new_tokens": 0, "no_repeat_ngram_size": 0}
+PENALTIES = {"repetition_penalty": 0.0, "length_penalty": -math.inf, "diversity_penalty": -math.inf}
 
 
 class TextCodec(Codec):
@@ -126,7 +130,7 @@ class TextCodec(Codec):
     @torch.no_grad()
     def features(self, ids: Sequence[list[int]], batch_size: int = 256) -> Source:
         """Features [B, T, H] of tokenized texts, and their mask."""
-        check_whole("batch_size", batch_size)
+        batch_size = check_whole("batch_size", batch_size)
         padded, mask = (x.to(self.device) for x in pad(ids, self.tokenizer.pad_token_id))
         chunks = zip(padded.split(batch_size), mask.split(batch_size), strict=True)
         return Source(torch.cat([encode_features(self.text_model, *chunk) for chunk in chunks]), mask)
@@ -134,7 +138,7 @@ class TextCodec(Codec):
     @torch.no_grad()
     def compress(self, ids: Sequence[list[int]], batch_size: int = 256) -> Tensor:
         """Latents [B, L, D] of tokenized texts, before they are normalised."""
-        check_whole("batch_size", batch_size)
+        batch_size = check_whole("batch_size", batch_size)
         latents = torch.empty(len(ids), *self.latent_shape, device=self.device)
         # By length, so that little is padded; written back in the order given.
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
@@ -165,7 +169,7 @@ class TextCodec(Codec):
         Raises:
             UserError: For an unknown preset or option.
         """
-        check_whole("batch_size", batch_size)
+        batch_size = check_whole("batch_size", batch_size)
         settings, end = decoding(preset, **options), self.tokenizer.eos_token_id
         texts: list[str] = []
         cut: list[bool] = []
@@ -248,11 +252,11 @@ class TextCodec(Codec):
 def decoding(preset: str = "greedy", **options) -> dict:
     """Settings for transformers' `generate`: those of a preset of config.DECODING, and options on top of it.
 
-    Raises UserError for an unknown preset, an unknown option, and options that would hide that a text was cut or
-    write more than one text of a latent.
+    Raises UserError for an unknown preset, an unknown option, numbers out of range, and options that would hide that a
+    text was cut or write more than one text of a latent.
     """
-    if preset not in DECODING:
-        raise UserError(f"no decoding {preset!r}, only {', '.join(DECODING)}{nearest(str(preset), DECODING)}")
+    if not isinstance(preset, str) or preset not in DECODING:
+        raise UserError(f"no decoding {shown(preset)}, only {', '.join(DECODING)}{nearest(str(preset), DECODING)}")
     known = vars(GenerationConfig())
     for name in options:
         if name in OWN_OPTIONS:
@@ -265,5 +269,11 @@ def decoding(preset: str = "greedy", **options) -> dict:
                 f"no decoding option {name!r}{nearest(name, known)}; they are those of transformers' GenerationConfig, "
                 "e.g. num_beams, repetition_penalty, no_repeat_ngram_size"
             )
+    for name in sorted(options.keys() & LEAST.keys()):
+        if options[name] is not None:
+            options[name] = check_whole(name, options[name], LEAST[name])
+    for name in sorted(options.keys() & PENALTIES.keys()):
+        if options[name] is not None:
+            options[name] = check_number(name, options[name], above=PENALTIES[name])
     # an end forced at the limit would hide that the text was cut there
     return DECODING[preset] | options | {"forced_eos_token_id": None}

@@ -320,7 +320,7 @@ class WritingCodec(SavedModel, Codec):
         Raises:
             UserError: For an unknown preset or option.
         """
-        check_whole("batch_size", batch_size)
+        batch_size = check_whole("batch_size", batch_size)
         settings = decoding(preset, **options)
         given = generators or [torch.Generator().manual_seed(row) for row in range(len(latents))]
         starts = self.ids(cond) if cond and self.continues else [[]] * len(latents)

@@ -20,8 +20,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Protocol
 
 import torch
@@ -32,7 +33,7 @@ from torch import Tensor
 from latdiff.diffusion.modes import MODES
 from latdiff.diffusion.noise import fork
 from latdiff.diffusion.sampling import Denoise
-from latdiff.errors import UserError
+from latdiff.errors import UserError, as_number, shown
 from latdiff.schedule import log_snr
 
 THROUGH = ("denoiser", "monte-carlo")  # the modes that differentiate through the denoiser
@@ -103,16 +104,27 @@ class Guide:
             self._odds()
         if self.mode not in MODES:
             wrong.append(f"mode is {self.mode!r}, must be one of {', '.join(MODES)}")
-        if not math.isfinite(self.scale):
-            wrong.append(f"scale is {self.scale}, must be a finite number")
-        if not 0 <= self.interval[0] < self.interval[1] <= 1:
-            wrong.append(f"interval is {self.interval}, must be (low, high) with 0 <= low < high <= 1")
-        if self.clamp is not None and not self.clamp > 0:
-            wrong.append(f"clamp is {self.clamp}, must be above 0")
-        if self.draws < 1:
-            wrong.append(f"draws is {self.draws}, must be 1 or more")
+        wrong += self._settle_numbers()
         if wrong:
             raise GuidanceError(f"guide of head {self.head.name!r}: {'; '.join(wrong)}")
+
+    def _settle_numbers(self) -> list[str]:
+        """Make floats of what may be numpy's or torch's; what is wrong of them is returned."""
+        wrong = []
+        scale, clamp = as_number(self.scale), as_number(self.clamp)
+        interval = [as_number(end) for end in self.interval] if isinstance(self.interval, Iterable) else []
+        if not math.isfinite(scale):
+            wrong.append(f"scale is {shown(self.scale)}, must be a finite number")
+        if not (len(interval) == 2 and 0 <= interval[0] < interval[1] <= 1):
+            wrong.append(f"interval is {shown(self.interval)}, must be (low, high) with 0 <= low < high <= 1")
+        if self.clamp is not None and not clamp > 0:
+            wrong.append(f"clamp is {shown(self.clamp)}, must be above 0")
+        if not (isinstance(self.draws, Integral) and self.draws >= 1):
+            wrong.append(f"draws is {shown(self.draws)}, must be 1 or more")
+        settled = {"scale": scale, "interval": tuple(interval)} | ({} if self.clamp is None else {"clamp": clamp})
+        for name, value in settled.items() if not wrong else ():
+            object.__setattr__(self, name, value)  # of a frozen dataclass
+        return wrong
 
     @property
     def title(self) -> str:
@@ -255,8 +267,11 @@ class ClassifierFree:
     scale: float
 
     def __post_init__(self):
-        if not math.isfinite(self.scale):
-            raise GuidanceError(f"the scale of classifier-free guidance is {self.scale}, must be a finite number")
+        scale = as_number(self.scale)
+        if not math.isfinite(scale):
+            raise GuidanceError(f"guidance_scale, that of classifier-free guidance, is {shown(self.scale)}, must be a "
+                                "finite number")
+        object.__setattr__(self, "scale", scale)  # of a frozen dataclass
 
     def __call__(self, denoise: Denoise) -> Denoise:
         """Wrap `denoise`."""

@@ -32,7 +32,7 @@ def streams(generator: Seeds, count: int, first: int = 0) -> list[torch.Generato
     if wrong:
         raise UserError(f"generator is {wrong[0]!r}, must be one of torch's, such as torch.Generator().manual_seed(0), "
                         "or a list with one for each sample")
-    check_whole("first", first, least=0)
+    first = check_whole("first", first, least=0)
     if isinstance(generator, (list, tuple)):
         if first:
             raise UserError(f"first is {first}, but generator is a list, which pins every sample wherever it is drawn; "

@@ -21,7 +21,7 @@ from latdiff.checkpoints import class_of, folder_of
 from latdiff.codecs.files import load_codec
 from latdiff.config import Recipe, sampler_words
 from latdiff.data.corpus import load_corpus, load_labelled
-from latdiff.errors import UserError, shown, whole_word
+from latdiff.errors import UserError, check_number, shown, whole_word
 from latdiff.evaluation.asked import recipe_asked_for
 from latdiff.evaluation.averaging import averaged
 from latdiff.evaluation.card import write_card
@@ -58,6 +58,7 @@ from latdiff.evaluation.rows import (
 from latdiff.evaluation.scoring import Scorer
 from latdiff.heads.attribute import AttributeHead
 from latdiff.heads.files import label_heads
+from latdiff.pipelines.defaults import LEAST_KEEP
 from latdiff.pipelines.files import load_for_commands
 from latdiff.pipelines.latent import LatentTextDiffusionPipeline
 from latdiff.pipelines.output import check_guides
@@ -147,9 +148,10 @@ def _check(options: argparse.Namespace, kind: str) -> None:
         sampler_words(text)
     if options.rerank:
         _rerank_words(options.rerank)
-    for flag, share in (("--top-p", options.top_p), ("--keep", options.keep)):
-        if share is not None and not 0 < share <= 1:
-            raise UserError(f"{flag} is {share}, must be above 0 and at most 1")
+    if options.top_p is not None:
+        check_number("--top-p", options.top_p, above=0, most=1)
+    if options.keep is not None:
+        check_number("--keep", options.keep, LEAST_KEEP, 1)
     require_matplotlib()
     require_packages()
 

@@ -18,7 +18,7 @@ from latdiff.codecs.protocol import Codec
 from latdiff.diffusion.gaussian import GaussianDiffusion
 from latdiff.diffusion.guidance import Guide
 from latdiff.diffusion.modes import MODES
-from latdiff.errors import UserError
+from latdiff.errors import UserError, check_whole
 from latdiff.evaluation import metrics
 from latdiff.evaluation.generators import BestOf, Generator, PipelineGenerator
 from latdiff.evaluation.scoring import Pairs, Scorer
@@ -107,7 +107,7 @@ def denoising(pipe: LatentTextDiffusionPipeline, texts: list[str], seed: int = 0
     Raises:
         TextError: Where no text is left.
     """
-    codec, alpha2 = pipe.codec, pipe.scheduler.alphas_cumprod
+    codec, alpha2, batch_size = pipe.codec, pipe.scheduler.alphas_cumprod, check_whole("batch_size", batch_size)
     x0 = codec.encode(list(itertools.compress(texts, codec.fits(texts))))
     diffusion = GaussianDiffusion(pipe.denoiser, dtype=pipe.config.dtype)
     generator = torch.Generator().manual_seed(seed)

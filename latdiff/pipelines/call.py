@@ -12,6 +12,9 @@ from torch import Tensor
 
 from latdiff.errors import UserError, shown
 from latdiff.models.conditions import Condition
+from latdiff.pipelines.defaults import MOST_DRAWN
+
+CALLBACK_TENSORS = ["latents", "x0"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,39 @@ def guides_of(given) -> list[Callable]:
     return found
 
 
+def tensors_of(callback: Any, names: Any) -> list[str]:
+    """The names of the tensors that a callback gets. Raises UserError for what is no callback, and for other names."""
+    if callback is not None and not callable(callback):
+        raise UserError(f"callback_on_step_end is {shown(callback)}, must be a function "
+                        "(pipe, step, timestep, tensors)")
+    if not isinstance(names, Iterable):
+        raise UserError(f"callback_on_step_end_tensor_inputs is {shown(names)}, must be a list of "
+                        f"{', '.join(CALLBACK_TENSORS)}")
+    found = [names] if isinstance(names, str) else list(names)
+    for name in found:
+        if not isinstance(name, str) or name not in CALLBACK_TENSORS:
+            raise UserError(f"callback_on_step_end_tensor_inputs holds {shown(name)}, must be of "
+                            f"{', '.join(CALLBACK_TENSORS)}")
+    return found
+
+
+def latents_of(returned: Any, latents: Tensor) -> Tensor:
+    """The latents [B, L, D] to go on from, of what a callback returned. Raises UserError for anything it may not."""
+    if returned is None:
+        return latents
+    if not isinstance(returned, Mapping):
+        raise UserError(f"callback_on_step_end returned {shown(returned)}, must return None or a dict, such as "
+                        "{'latents': latents}")
+    found = returned.get("latents", latents)
+    shape = f"must be floating-point numbers of shape {list(latents.shape)}, as it was given"
+    if not isinstance(found, Tensor):
+        raise UserError(f"callback_on_step_end returned the latents {shown(found)}, {shape}")
+    if found.shape != latents.shape or not found.is_floating_point():
+        kind = str(found.dtype).removeprefix("torch.")
+        raise UserError(f"callback_on_step_end returned latents of shape {list(found.shape)} and dtype {kind}, {shape}")
+    return found.to(latents)
+
+
 def conditions_of(given: Any) -> Any:
     """One condition as it is, several ones, of a list, an array, a Series or a generator, as a list.
 
@@ -76,13 +112,24 @@ def conditions_of(given: Any) -> Any:
     return found
 
 
+def check_drawn(drawn: int) -> None:
+    """Raise UserError for more texts, candidates counted, than a single call may draw."""
+    if drawn > MOST_DRAWN:
+        raise UserError(f"num_samples times candidates, over keep, is {shown(drawn)} texts to draw, must be at most "
+                        f"{MOST_DRAWN} in one call; draw so many in parts, by calls with first=..., or into a file, by "
+                        "`latdiff sample --output`")
+
+
 def drawn_of(asked: int, keep: float, cond, candidates: int, latents: Tensor | None) -> int:
     """How many texts to draw, of which so large a share makes what was asked for. Raises UserError as a call does."""
-    if not 0 < keep <= 1:
-        raise UserError(f"keep is {keep}, must be above 0 and at most 1")
+    check_drawn(asked * candidates)  # a float may not hold what is farther out
+    if keep == 1:
+        return asked
     named = {"candidates": candidates > 1, "latents": latents is not None,
              "a cond for each sample": isinstance(cond, list) and len(set(cond)) > 1}
     if any(named.values()):
         raise UserError(f"keep is {keep:g}, which drops some of the samples, and does not go with "
                         f"{' and '.join(k for k, v in named.items() if v)}; leave one of them out")
-    return math.ceil(asked / keep - 1e-9)  # 7 / 0.7 is a little more than 10
+    drawn = math.ceil(asked / keep - 1e-9)  # 7 / 0.7 is a little more than 10
+    check_drawn(drawn)
+    return drawn

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,22 +10,29 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from latdiff.checkpoints import CheckpointError
-from latdiff.codecs.protocol import Decoded, as_texts
+from latdiff.codecs.protocol import Decoded, as_latents, as_texts
 from latdiff.diffusion.gaussian import GaussianDiffusion
 from latdiff.diffusion.guidance import ClassifierFree, Guide, stack, warn_of_contradictions, warn_of_strain
 from latdiff.diffusion.noise import Seeds, streams
 from latdiff.diffusion.sampling import check_scheduler, first_step, noised, sample
-from latdiff.errors import UserError, check_whole, nearest
+from latdiff.errors import UserError, check_number, check_whole, nearest, shown
 from latdiff.mbr import Utility, most_agreed
 from latdiff.models.conditions import Condition, Labels
 from latdiff.models.saved import refuse_gaps
 from latdiff.pipelines.base import CodecPipeline, codec_parts
-from latdiff.pipelines.call import Call, conditions_of, drawn_of, guides_of
-from latdiff.pipelines.defaults import BATCH_SIZE, DEFAULT_STRENGTH
-from latdiff.pipelines.output import TextPipelineOutput, check_guides, chosen, scores
+from latdiff.pipelines.call import (
+    CALLBACK_TENSORS,
+    Call,
+    conditions_of,
+    drawn_of,
+    guides_of,
+    latents_of,
+    tensors_of,
+)
+from latdiff.pipelines.defaults import BATCH_SIZE, DEFAULT_STRENGTH, LEAST_KEEP
+from latdiff.pipelines.output import TextPipelineOutput, check_finite, check_guides, chosen, scores
 from latdiff.precision import compute_dtype
 
-CALLBACK_TENSORS = ["latents", "x0"]
 OUTPUTS = ("text", "latent")
 
 
@@ -103,12 +110,13 @@ class LatentTextDiffusionPipeline(CodecPipeline):
             candidates: draw so many texts for every sample and return the one that agrees best with the others (minimum
                 Bayes risk, mbr.most_agreed).
             utility: what agreement is measured by.
-            keep: the share of what is drawn that is returned: those whose latents lie nearest to their own texts'
-                (`codec.round_trip`). 0.9 draws a ninth more; on storyworld about half of the broken texts go, or more.
+            keep: the share of what is drawn that is returned, at least 0.01: those whose latents lie nearest to their
+                own texts' (`codec.round_trip`). 0.9 draws a ninth more; on storyworld about half of the broken texts
+                go, or more.
             generator: on any device: text i follows from its seed and i alone. Or a list, one for each text.
             first: the place of the first text: text i is text first + i of a call for more. So a call may be made in
                 parts, elsewhere or later (docs/guidance.md).
-            latents: starting noise [num_samples * candidates, L, D] in place of a draw.
+            latents: starting noise [num_samples * candidates, L, D] in place of a draw, a tensor or an array.
             batch_size: how many texts at once are denoised, decoded and scored.
             decode_options: how the decoder writes: "greedy", "ld4lg" (beam search), or what `codec.generate` takes,
                 e.g. {"num_beams": 4}, on top of the checkpoint's own.
@@ -125,7 +133,8 @@ class LatentTextDiffusionPipeline(CodecPipeline):
         Raises:
             UserError: For numbers out of range, a `cond` that this denoiser cannot take, a head made for another codec,
                 a scheduler that would mis-sample, noise of another shape, or unknown options; all before the first
-                step. GuidanceError, one of its kind, comes for a gradient that is not finite.
+                step. Later it comes for latents that a guide or a callback has made NaN or infinite, and
+                GuidanceError, one of its kind, for a gradient that is not finite.
 
         Examples:
             >>> from latdiff import load_head, open_checkpoint
@@ -135,13 +144,16 @@ class LatentTextDiffusionPipeline(CodecPipeline):
             >>> len(out.texts), list(out.scores)
             (2, ['sentiment=positive'])
         """
-        check_whole("candidates", candidates)
+        candidates = check_whole("candidates", candidates)
         cond = conditions_of(cond)
         conditions = cond if isinstance(cond, list) else None
         several = conditions is not None
+        latents = None if latents is None else as_latents(latents, self.codec.latent_shape)
         if num_samples is None:
             num_samples = 1 if latents is None or several else len(latents) // candidates
-        check_whole("num_samples", num_samples)
+        num_samples = check_whole("num_samples", num_samples)
+        first = check_whole("first", first, least=0)
+        keep = check_number("keep", keep, LEAST_KEEP, 1)
         if output_type == "latent" and (keep < 1 or candidates > 1):
             raise UserError("output_type is 'latent', but keep and candidates choose among texts; leave them out, or "
                             "take output_type='text'")
@@ -151,7 +163,7 @@ class LatentTextDiffusionPipeline(CodecPipeline):
         if candidates > 1:
             most_agreed([], utility)  # refuses an unknown one before the first step
         asked = num_samples * (1 if conditions is None else len(conditions))
-        drawn = asked if keep == 1 else drawn_of(asked, keep, cond, candidates, latents)
+        drawn = drawn_of(asked, keep, cond, candidates, latents)
         if drawn > asked and conditions is not None:
             cond, several = conditions[0], False
         samples = (num_samples if several else drawn) * candidates
@@ -162,14 +174,12 @@ class LatentTextDiffusionPipeline(CodecPipeline):
         shape = (drawn * candidates, *self.codec.latent_shape)
         if latents is None:
             latents = randn_tensor(shape, generator=run.streams)
-        elif not isinstance(latents, Tensor) or not latents.isfinite().all():
-            raise UserError("latents must be a tensor of finite numbers, such as torch.randn makes")
         elif latents.shape != shape:
             raise UserError(f"latents is of shape {list(latents.shape)}, must be {list(shape)}: num_samples times "
                             "candidates, L, D")
         out = self._output(self._denoise(latents, run), run)
         if drawn > asked:
-            nearest_first = self.codec.round_trip(out.latents, out.texts, batch_size).argsort(stable=True)
+            nearest_first = self.codec.round_trip(out.latents, out.texts, run.batch_size).argsort(stable=True)
             out = chosen(out, sorted(nearest_first[:asked].tolist()))
         elif candidates > 1:
             groups = [out.texts[i : i + candidates] for i in range(0, len(out.texts), candidates)]
@@ -207,8 +217,7 @@ class LatentTextDiffusionPipeline(CodecPipeline):
             >>> len(pipe.edit(text, head.toward("positive"), strength=0.6).texts)
             1
         """
-        if not 0 < strength <= 1:
-            raise UserError(f"strength is {strength}, must be above 0 and at most 1")
+        strength = check_number("strength", strength, above=0, most=1)
         texts, cond = as_texts(texts), conditions_of(cond)
         if isinstance(cond, list) and len(cond) != len(texts):
             raise UserError(f"cond holds {len(cond)} conditions for {len(texts)} texts; give one for each, or one for "
@@ -219,7 +228,7 @@ class LatentTextDiffusionPipeline(CodecPipeline):
             callback_on_step_end_tensor_inputs,
         )
         begin = first_step(self.scheduler, run.steps, strength)
-        out = self._output(self._denoise(self.codec.encode(texts, batch_size), run, begin), run)
+        out = self._output(self._denoise(self.codec.encode(texts, run.batch_size), run, begin), run)
         return out if return_dict else (out.texts, out.latents, out.scores, out.cut)
 
     @torch.no_grad()
@@ -245,7 +254,7 @@ class LatentTextDiffusionPipeline(CodecPipeline):
             5
         """
         decode_options = self._decode_options(decode_options)
-        check_whole("n", n, least=2)  # the two texts themselves are counted
+        n = check_whole("n", n, least=2)  # the two texts themselves are counted
         start, end = self.codec.encode([a, b])
         cosine = torch.nn.functional.cosine_similarity(start.flatten(), end.flatten(), dim=0)
         angle = cosine.clamp(-1, 1).acos().clamp(min=1e-4)
@@ -282,11 +291,13 @@ class LatentTextDiffusionPipeline(CodecPipeline):
 
         def callback(step: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict | None:
             wanted = {name: tensors[name] for name in run.tensors}
-            return function(self, part * len(self.scheduler.timesteps) + step, timestep, wanted)
+            returned = function(self, part * len(self.scheduler.timesteps) + step, timestep, wanted)
+            return {"latents": latents_of(returned, tensors["latents"])}
 
         return callback
 
     def _output(self, latents: Tensor, run: Call) -> TextPipelineOutput:
+        check_finite(latents)
         own = [guide for guide in run.guides if isinstance(guide, Guide)]
         warn_of_strain(latents, own)
         decoded = Decoded([], [])
@@ -304,27 +315,24 @@ class LatentTextDiffusionPipeline(CodecPipeline):
         guides = [] if guides is None else guides_of(guides)
         steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
         most = getattr(self.scheduler.config, "num_train_timesteps", steps)
-        check_whole("num_inference_steps", steps)
-        check_whole("batch_size", batch_size)
+        steps = check_whole("num_inference_steps", steps)
+        batch_size = check_whole("batch_size", batch_size)
         if steps > most:
             raise UserError(f"num_inference_steps is {steps}, must be 1 to {most}, the steps of the noise schedule")
         if output_type not in OUTPUTS:
             raise UserError(f"output_type is {output_type!r}, must be one of {', '.join(OUTPUTS)}")
-        tensors = (tensors,) if isinstance(tensors, str) else tensors
-        unknown = set(tensors) - set(CALLBACK_TENSORS)
-        if unknown:
-            raise UserError(f"callback_on_step_end_tensor_inputs holds {', '.join(sorted(unknown))}, must be of "
-                            f"{', '.join(CALLBACK_TENSORS)}")
+        tensors = tensors_of(callback, tensors)
         check_scheduler(self.scheduler, steps)
         own = [guide for guide in guides if isinstance(guide, Guide)]
         check_guides(self.codec, own)
         warn_of_contradictions(own)
         options = self._decode_options(decode_options)
-        if guidance_scale != 1:
+        free = ClassifierFree(guidance_scale)
+        if free.scale != 1:
             if cond is None:
-                raise UserError(f"guidance_scale is {guidance_scale:g}, but there is no cond to guide towards; give "
+                raise UserError(f"guidance_scale is {free.scale:g}, but there is no cond to guide towards; give "
                                 "one")
-            guides = [ClassifierFree(guidance_scale), *guides]
+            guides = [free, *guides]
         condition, rows, sources = self._conditions(cond, samples)
         count = len(rows) or samples
         dtype = compute_dtype(self.config.dtype if dtype is None else dtype, self._execution_device.type)
@@ -354,8 +362,11 @@ class LatentTextDiffusionPipeline(CodecPipeline):
 
     def _decode_options(self, given: str | dict | None) -> dict:
         """Arguments of `codec.generate`; a name is a preset. Unknown ones are refused before the first step."""
-        given = {"preset": given} if isinstance(given, str) else given or {}
-        options = ({"preset": self.decoding} if self.codec.presets else {}) | given
+        given = {"preset": given} if isinstance(given, str) else {} if given is None else given
+        if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+            raise UserError(f"decode_options is {shown(given)}, must be a name, such as 'greedy', or a dict of what "
+                            "codec.generate takes, such as {'num_beams': 4}")
+        options = ({"preset": self.decoding} if self.codec.presets else {}) | dict(given)
         self.codec.check_options(**options)
         return options
 

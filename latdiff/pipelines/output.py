@@ -13,6 +13,7 @@ from torch import Tensor
 from latdiff.checkpoints import CheckpointError
 from latdiff.codecs.protocol import Codec
 from latdiff.diffusion.guidance import Guide, titles
+from latdiff.errors import UserError, check_whole
 
 
 @dataclass
@@ -46,6 +47,18 @@ def check_guides(codec: Codec, guides: Sequence[Guide]) -> None:
             )
 
 
+def check_finite(latents: Tensor) -> None:
+    """Raise UserError for denoised latents [B, L, D] that are not finite: a decoder would write blanks of them."""
+    if latents.isfinite().all():
+        return
+    wrong = (~latents.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
+    raise UserError(
+        f"the latents of {len(wrong)} of {len(latents)} texts hold NaN or infinity once they are denoised, the first "
+        f"at index {wrong[0]}; a guide, a callback_on_step_end or latents that were given may have made them so: leave "
+        "them out one by one, or take dtype='float32'"
+    )
+
+
 def scores(latents: Tensor, guides: Sequence[Guide], batch_size: int = 256) -> dict[str, list[float]]:
     """What each guide's own head says of latents: exp of log p(target).
 
@@ -60,6 +73,7 @@ def scores(latents: Tensor, guides: Sequence[Guide], batch_size: int = 256) -> d
         Per guide, such as "tone=positive", B numbers.
     """
     found: dict[str, list[float]] = {title: [] for title in titles(guides)}
+    batch_size = check_whole("batch_size", batch_size)
     with torch.inference_mode(False), torch.enable_grad():  # a CallableHead insists on a function with a gradient
         for part in latents.clone().split(batch_size) if guides else ():
             at = part.detach().requires_grad_()

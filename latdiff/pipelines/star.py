@@ -15,11 +15,11 @@ from transformers import AutoModelForCausalLM
 
 from latdiff.checkpoints import CheckpointError
 from latdiff.data.tokens import SENTENCE_END, plain_ids
-from latdiff.diffusion.guidance import Guide, stack, warn_of_contradictions, warn_of_strain
+from latdiff.diffusion.guidance import ClassifierFree, Guide, stack, warn_of_contradictions, warn_of_strain
 from latdiff.diffusion.noise import Seeds, fork, streams
 from latdiff.diffusion.sampling import check_scheduler, sample
 from latdiff.diffusion.star import Thinking
-from latdiff.errors import UserError, check_whole
+from latdiff.errors import UserError, check_number, check_whole
 from latdiff.lm import LanguageModelError, Past, context, load_pretrained, read, write
 from latdiff.models.saved import refuse_gaps
 from latdiff.models.star import begun
@@ -144,8 +144,8 @@ class StarPipeline(CodecPipeline):
         """
         run = self._prepare(guides, num_inference_steps, guidance_scale, thoughts, sentences, renoise, top_p,
                             max_new_tokens)
-        check_whole("num_samples", num_samples)
-        check_whole("batch_size", batch_size)
+        num_samples = check_whole("num_samples", num_samples)
+        batch_size = check_whole("batch_size", batch_size)
         words = () if cond is None else conditions_of(cond)
         given = [one for one in ([words] if isinstance(words, str) else words) for _ in range(num_samples)]
         ids, own = self.ids(given), streams(generator, len(given), first)
@@ -279,14 +279,14 @@ class StarPipeline(CodecPipeline):
         steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
         top_p = self.config.top_p if top_p is None else top_p
         most = context(self.language_model) if max_new_tokens is None else max_new_tokens
-        check_whole("num_inference_steps", steps, least=0)
+        steps = check_whole("num_inference_steps", steps, least=0)
         for name, value in (("thoughts", thoughts), ("sentences", sentences), ("max_new_tokens", most)):
             if value is not None:
                 check_whole(name, value)
+        renoise = check_number("renoise", renoise)
         if not 0 <= renoise < 1:
             raise UserError(f"renoise is {renoise}, must be at least 0 and below 1")
-        if not 0 < top_p <= 1:
-            raise UserError(f"top_p is {top_p}, must be above 0 and at most 1")
+        top_p, guidance_scale = check_number("top_p", top_p, above=0, most=1), ClassifierFree(guidance_scale).scale
         run = _Call(guides, steps, guidance_scale, thoughts, sentences, renoise, top_p, most)
         if thoughts > 1 and not run.heads:
             raise UserError(f"thoughts is {thoughts}, but there is no head among the guides to choose a plan by; give "
