@@ -240,9 +240,10 @@ class Run:
         try:
             with peers():
                 yield
-        except ProcessError:
+        except ProcessError as error:
             self.save(self.step)
-            raise
+            saved = f"; the {self.step:,} steps before are saved" if is_main() else ""
+            raise ProcessError(f"{error}{saved}") from None
 
     def share(self, loss: Tensor, counts: Sequence[int] | Tensor | None = None) -> Tensor:
         """What this process's mean counts for in the whole batch's, whose value is the sum over processes.

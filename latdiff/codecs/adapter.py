@@ -10,7 +10,7 @@ from peft import LoraConfig
 from transformers import PreTrainedModel
 
 from latdiff.checkpoints import CheckpointError
-from latdiff.errors import first_line, shown
+from latdiff.errors import first_line, shortened, shown
 from latdiff.weights import WeightsError, held_in, refuse_others
 
 # settings of peft that may differ from its defaults: those of `add_updates`, and what is merely noted
@@ -58,7 +58,7 @@ def _check_own(folder: Path, rank: int) -> None:
     usual = LoraConfig().to_dict()
     strange = sorted(key for key, value in given.items() if key not in OWN and value and value != usual.get(key))
     if strange:
-        raise CheckpointError(f"{folder} sets {shown(strange[0])}, which latdiff never does; copy the codec's own")
+        raise CheckpointError(f"{folder} sets {shortened(strange[0])}, which latdiff never does; copy the codec's own")
     if {weight.shape[:1] for name, weight in held.items() if ".lora_A." in name} != {(rank,)}:
         raise CheckpointError(f"{folder} holds no low-rank updates of rank {rank}; copy the codec's own")
 

@@ -119,7 +119,8 @@ def _quality(row: dict, sd: dict) -> str:
 def _success(title: str, rows: list[dict]) -> str:
     valid = f", valid {mean_of(rows, 'validity'):.3f}" if "validity" in rows[0] else ""
     worst = min(row["success"] for row in rows)
-    by_words = " where the label's own words stand in the text" if rows[0].get("judge") == BY_WORDS else ""
+    by_words = (" where the label's own words stand in the text (--judge HEAD=DATA has a classifier judge)"
+                if rows[0].get("judge") == BY_WORDS else "")
     return (f"{title}: right {mean_of(rows, 'success'):.3f}{by_words} (worst {worst:.3f}){valid}{_fluency(rows)}, "
             f"{sum(row['n'] for row in rows):,} samples")
 

@@ -71,8 +71,8 @@ def load_head(folder: str | Path) -> AttributeHead | NumberHead:
         beside = sorted(p.parent.name for p in folder.parent.glob("*/config.json"))
         raise HeadError(
             f"no head in {folder} ({' and '.join(absent)} missing); "
-            f"fitted heads there: {', '.join(beside) or 'none'}. Fit one with `latdiff fit-head`, or name another "
-            "checkpoint's of the same codec, such as english/heads/sentiment."
+            f"fitted heads there: {', '.join(beside) or 'none'}. Fit one with `latdiff fit-head`, name another "
+            "checkpoint's that was fitted on the same codec, or copy a folder again that lacks files."
         ) from None
     except HeadError as error:
         raise error if str(folder) in str(error) else HeadError(f"{folder}: {error}; fit it again") from None
