@@ -23,9 +23,11 @@ from latdiff.heads.inputs import HeadError, check_features, checked_labels
 from latdiff.heads.linear import LinearHead
 from latdiff.heads.regression import (
     FOLDS,
+    alike,
     as_weights_of_latents,
     features_of,
     fit_levels,
+    folds_of_labels,
     noise_levels,
     radius,
     softmax_form,
@@ -88,26 +90,32 @@ class AttributeHead(ClassifierMixin, LinearHead):
         self._seed()
         return checked_labels(self.name, y, max(per_class, FOLDS) if self.C == "cv" else per_class)
 
-    def fit(self, X, y) -> AttributeHead:
+    def fit(self, X, y, groups=None) -> AttributeHead:
         """Fit scikit-learn's LogisticRegression.
 
         Args:
             X: latents [N, L, D], tensor or array. Flat ones [N, L * D] do as well, as in scikit-learn's Pipeline,
                 and count as a single latent (L = 1), whose mean is itself.
             y: N labels: texts, whole numbers or booleans.
+            groups: N numbers, equal ones where samples repeat each other, which then are in the same fold of C="cv";
+                None tells them by equal latents.
 
         Returns:
             The head itself. It knows no codec and has no report: `fit_head` sets both.
 
         Raises:
-            HeadError: for settings out of range, unequal lengths, missing labels, or fewer than two classes.
+            HeadError: for settings out of range, unequal lengths, missing labels, fewer than two classes, or with
+                C="cv" a class of fewer than five different samples.
         """
         labels = self.checked(y)
         latents = self._read(X, len(labels))
         regression = LogisticRegression(max_iter=1000, class_weight=self.class_weight)
         C = self.C
         if C == "cv":
-            C = strongest_good_C(regression, features_of(latents, self.features), labels, self._seed())
+            inputs = features_of(latents, self.features)
+            groups = alike(inputs) if groups is None else np.asarray(groups)
+            folds = folds_of_labels(self.name, groups, labels, self._seed())
+            C = strongest_good_C(regression, inputs, labels, folds)
         regression.set_params(C=C)
         fitted = fit_levels(regression, latents, labels, self.features, self.noise_aware, self._seed())
         weight, bias = map(torch.stack, zip(*map(softmax_form, fitted), strict=True))
@@ -315,8 +323,9 @@ class AttributeHead(ClassifierMixin, LinearHead):
 
 def held_out(report: dict) -> str:
     """The accuracy that a report of `fit_head` has, beside the share of the commonest label."""
-    return (f"right on {report['accuracy']:.1%} of {report['texts']:,} cross-validated texts, where the commonest label"
-            f" alone would be right on {report['majority']:.1%}").replace("%", " %")
+    repeats = f" ({report['different_texts']:,} different ones)" if "different_texts" in report else ""
+    return (f"right on {report['accuracy']:.1%} of {report['texts']:,} cross-validated texts{repeats}, where the "
+            f"commonest label alone would be right on {report['majority']:.1%}").replace("%", " %")
 
 
 def warn_of_guessing(head: AttributeHead) -> None:
@@ -327,8 +336,8 @@ def warn_of_guessing(head: AttributeHead) -> None:
     report = head.report
     if not {"accuracy", "majority", "texts"} <= report.keys():
         return
-    share = report["majority"]
-    if report["accuracy"] < share + GUESSING * math.sqrt(share * (1 - share) / report["texts"]):
+    share, texts = report["majority"], report.get("different_texts", report["texts"])
+    if report["accuracy"] < share + GUESSING * math.sqrt(share * (1 - share) / texts):
         warnings.warn(
             f"head {head.name!r} is {held_out(report)}, so that it can hardly steer; fit it on more texts, as many of "
             "each label, or on labels that the texts themselves show",
