@@ -168,6 +168,16 @@ def test_a_name_that_no_guide_could_call(refused, reviews, name, rows_of):
     assert repr(name) in refused("fit-head", "--data", reviews(rows_of(["a", "b"])), "--name", name)
 
 
+def test_rows_without_a_label_or_a_text_are_left_out_and_counted(latdiff, checkpoint, reviews, rows_of):
+    rows = [*rows_of(["a", "b"]), {"text": "Nobody read this."}, {"text": "Nor this.", "label": ""},
+            {"text": " ", "label": "a"}]
+    try:
+        printed = latdiff("fit-head", "--data", reviews(rows), "--name", "x")
+        assert "12 texts (0 too long, 1 without a text, 2 without a label, left out)" in printed
+    finally:
+        shutil.rmtree(checkpoint / "heads" / "x")
+
+
 def test_no_command_at_all(capsys):
     with pytest.raises(SystemExit) as error:
         cli.main([])

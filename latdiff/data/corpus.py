@@ -104,6 +104,15 @@ def load_corpus(data: DataConfig, seed: int, extra: bool = False) -> Corpus:
     return Corpus(texts, unseen, splits.dropped, conditions, unseen_conditions, classes, more)
 
 
+@dataclass(frozen=True)
+class Labelled:
+    """Texts, their labels, and how many rows of the source were left out and why."""
+
+    texts: list[str]
+    labels: list[str]
+    dropped: dict[str, int]
+
+
 def load_labelled(
     source: str,
     text_column: str = "text",
@@ -112,7 +121,7 @@ def load_labelled(
     seed: int = 0,
     classes: bool = True,
 ) -> tuple[list[str], list[str]]:
-    """Read texts and their labels; rows without either are skipped.
+    """Read texts and their labels; rows without either are skipped, `read_labelled` counts them.
 
     Args:
         source: a file, a folder or a hub id, whose train split is read, or "storyworld".
@@ -128,16 +137,27 @@ def load_labelled(
     Raises:
         DataError: for a source or labels that cannot be used.
     """
+    read = read_labelled(source, text_column, label_column, limit, seed, classes)
+    return read.texts, read.labels
+
+
+def read_labelled(
+    source: str, text_column: str = "text", label_column: str = "label", limit: int | None = None, seed: int = 0,
+    classes: bool = True,
+) -> Labelled:
+    """As `load_labelled`, with a count of the rows "without a text" and "without a label", before the limit."""
     table = _training_table(source, limit, f"{seed}/labelled")
-    pairs = [(text, label) for _, text, label in _labelled(table, _texts(table, text_column), label_column)]
+    found = _texts(table, text_column)
+    pairs = [(text, label) for _, text, label in _labelled(table, found, label_column)]
+    with_text = sum(map(bool, found))
+    dropped = {"without a text": len(found) - with_text, "without a label": with_text - len(pairs)}
     if limit and limit < len(pairs):
         pairs = random.Random(f"{seed}/labelled").sample(pairs, limit)
     if classes:
         _check_classes(table.place, label_column, Counter(label for _, label in pairs))
     if not pairs:
         raise DataError(f"{table.place}: no row has both a text and a {label_column!r}")
-    texts, labels = zip(*pairs, strict=True)
-    return list(texts), list(labels)
+    return Labelled([text for text, _ in pairs], [label for _, label in pairs], dropped)
 
 
 def load_texts(source: str, text_column: str = "text", limit: int | None = None, seed: int = 0) -> list[str]:
