@@ -50,8 +50,9 @@ def run_fit_head(options: argparse.Namespace) -> None:
     read = read_labelled(options.data, options.text_column, options.label_column, options.limit,
                          classes=not options.number)
     from latdiff.data.tokens import MOST_TOO_LONG
-    from latdiff.heads.attribute import AttributeHead, held_out
+    from latdiff.heads.attribute import AttributeHead
     from latdiff.heads.fitting import fit_head
+    from latdiff.heads.guessing import held_out
     from latdiff.heads.number import NumberHead
 
     codec, estimate = _codec_and_estimate(options)

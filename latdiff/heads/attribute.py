@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import warnings
 from collections.abc import Mapping
 from numbers import Real
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from torch import Tensor
 from latdiff.diffusion.guidance import Guide
 from latdiff.errors import nearest, shown
 from latdiff.heads.defaults import DEFAULT_C
+from latdiff.heads.guessing import warn_of_guessing
 from latdiff.heads.inputs import HeadError, check_features, checked_labels
 from latdiff.heads.linear import LinearHead
 from latdiff.heads.regression import (
@@ -36,8 +36,6 @@ from latdiff.heads.regression import (
 
 if TYPE_CHECKING:
     from latdiff.codecs.protocol import Codec
-
-GUESSING = 2.0  # standard errors above the share of the commonest label, below which accuracy may be chance
 
 
 class AttributeHead(ClassifierMixin, LinearHead):
@@ -319,30 +317,6 @@ class AttributeHead(ClassifierMixin, LinearHead):
             near = nearest(label, known) if isinstance(label, str) else ""
             raise HeadError(f"head {self.name!r} knows no label {shown(label)}, only {', '.join(known)}{near}")
         return index
-
-
-def held_out(report: dict) -> str:
-    """The accuracy that a report of `fit_head` has, beside the share of the commonest label."""
-    repeats = f" ({report['different_texts']:,} different ones)" if "different_texts" in report else ""
-    return (f"right on {report['accuracy']:.1%} of {report['texts']:,} cross-validated texts{repeats}, where the "
-            f"commonest label alone would be right on {report['majority']:.1%}").replace("%", " %")
-
-
-def warn_of_guessing(head: AttributeHead) -> None:
-    """Warn of a head no more accurate than its commonest label, or by less than two standard errors of that share.
-
-    A head without a report, or with an older one, says nothing of it.
-    """
-    report = head.report
-    if not {"accuracy", "majority", "texts"} <= report.keys():
-        return
-    share, texts = report["majority"], report.get("different_texts", report["texts"])
-    if report["accuracy"] < share + GUESSING * math.sqrt(share * (1 - share) / texts):
-        warnings.warn(
-            f"head {head.name!r} is {held_out(report)}, so that it can hardly steer; fit it on more texts, as many of "
-            "each label, or on labels that the texts themselves show",
-            stacklevel=3,
-        )
 
 
 @functools.lru_cache(maxsize=256)

@@ -123,7 +123,8 @@ def _check_parts(config: dict, tensors: dict[str, torch.Tensor]) -> None:
         "radius": config["radius"] is None or _is_number(config["radius"]),
         "sd": "sd" not in config or _is_number(config["sd"]),
         "log_snrs": isinstance(levels, list) and all(map(_is_number, levels)),
-        "report": isinstance(report, dict) and all(_is_number(share) and 0 <= share <= 1 for share in shares)
+        "report": isinstance(report, dict) and _is_number(report.get("r2", 0))
+        and all(_is_number(share) and 0 <= share <= 1 for share in shares)
         and all(_is_number(count) and count > 0 for count in counts),
         "fitted_on": tensors["fitted_on"].dtype == torch.int64,
     }

@@ -13,7 +13,8 @@ from sklearn.model_selection import cross_val_predict
 from torch import Tensor
 
 from latdiff.config import MIN_PER_CLASS
-from latdiff.heads.attribute import AttributeHead, warn_of_guessing
+from latdiff.heads.attribute import AttributeHead
+from latdiff.heads.guessing import warn_of_guessing
 from latdiff.heads.inputs import HeadError, fingerprints, values_of
 from latdiff.heads.number import NumberHead
 from latdiff.heads.regression import NOISE_TIMES, folds_of_labels
@@ -61,7 +62,8 @@ def fit_head(codec, texts, labels, head=None, *, name=None, estimate=None, **set
         sides of a fold; where there are any, "different_texts" counts them once.
 
     Warns:
-        UserWarning: where the accuracy is less than two standard errors above the share of the most frequent label.
+        UserWarning: where the accuracy is less than two standard errors above the share of the most frequent label,
+            or r2 is less than 4 / N, the square of two standard errors of a correlation.
 
     Raises:
         HeadError: for unequal lengths, missing labels, fewer than two classes, a class of fewer than five
@@ -93,8 +95,7 @@ def fit_head(codec, texts, labels, head=None, *, name=None, estimate=None, **set
     different = len(marks.unique())
     repeats = {"different_texts": different} if different < len(texts) else {}
     head.report = {"texts": len(texts)} | repeats | _quality(head, encoded, labels, estimate)
-    if isinstance(head, AttributeHead):
-        warn_of_guessing(head)
+    warn_of_guessing(head)
     return head
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from latdiff.diffusion.guidance import MAX_RAMP, Guide
 from latdiff.heads.defaults import DEFAULT_ALPHA
+from latdiff.heads.guessing import warn_of_guessing
 from latdiff.heads.inputs import HeadError, numbers_of
 from latdiff.heads.linear import LinearHead
 from latdiff.heads.regression import alike, folds_of_numbers, radius
@@ -145,7 +146,9 @@ class NumberHead(RegressorMixin, LinearHead):
 
     def toward(self, value: float, scale: float | None = None, mode: str = "x0", **settings) -> Guide:
         """A guide towards a value of the number; the rest is as in `AttributeHead.toward`."""
-        return self.guide(float(numbers_of(self.name, [value])[0]), scale, mode, **settings)
+        target = float(numbers_of(self.name, [value])[0])
+        warn_of_guessing(self)
+        return self.guide(target, scale, mode, **settings)
 
     def knows(self, value: Any) -> bool:
         """Whether `toward` would take the value: a finite number, or a text of one."""
