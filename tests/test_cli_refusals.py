@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 
 import pytest
 
@@ -176,6 +177,19 @@ def test_rows_without_a_label_or_a_text_are_left_out_and_counted(latdiff, checkp
         assert "12 texts (0 too long, 1 without a text, 2 without a label, left out)" in printed
     finally:
         shutil.rmtree(checkpoint / "heads" / "x")
+
+
+def test_numbers_that_are_not_whole_are_hardly_classes(latdiff, refused, checkpoint, reviews, rows_of):
+    try:
+        with pytest.warns(UserWarning, match=r"each of the 3 different ones becomes a class .* --number fits a head"):
+            latdiff("fit-head", "--data", reviews(rows_of(["1.5", "2", "2.25"])), "--name", "x")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*--number")
+            latdiff("fit-head", "--data", reviews(rows_of(["1.0", "2", "2.25"])), "--name", "x")
+    finally:
+        shutil.rmtree(checkpoint / "heads" / "x")
+    few = reviews(rows_of([str(0.5 + number) for number in range(8)], each=2))
+    assert "fit a head of numbers with --number" in refused("fit-head", "--data", few, "--name", "x")
 
 
 def test_no_command_at_all(capsys):

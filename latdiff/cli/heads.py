@@ -35,7 +35,7 @@ def add_fit_head(commands) -> None:
 
 def run_fit_head(options: argparse.Namespace) -> None:
     refuse_several("`latdiff fit-head` works in one process; leave the launcher out")
-    from latdiff.data.corpus import read_labelled
+    from latdiff.data.corpus import are_measures, read_labelled
 
     if not re.fullmatch(r"\w[\w.-]{0,59}", options.name):
         raise UserError(f"--name is {shown(options.name)}, must be a word of at most 60 letters, digits, '_', '-' and "
@@ -49,6 +49,10 @@ def run_fit_head(options: argparse.Namespace) -> None:
     strength = _regularisation(options)
     read = read_labelled(options.data, options.text_column, options.label_column, options.limit,
                          classes=not options.number)
+    if not options.number and are_measures(read.labels):
+        warnings.warn(f"the labels of {options.label_column} are numbers, most of them not whole, and each of the "
+                      f"{len(set(read.labels))} different ones becomes a class of its own; --number fits a head of "
+                      "numbers, which knows that 4.5 lies near 4.4", stacklevel=2)
     from latdiff.data.tokens import MOST_TOO_LONG
     from latdiff.heads.attribute import AttributeHead
     from latdiff.heads.fitting import fit_head

@@ -154,10 +154,21 @@ def read_labelled(
     if limit and limit < len(pairs):
         pairs = random.Random(f"{seed}/labelled").sample(pairs, limit)
     if classes:
-        _check_classes(table.place, label_column, Counter(label for _, label in pairs))
+        more = ", or fit a head of numbers with --number" if are_measures([label for _, label in pairs]) else ""
+        _check_classes(table.place, label_column, Counter(label for _, label in pairs), more)
     if not pairs:
         raise DataError(f"{table.place}: no row has both a text and a {label_column!r}")
     return Labelled([text for text, _ in pairs], [label for _, label in pairs], dropped)
+
+
+def are_measures(labels: list[str]) -> bool:
+    """Whether labels are all numbers, and most of them not whole: measured, and not the names of classes."""
+    try:
+        numbers = [float(label) for label in labels]
+    except ValueError:
+        return False
+    whole = sum(number.is_integer() for number in numbers)
+    return all(map(math.isfinite, numbers)) and whole < len(numbers) / 2
 
 
 def load_texts(source: str, text_column: str = "text", limit: int | None = None, seed: int = 0) -> list[str]:
@@ -394,7 +405,7 @@ def _check_whole(place: str, column: str, text: str) -> None:
                         "character; drop it, or export the texts again") from None
 
 
-def _check_classes(place: str, column: str, counts: Counter) -> None:
+def _check_classes(place: str, column: str, counts: Counter, more: str = "") -> None:
     found_of = listed([f"{label} {count}" for label, count in counts.most_common()])
     if len(counts) < 2:
         found = f"only the class {shown(next(iter(counts)))}" if counts else "no label at all"
@@ -402,7 +413,7 @@ def _check_classes(place: str, column: str, counts: Counter) -> None:
     if min(counts.values()) < MIN_PER_CLASS:
         raise DataError(
             f"{place}: {column} needs at least {MIN_PER_CLASS} texts of each class, but has {found_of}; "
-            "add texts, raise the limit, or take the small classes out"
+            f"add texts, raise the limit, or take the small classes out{more}"
         )
 
 
