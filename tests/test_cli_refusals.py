@@ -197,3 +197,23 @@ def test_no_command_at_all(capsys):
         cli.main([])
     assert error.value.code == 2
     assert "usage: latdiff" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    ("sample x --num_samples 3", "--num_samples 3; did you mean --num-samples?"),
+    ("sample x --num_inference_steps=5", "--num_inference_steps=5; did you mean --steps?"),
+    ("fit-head x --data d --name n --lable-column y", "--lable-column y; did you mean --label-column?"),
+    ("sample x --qqqq", "--qqqq"),
+    ("train-ae storyworld --steps 5", "--steps; did you mean train_autoencoder.steps=5? Settings stand without dashes"),
+    ("train-ae storyworld --quite", "--quite; settings stand without dashes, such as seed=3"),
+    ("train-diffusion storyworld --seed=3", "--seed=3; did you mean seed=3? Settings stand without dashes"),
+    ("train-diffusion storyworld --train_denoiser.step 9 seed=1", "did you mean train_denoiser.steps=9? Settings"),
+    ("check-config storyworld --num-latents --quiet", "did you mean autoencoder.num_latents=...? Settings"),
+])
+def test_unknown_flags_name_the_one_that_was_meant(words, said, capsys):
+    with pytest.raises(SystemExit) as error:
+        cli.main(words.split())
+    printed = capsys.readouterr().err
+    assert error.value.code == 2
+    assert printed.startswith(f"usage: latdiff {words.split()[0]} ") and "unrecognized arguments: --" in printed
+    assert f"{said}\n" in printed or (said.endswith("Settings") and said in printed)
