@@ -38,8 +38,7 @@ def folder_of(checkpoint: str | Path) -> Path:
         UserError: For a hub id that cannot be fetched.
     """
     path = shipped(checkpoint)
-    is_id = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", str(checkpoint))
-    if path.exists() or not is_id or str(checkpoint).startswith("checkpoints/"):
+    if path.exists() or not may_be_id(checkpoint):
         return path
     from huggingface_hub import snapshot_download
 
@@ -50,6 +49,12 @@ def folder_of(checkpoint: str | Path) -> Path:
             f"{checkpoint} is no folder here, and could not be fetched from the hub ({first_line(error)}); give the "
             "path of a checkpoint, or the id of one that can be reached"
         ) from error
+
+
+def may_be_id(checkpoint: str | Path) -> bool:
+    """Whether it reads like a hub id owner/name, of which names below checkpoints/ are none."""
+    name = str(checkpoint)
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) is not None and not name.startswith("checkpoints/")
 
 
 def shipped(path: str | Path) -> Path:
@@ -76,6 +81,8 @@ def class_of(file: Path) -> type[Any]:
     """
     try:
         name = json.loads(file.read_text(encoding="utf-8"))["_class_name"]
+    except FileNotFoundError:
+        raise CheckpointError(f"{file} is missing; copy the folder again") from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{file} is cut short or damaged: {first_line(error)}; copy the folder again") from error
     found = getattr(importlib.import_module("latdiff"), name, None) if isinstance(name, str) else None

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -234,3 +235,18 @@ def test_a_hub_id_is_left_to_diffusers(monkeypatch):
     with pytest.raises(FileNotFoundError):
         LatentTextDiffusionPipeline.from_pretrained("owner/name")
     assert asked == ["owner/name"]  # a str, which is all that the hub takes
+
+
+@pytest.mark.parametrize("path", ["checkpoints/nope", "runs/nope", "nope", "./nope", "runs/deep/nope", "runs/empty"])
+def test_a_folder_that_holds_no_pipeline_is_not_looked_for_on_the_hub(path, tmp_path, monkeypatch):
+    (tmp_path / "runs" / "empty").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for given in (path, Path(path)):
+        with pytest.raises(CheckpointError, match=r"nope|empty") as error:
+            LatentTextDiffusionPipeline.from_pretrained(given)
+        assert "holds no finished pipeline (no model_index.json)" in str(error.value)
+
+
+def test_a_pipeline_of_another_name_is_proposed(tiny):
+    with pytest.raises(CheckpointError, match=r"did you mean tiny\?"):
+        LatentTextDiffusionPipeline.from_pretrained(tiny.checkpoint.with_name("tinny"))

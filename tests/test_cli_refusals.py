@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 
 import pytest
 
@@ -174,8 +175,51 @@ def test_a_name_that_no_guide_could_call(refused, reviews, name, rows_of):
     assert repr(name) in refused("fit-head", "--data", reviews(rows_of(["a", "b"])), "--name", name)
 
 
+def test_rows_without_a_label_or_a_text_are_left_out_and_counted(latdiff, checkpoint, reviews, rows_of):
+    rows = [*rows_of(["a", "b"]), {"text": "Nobody read this."}, {"text": "Nor this.", "label": ""},
+            {"text": " ", "label": "a"}]
+    try:
+        printed = latdiff("fit-head", "--data", reviews(rows), "--name", "x")
+        assert "12 texts (0 too long, 1 without a text, 2 without a label, left out)" in printed
+    finally:
+        shutil.rmtree(checkpoint / "heads" / "x")
+
+
+def test_numbers_that_are_not_whole_are_hardly_classes(latdiff, refused, checkpoint, reviews, rows_of):
+    try:
+        with pytest.warns(UserWarning, match=r"each of the 3 different ones becomes a class .* --number fits a head"):
+            latdiff("fit-head", "--data", reviews(rows_of(["1.5", "2", "2.25"])), "--name", "x")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*--number")
+            latdiff("fit-head", "--data", reviews(rows_of(["1.0", "2", "2.25"])), "--name", "x")
+    finally:
+        shutil.rmtree(checkpoint / "heads" / "x")
+    few = reviews(rows_of([str(0.5 + number) for number in range(8)], each=2))
+    assert "fit a head of numbers with --number" in refused("fit-head", "--data", few, "--name", "x")
+
+
 def test_no_command_at_all(capsys):
     with pytest.raises(SystemExit) as error:
         cli.main([])
     assert error.value.code == 2
     assert "usage: latdiff" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    ("sample x --num_samples 3", "--num_samples 3; did you mean --num-samples?"),
+    ("sample x --num_inference_steps=5", "--num_inference_steps=5; did you mean --steps?"),
+    ("fit-head x --data d --name n --lable-column y", "--lable-column y; did you mean --label-column?"),
+    ("sample x --qqqq", "--qqqq"),
+    ("train-ae storyworld --steps 5", "--steps; did you mean train_autoencoder.steps=5? Settings stand without dashes"),
+    ("train-ae storyworld --quite", "--quite; settings stand without dashes, such as seed=3"),
+    ("train-diffusion storyworld --seed=3", "--seed=3; did you mean seed=3? Settings stand without dashes"),
+    ("train-diffusion storyworld --train_denoiser.step 9 seed=1", "did you mean train_denoiser.steps=9? Settings"),
+    ("check-config storyworld --num-latents --quiet", "did you mean autoencoder.num_latents=...? Settings"),
+])
+def test_unknown_flags_name_the_one_that_was_meant(words, said, capsys):
+    with pytest.raises(SystemExit) as error:
+        cli.main(words.split())
+    printed = capsys.readouterr().err
+    assert error.value.code == 2
+    assert printed.startswith(f"usage: latdiff {words.split()[0]} ") and "unrecognized arguments: --" in printed
+    assert f"{said}\n" in printed or (said.endswith("Settings") and said in printed)

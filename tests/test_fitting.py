@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import KFold, StratifiedKFold, cross_val_predict, cross_val_score
 from toy_heads import CODEC, labelled, refusal
 
 from latdiff.heads.attribute import AttributeHead
@@ -155,3 +157,68 @@ def test_labels_may_be_numbers():
     head = fit_head(CODEC, texts, [int(label[-1] == "b") for label in labels])
     assert head.toward(1).target == head.toward("1").target == head.away(0).target == (0.0, 1.0)
     assert head.knows("0") and not head.knows("zero")
+
+
+def coins(each=120, times=6):
+    """Texts whose labels are drawn by chance, each given several times over, with the same label."""
+    drawn = np.random.default_rng(0).integers(2, size=each)
+    texts = [f"{'abcd'[i % 4]}{i}" for i in range(each)]
+    return texts * times, ["tails" if one else "heads" for one in drawn] * times
+
+
+class Steady:
+    """A codec whose latents follow from the text alone, many enough to know each of a few hundred texts by."""
+
+    latent_shape, digest = (8, 16), "abc"
+
+    def encode(self, texts):
+        seeds = [int.from_bytes(text.encode(), "big") for text in texts]
+        return torch.stack([torch.randn(8, 16, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+@pytest.mark.parametrize("C", [0.01, 10.0, "cv"])
+def test_texts_that_repeat_are_not_held_out_from_themselves(C):
+    with pytest.warns(UserWarning, match=r"of 720 cross-validated texts \(120 different ones\), .* can hardly steer"):
+        head = fit_head(Steady(), *coins(), name="coin", C=C, noise_aware=C == 10)
+    assert abs(head.report["accuracy"] - 0.5) < 0.1
+    assert head.report["different_texts"] == 120
+    if C == 10:
+        assert abs(head.report["accuracy_by_noise"]["0.00"] - 0.5) < 0.2
+
+
+def test_latents_that_repeat_choose_no_C_by_heart():
+    texts, labels = coins()
+    once = AttributeHead(C="cv").fit(Steady().encode(texts[:120]), labels[:120]).C_
+    assert once == AttributeHead(C="cv").fit(Steady().encode(texts), labels).C_
+
+
+def test_numbers_of_texts_that_repeat():
+    texts, labels = coins()
+    numbers = [float(label == "heads") for label in labels]
+    assert fit_head(Steady(), texts, numbers, NumberHead(alpha=1.0)).report["r2"] < 0.05
+    assert NumberHead(alpha=1.0).fit(Steady().encode(texts), numbers).sd > 0.49
+
+
+@pytest.mark.parametrize("head", [AttributeHead("tone"), NumberHead("tone")])
+def test_folds_of_texts_that_differ_are_scikit_learns_own(head):
+    texts, letters = labelled("ab")
+    labels = np.array([float(letter == "class a") for letter in letters])
+    latents = CODEC.encode(texts).flatten(1).numpy()
+    found = fit_head(CODEC, texts, labels, head).report
+    if isinstance(head, NumberHead):
+        guessed = cross_val_predict(Ridge(alpha=100.0), latents, labels, cv=KFold(5, shuffle=True, random_state=0))
+        assert found["r2"] == 1 - (labels - guessed).std() ** 2 / labels.var()
+    else:
+        ours = LogisticRegression(C=0.01, class_weight="balanced", max_iter=1000)
+        folds = StratifiedKFold(5, shuffle=True, random_state=0)
+        assert found["accuracy"] == cross_val_score(ours, latents, labels, cv=folds).mean()
+    assert "different_texts" not in found
+
+
+@pytest.mark.parametrize(("head", "said"), [
+    (AttributeHead("tone"), "head 'tone': class 'a' has 20 texts, of which only 2 differ; the 5 folds"),
+    (NumberHead("tone"), "head 'tone' has 40 texts, of which only 4 differ; the 5 folds"),
+])
+def test_too_few_texts_that_differ(head, said):
+    labels = ["a", "b"] if isinstance(head, AttributeHead) else [1, 2]
+    assert said in refusal(fit_head, CODEC, ["a1", "b1", "a2", "b2"] * 10, labels * 20, head)

@@ -4,9 +4,11 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import Ridge
-from toy_heads import CODEC, labelled, refusal, words_head
+from toy_heads import CODEC, D, L, labelled, refusal, words_head
 
+from latdiff.heads.files import load_head
 from latdiff.heads.fitting import fit_head
 from latdiff.heads.number import NumberHead
 
@@ -38,3 +40,26 @@ def test_numbers_that_are_none(values, said):
 def test_a_target_that_is_no_number():
     head = words_head()
     assert "must be a number" in refusal(head.toward, "long")
+
+
+GUESSES = r"head 'dice' is of R2 .* on 120 cross-validated texts, where the mean alone would be of 0, .* hardly steer"
+
+
+def test_a_head_of_chance_numbers_warns_when_it_is_fitted_and_when_it_steers(tmp_path):
+    texts, _ = labelled("abcd")
+    with pytest.warns(UserWarning, match=GUESSES):
+        dice = fit_head(CODEC, texts, np.random.default_rng(1).integers(1, 7, size=len(texts)), NumberHead("dice"))
+    dice.save(tmp_path)
+    for head in (dice, load_head(tmp_path)):
+        with pytest.warns(UserWarning, match=GUESSES) as warned:
+            head.toward(6)
+        assert len(warned) == 1
+
+
+@pytest.mark.parametrize(("report", "warns"), [
+    ({"r2": 0.03, "texts": 100}, True), ({"r2": 0.05, "texts": 100}, False), ({"r2": -0.5, "texts": 100}, True),
+    ({"r2": 0.05, "texts": 100, "different_texts": 50}, True), ({"alpha": 1.0}, False),
+])
+def test_an_r2_below_two_standard_errors_of_a_correlation_may_be_chance(report, warns, recwarn):
+    NumberHead.from_weights(torch.ones(L, D), torch.tensor(0.0), sd=1.0, report=report).toward(3)
+    assert len(recwarn.list) == warns

@@ -81,3 +81,13 @@ def test_flat_latents_are_read_as_those_with_a_shape(numbered):
 def test_scores_refuse_lists_of_unequal_length(x0):
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         random_head().score(x0, ["label0"])
+
+
+@pytest.mark.parametrize("texts", [["One.", "Two."], ("One.", "Two."), np.array(["One.", "Two."]), "One."])
+def test_texts_are_no_latents(texts, numbered):
+    latents, labels, numbers = numbered
+    said = "was given texts, and heads take latents: head."
+    for head in (AttributeHead().fit(latents, labels), NumberHead().fit(latents, numbers)):
+        assert f"{said}predict(codec.encode(texts))" in refusal(head.predict, texts)
+        assert f"{said}fit(codec.encode(texts), labels)" in refusal(head.fit, texts, numbers)
+    assert said in refusal(AttributeHead().fit(latents, labels).predict_proba, texts)

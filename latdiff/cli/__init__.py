@@ -15,6 +15,7 @@ from latdiff.cli.heads import add_fit_head
 from latdiff.cli.models import add_check_checkpoint, add_fetch, add_publish
 from latdiff.cli.recipes import add_check_config, add_training
 from latdiff.cli.sampling import add_edit, add_sample
+from latdiff.cli.unknown import refuse_unknown
 from latdiff.errors import plain_errors
 
 
@@ -23,13 +24,13 @@ def main(arguments: list[str] | None = None) -> None:
 
     Where a launcher has begun several processes, the first one alone runs a subcommand that sets no `all_processes`.
     """
-    top = parser()
-    options, rest = top.parse_known_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    options, rest = parser().parse_known_args(words)
     if "settings" in options:  # argparse leaves those that follow a flag
         options.settings += [word for word in rest if not word.startswith("-")]
         rest = [word for word in rest if word.startswith("-")]
     if rest:
-        top.error(f"unrecognized arguments: {' '.join(rest)}")
+        refuse_unknown(options, rest, words)
     first = os.environ.get("RANK", "0") == "0"
     if not (first or getattr(options, "all_processes", False)):
         return  # of several processes, the first alone does what they cannot share
@@ -51,4 +52,6 @@ def parser() -> argparse.ArgumentParser:
     for add in (add_training, add_sample, add_edit, add_fit_head, add_evaluate, add_check_config, add_fetch,
                 add_publish, add_check_checkpoint):
         add(commands)
+    for command in commands.choices.values():
+        command.set_defaults(parser=command)
     return top

@@ -36,7 +36,7 @@ def add_fit_head(commands) -> None:
 
 def run_fit_head(options: argparse.Namespace) -> None:
     refuse_several("`latdiff fit-head` works in one process; leave the launcher out")
-    from latdiff.data.corpus import load_labelled
+    from latdiff.data.corpus import are_measures, read_labelled
 
     if not re.fullmatch(r"\w[\w.-]{0,59}", options.name):
         raise UserError(f"--name is {shown(options.name)}, must be a word of at most 60 letters, digits, '_', '-' and "
@@ -51,19 +51,24 @@ def run_fit_head(options: argparse.Namespace) -> None:
     if options.number and (options.noise_aware or options.features != "flat"):
         raise UserError("--number fits flat clean latents; leave out --noise-aware and --features")
     strength = _regularisation(options)
-    texts, labels = load_labelled(options.data, options.text_column, options.label_column, options.limit,
-                                  classes=not options.number)
+    read = read_labelled(options.data, options.text_column, options.label_column, options.limit,
+                         classes=not options.number)
+    if not options.number and are_measures(read.labels):
+        warnings.warn(f"the labels of {options.label_column} are numbers, most of them not whole, and each of the "
+                      f"{len(set(read.labels))} different ones becomes a class of its own; --number fits a head of "
+                      "numbers, which knows that 4.5 lies near 4.4", stacklevel=2)
     from latdiff.data.tokens import MOST_TOO_LONG
-    from latdiff.heads.attribute import AttributeHead, held_out
+    from latdiff.heads.attribute import AttributeHead
     from latdiff.heads.fitting import fit_head
+    from latdiff.heads.guessing import held_out
     from latdiff.heads.number import NumberHead
 
     codec, estimate = _codec_and_estimate(options)
-    fits = codec.fits(texts)
-    if fits.count(False) > MOST_TOO_LONG * len(texts):
-        warnings.warn(f"{fits.count(False):,} of {len(texts):,} texts are too long for this codec and left out, so "
+    fits = codec.fits(read.texts)
+    if fits.count(False) > MOST_TOO_LONG * len(fits):
+        warnings.warn(f"{fits.count(False):,} of {len(fits):,} texts are too long for this codec and left out, so "
                       "that the head knows short ones alone; codec.split cuts longer ones in pieces", stacklevel=2)
-    texts, labels = list(itertools.compress(texts, fits)), list(itertools.compress(labels, fits))
+    texts, labels = (list(itertools.compress(column, fits)) for column in (read.texts, read.labels))
     began = time.monotonic()
     if options.number:
         head = fit_head(codec, texts, labels, NumberHead(options.name, alpha=float(strength)))
@@ -74,15 +79,16 @@ def run_fit_head(options: argparse.Namespace) -> None:
         quality = (f"labels {', '.join(map(str, head.classes_))}, {held_out(head.report)}, "
                    f"calibration error {head.report['calibration_error']:.3f}, C {head.report['C']:g}")
     head.save(folder)
-    print(f"{options.name}: {len(texts)} texts ({fits.count(False)} too long, left out), {quality}, "
+    dropped = "".join(f", {count} {why}" for why, count in read.dropped.items() if count)
+    print(f"{options.name}: {len(texts)} texts ({fits.count(False)} too long{dropped}, left out), {quality}, "
           f"fitted in {time.monotonic() - began:.1f} s -> {folder}")
     if options.output:
         named = folder if "/" in str(folder) else f"./{folder}"
         print(f"steer with it: latdiff sample {options.given} --guide {named}=...")
     if "accuracy_by_noise" in head.report:
-        read = "at z_t" if options.noise_aware else "at the denoiser's estimate"
+        place = "at z_t" if options.noise_aware else "at the denoiser's estimate"
         levels = "  ".join(f"{sigma}: {value:.2f}" for sigma, value in head.report["accuracy_by_noise"].items())
-        print(f"accuracy by noise level sigma, {read}:  {levels}")
+        print(f"accuracy by noise level sigma, {place}:  {levels}")
 
 
 def _codec_and_estimate(options: argparse.Namespace):

@@ -104,6 +104,15 @@ def load_corpus(data: DataConfig, seed: int, extra: bool = False) -> Corpus:
     return Corpus(texts, unseen, splits.dropped, conditions, unseen_conditions, classes, more)
 
 
+@dataclass(frozen=True)
+class Labelled:
+    """Texts, their labels, and how many rows of the source were left out and why."""
+
+    texts: list[str]
+    labels: list[str]
+    dropped: dict[str, int]
+
+
 def load_labelled(
     source: str,
     text_column: str = "text",
@@ -112,7 +121,7 @@ def load_labelled(
     seed: int = 0,
     classes: bool = True,
 ) -> tuple[list[str], list[str]]:
-    """Read texts and their labels; rows without either are skipped.
+    """Read texts and their labels; rows without either are skipped, `read_labelled` counts them.
 
     Args:
         source: a file, a folder or a hub id, whose train split is read, or "storyworld".
@@ -128,16 +137,38 @@ def load_labelled(
     Raises:
         DataError: for a source or labels that cannot be used.
     """
+    read = read_labelled(source, text_column, label_column, limit, seed, classes)
+    return read.texts, read.labels
+
+
+def read_labelled(
+    source: str, text_column: str = "text", label_column: str = "label", limit: int | None = None, seed: int = 0,
+    classes: bool = True,
+) -> Labelled:
+    """As `load_labelled`, with a count of the rows "without a text" and "without a label", before the limit."""
     table = _training_table(source, limit, f"{seed}/labelled")
-    pairs = [(text, label) for _, text, label in _labelled(table, _texts(table, text_column), label_column)]
+    found = _texts(table, text_column)
+    pairs = [(text, label) for _, text, label in _labelled(table, found, label_column)]
+    with_text = sum(map(bool, found))
+    dropped = {"without a text": len(found) - with_text, "without a label": with_text - len(pairs)}
     if limit and limit < len(pairs):
         pairs = random.Random(f"{seed}/labelled").sample(pairs, limit)
     if classes:
-        _check_classes(table.place, label_column, Counter(label for _, label in pairs))
+        more = ", or fit a head of numbers with --number" if are_measures([label for _, label in pairs]) else ""
+        _check_classes(table.place, label_column, Counter(label for _, label in pairs), more)
     if not pairs:
         raise DataError(f"{table.place}: no row has both a text and a {label_column!r}")
-    texts, labels = zip(*pairs, strict=True)
-    return list(texts), list(labels)
+    return Labelled([text for text, _ in pairs], [label for _, label in pairs], dropped)
+
+
+def are_measures(labels: list[str]) -> bool:
+    """Whether labels are all numbers, and most of them not whole: measured, and not the names of classes."""
+    try:
+        numbers = [float(label) for label in labels]
+    except ValueError:
+        return False
+    whole = sum(number.is_integer() for number in numbers)
+    return all(map(math.isfinite, numbers)) and whole < len(numbers) / 2
 
 
 def load_texts(source: str, text_column: str = "text", limit: int | None = None, seed: int = 0) -> list[str]:
@@ -374,7 +405,7 @@ def _check_whole(place: str, column: str, text: str) -> None:
                         "character; drop it, or export the texts again") from None
 
 
-def _check_classes(place: str, column: str, counts: Counter) -> None:
+def _check_classes(place: str, column: str, counts: Counter, more: str = "") -> None:
     found_of = listed([f"{label} {count}" for label, count in counts.most_common()])
     if len(counts) < 2:
         found = f"only the class {shown(next(iter(counts)))}" if counts else "no label at all"
@@ -382,7 +413,7 @@ def _check_classes(place: str, column: str, counts: Counter) -> None:
     if min(counts.values()) < MIN_PER_CLASS:
         raise DataError(
             f"{place}: {column} needs at least {MIN_PER_CLASS} texts of each class, but has {found_of}; "
-            "add texts, raise the limit, or take the small classes out"
+            f"add texts, raise the limit, or take the small classes out{more}"
         )
 
 

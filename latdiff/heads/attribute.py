@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import warnings
 from collections.abc import Mapping
 from numbers import Real
 from typing import TYPE_CHECKING, Any
@@ -19,13 +18,16 @@ from torch import Tensor
 from latdiff.diffusion.guidance import Guide
 from latdiff.errors import nearest, shown
 from latdiff.heads.defaults import DEFAULT_C
+from latdiff.heads.guessing import warn_of_guessing
 from latdiff.heads.inputs import HeadError, check_features, checked_labels
 from latdiff.heads.linear import LinearHead
 from latdiff.heads.regression import (
     FOLDS,
+    alike,
     as_weights_of_latents,
     features_of,
     fit_levels,
+    folds_of_labels,
     noise_levels,
     radius,
     softmax_form,
@@ -34,8 +36,6 @@ from latdiff.heads.regression import (
 
 if TYPE_CHECKING:
     from latdiff.codecs.protocol import Codec
-
-GUESSING = 2.0  # standard errors above the share of the commonest label, below which accuracy may be chance
 
 
 class AttributeHead(ClassifierMixin, LinearHead):
@@ -88,26 +88,32 @@ class AttributeHead(ClassifierMixin, LinearHead):
         self._seed()
         return checked_labels(self.name, y, max(per_class, FOLDS) if self.C == "cv" else per_class)
 
-    def fit(self, X, y) -> AttributeHead:
+    def fit(self, X, y, groups=None) -> AttributeHead:
         """Fit scikit-learn's LogisticRegression.
 
         Args:
             X: latents [N, L, D], tensor or array. Flat ones [N, L * D] do as well, as in scikit-learn's Pipeline,
                 and count as a single latent (L = 1), whose mean is itself.
             y: N labels: texts, whole numbers or booleans.
+            groups: N numbers, equal ones where samples repeat each other, which then are in the same fold of C="cv";
+                None tells them by equal latents.
 
         Returns:
             The head itself. It knows no codec and has no report: `fit_head` sets both.
 
         Raises:
-            HeadError: for settings out of range, unequal lengths, missing labels, or fewer than two classes.
+            HeadError: for settings out of range, unequal lengths, missing labels, fewer than two classes, or with
+                C="cv" a class of fewer than five different samples.
         """
         labels = self.checked(y)
         latents = self._read(X, len(labels))
         regression = LogisticRegression(max_iter=1000, class_weight=self.class_weight)
         C = self.C
         if C == "cv":
-            C = strongest_good_C(regression, features_of(latents, self.features), labels, self._seed())
+            inputs = features_of(latents, self.features)
+            groups = alike(inputs) if groups is None else np.asarray(groups)
+            folds = folds_of_labels(self.name, groups, labels, self._seed())
+            C = strongest_good_C(regression, inputs, labels, folds)
         regression.set_params(C=C)
         fitted = fit_levels(regression, latents, labels, self.features, self.noise_aware, self._seed())
         weight, bias = map(torch.stack, zip(*map(softmax_form, fitted), strict=True))
@@ -311,29 +317,6 @@ class AttributeHead(ClassifierMixin, LinearHead):
             near = nearest(label, known) if isinstance(label, str) else ""
             raise HeadError(f"head {self.name!r} knows no label {shown(label)}, only {', '.join(known)}{near}")
         return index
-
-
-def held_out(report: dict) -> str:
-    """The accuracy that a report of `fit_head` has, beside the share of the commonest label."""
-    return (f"right on {report['accuracy']:.1%} of {report['texts']:,} cross-validated texts, where the commonest label"
-            f" alone would be right on {report['majority']:.1%}").replace("%", " %")
-
-
-def warn_of_guessing(head: AttributeHead) -> None:
-    """Warn of a head no more accurate than its commonest label, or by less than two standard errors of that share.
-
-    A head without a report, or with an older one, says nothing of it.
-    """
-    report = head.report
-    if not {"accuracy", "majority", "texts"} <= report.keys():
-        return
-    share = report["majority"]
-    if report["accuracy"] < share + GUESSING * math.sqrt(share * (1 - share) / report["texts"]):
-        warnings.warn(
-            f"head {head.name!r} is {held_out(report)}, so that it can hardly steer; fit it on more texts, as many of "
-            "each label, or on labels that the texts themselves show",
-            stacklevel=3,
-        )
 
 
 @functools.lru_cache(maxsize=256)

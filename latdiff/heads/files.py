@@ -116,14 +116,16 @@ def _check_parts(config: dict, tensors: dict[str, torch.Tensor]) -> None:
     """Raise HeadError for parts that are not what `save_head` writes, before they are found out in use."""
     report, levels = config["report"], config.get("log_snrs") or []
     shares = [report[key] for key in ("accuracy", "majority") if key in report]
+    counts = [report[key] for key in ("texts", "different_texts") if report.get(key) is not None]
     right = {
         "name": isinstance(config["name"], str),
         "codec_digest": config["codec_digest"] is None or isinstance(config["codec_digest"], str),
         "radius": config["radius"] is None or _is_number(config["radius"]),
         "sd": "sd" not in config or _is_number(config["sd"]),
         "log_snrs": isinstance(levels, list) and all(map(_is_number, levels)),
-        "report": isinstance(report, dict) and all(_is_number(share) and 0 <= share <= 1 for share in shares)
-        and (report.get("texts") is None or (_is_number(report["texts"]) and report["texts"] > 0)),
+        "report": isinstance(report, dict) and _is_number(report.get("r2", 0))
+        and all(_is_number(share) and 0 <= share <= 1 for share in shares)
+        and all(_is_number(count) and count > 0 for count in counts),
         "fitted_on": tensors["fitted_on"].dtype == torch.int64,
     }
     wrong = [f"{name} is {shown(config.get(name, tensors.get(name)))}" for name, fits in right.items() if not fits]

@@ -13,10 +13,11 @@ from sklearn.model_selection import cross_val_predict
 from torch import Tensor
 
 from latdiff.config import MIN_PER_CLASS
-from latdiff.heads.attribute import AttributeHead, warn_of_guessing
+from latdiff.heads.attribute import AttributeHead
+from latdiff.heads.guessing import warn_of_guessing
 from latdiff.heads.inputs import HeadError, fingerprints, values_of
 from latdiff.heads.number import NumberHead
-from latdiff.heads.regression import NOISE_TIMES, folds
+from latdiff.heads.regression import NOISE_TIMES, folds_of_labels
 from latdiff.schedule import add_noise, alpha2_at, log_snr
 
 if TYPE_CHECKING:
@@ -57,14 +58,16 @@ def fit_head(codec, texts, labels, head=None, *, name=None, estimate=None, **set
         error (Guo et al. 2017) of five folds, beside them the share of the most frequent label ("majority"), and the
         accuracy at every noise level sigma, of a fifth of the texts, read as a guide reads them: at z_t if
         noise-aware, else at `estimate`, if there is one. With C="cv" they are a little too good: the same folds chose
-        C. Of numbers: r2, the share of the variance explained.
+        C. Of numbers: r2, the share of the variance explained. Texts with the same letters and digits are never on both
+        sides of a fold; where there are any, "different_texts" counts them once.
 
     Warns:
-        UserWarning: where the accuracy is less than two standard errors above the share of the most frequent label.
+        UserWarning: where the accuracy is less than two standard errors above the share of the most frequent label,
+            or r2 is less than 4 / N, the square of two standard errors of a correlation.
 
     Raises:
-        HeadError: for unequal lengths, missing labels, fewer than two classes, a class of fewer than five texts,
-            or settings out of range.
+        HeadError: for unequal lengths, missing labels, fewer than two classes, a class of fewer than five
+            different texts, or settings out of range.
         TextError: of the codec, for texts that are empty or too long.
         ValueError: for settings that the head does not have.
 
@@ -86,12 +89,13 @@ def fit_head(codec, texts, labels, head=None, *, name=None, estimate=None, **set
         one = "number" if isinstance(head, NumberHead) else "label"
         raise HeadError(f"head {head.name!r}: {len(texts)} texts but {len(labels)} {one}s; give one {one} a text")
     labels = head.checked(labels, MIN_PER_CLASS)
-    encoded = codec.encode(texts)
-    head.fit(encoded, labels)
-    head.codec_digest, head.fitted_on = codec.digest, fingerprints(texts)
-    head.report = {"texts": len(texts)} | _quality(head, encoded, labels, estimate)
-    if isinstance(head, AttributeHead):
-        warn_of_guessing(head)
+    encoded, marks = codec.encode(texts), fingerprints(texts)
+    head.fit(encoded, labels, marks.numpy())
+    head.codec_digest, head.fitted_on = codec.digest, marks
+    different = len(marks.unique())
+    repeats = {"different_texts": different} if different < len(texts) else {}
+    head.report = {"texts": len(texts)} | repeats | _quality(head, encoded, labels, estimate)
+    warn_of_guessing(head)
     return head
 
 
@@ -102,7 +106,7 @@ def _quality(head: AttributeHead | NumberHead, encoded: Tensor, labels: np.ndarr
     latents = encoded.cpu()
     # the clean level of a noise-aware head is the head of clean latents
     plain = clone(head).set_params(C=head.C_, noise_aware=False)
-    split = folds(head.random_state)
+    split = folds_of_labels(head.name, head.fitted_on.numpy(), labels, head.random_state)
     held_out = cross_val_predict(plain, latents.numpy(), labels, cv=split, method="predict_proba")
     found = {
         "C": head.C_, "features": head.features,
@@ -111,7 +115,7 @@ def _quality(head: AttributeHead | NumberHead, encoded: Tensor, labels: np.ndarr
         "calibration_error": calibration_error(held_out, np.searchsorted(head.classes_, labels)),
     }
     if head.noise_aware or estimate is not None:
-        train, test = next(split.split(latents, labels))
+        train, test = split[0]
         of_train = clone(head).set_params(C=head.C_).fit(latents[train], labels[train])
         found["accuracy_by_noise"] = accuracy_by_noise(of_train, encoded[test], labels[test], estimate)
     return found

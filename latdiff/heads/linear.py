@@ -122,6 +122,9 @@ class LinearHead(BaseEstimator):
 
     def _read(self, X, count: int | None = None) -> Tensor:
         """Latents [N, L, D] in float32, of flat ones [N, L * D] as well; with `count` they are fitted on."""
+        if _are_texts(X):
+            call = "predict(codec.encode(texts))" if count is None else "fit(codec.encode(texts), labels), or fit_head"
+            raise HeadError(f"head {self.name!r} was given texts, and heads take latents: head.{call}")
         X = X.detach().float().cpu().numpy() if isinstance(X, Tensor) else X
         X = np.asarray(X) if isinstance(X, (list, tuple)) else X
         shape = X.shape[1:] if getattr(X, "ndim", 0) == 3 else None
@@ -155,6 +158,12 @@ class LinearHead(BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
         return tags
+
+
+def _are_texts(X: Any) -> bool:
+    """Whether what should be latents is a text, or a list, array or series that begins with one."""
+    in_a_row = isinstance(X, (list, tuple)) or getattr(X, "ndim", 0) == 1
+    return isinstance(next(iter(X), None) if in_a_row else X, str)
 
 
 def _shares_of_levels(levels: Tensor, log_snr: Tensor) -> Tensor:

@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from sklearn.base import RegressorMixin
 from sklearn.linear_model import Ridge
-from sklearn.model_selection import KFold, cross_val_predict
+from sklearn.model_selection import cross_val_predict
 from torch import Tensor
 
 from latdiff.diffusion.guidance import MAX_RAMP, Guide
 from latdiff.heads.defaults import DEFAULT_ALPHA
+from latdiff.heads.guessing import warn_of_guessing
 from latdiff.heads.inputs import HeadError, numbers_of
 from latdiff.heads.linear import LinearHead
-from latdiff.heads.regression import FOLDS, radius
+from latdiff.heads.regression import alike, folds_of_numbers, radius
 
 LEAST = 10  # texts to fit on
 
@@ -63,23 +64,27 @@ class NumberHead(RegressorMixin, LinearHead):
                             f"{len(values)} samples with {different} different numbers")
         return values
 
-    def fit(self, X, y) -> NumberHead:
+    def fit(self, X, y, groups=None) -> NumberHead:
         """Fit scikit-learn's Ridge, and `sd` by five folds.
 
         Args:
             X: latents [N, L, D], tensor or array, or flat ones [N, L * D].
             y: N numbers.
+            groups: N numbers, equal ones where samples repeat each other, which then are in the same fold; None tells
+                them by equal latents.
 
         Returns:
             The head itself. It knows no codec and has no report: `fit_head` sets both.
 
         Raises:
-            HeadError: for unequal lengths, or values that are not finite numbers, all the same, or fewer than ten.
+            HeadError: for unequal lengths, or values that are not finite numbers, all the same, or fewer than ten, and
+                for fewer than five different samples.
         """
         values = self.checked(y)
         latents = self._read(X, len(values))
         inputs = latents.flatten(1).numpy()
-        folds = KFold(FOLDS, shuffle=True, random_state=self._seed())
+        groups = alike(inputs) if groups is None else np.asarray(groups)
+        folds = folds_of_numbers(self.name, groups, self._seed())
         errors = values - cross_val_predict(Ridge(alpha=self.alpha), inputs, values, cv=folds)
         ridge, self.sd = Ridge(alpha=self.alpha).fit(inputs, values), float(errors.std())
         weight = torch.tensor(ridge.coef_).float().view(1, 1, *latents.shape[1:])
@@ -141,7 +146,9 @@ class NumberHead(RegressorMixin, LinearHead):
 
     def toward(self, value: float, scale: float | None = None, mode: str = "x0", **settings) -> Guide:
         """A guide towards a value of the number; the rest is as in `AttributeHead.toward`."""
-        return self.guide(float(numbers_of(self.name, [value])[0]), scale, mode, **settings)
+        target = float(numbers_of(self.name, [value])[0])
+        warn_of_guessing(self)
+        return self.guide(target, scale, mode, **settings)
 
     def knows(self, value: Any) -> bool:
         """Whether `toward` would take the value: a finite number, or a text of one."""

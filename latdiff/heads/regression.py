@@ -6,13 +6,15 @@ import numpy as np
 import torch
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 from torch import Tensor
 
+from latdiff.heads.inputs import HeadError
 from latdiff.schedule import add_noise, alpha2_at, log_snr
 
 GRID = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of C, for "cv", ascending
 FOLDS = 5
+Folds = list[tuple[np.ndarray, np.ndarray]]  # indices of the samples to fit on and of those held out, a fold
 NOISE_TIMES = (0.0, 0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9)  # of the cosine schedule: noise levels, from clean
 DRAWS = 4  # noised copies of a text a level
 
@@ -60,13 +62,42 @@ def fit_levels(estimator, latents: Tensor, labels: np.ndarray, features: str, no
     return fitted
 
 
-def folds(seed: int) -> StratifiedKFold:
-    return StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
+def alike(inputs: np.ndarray) -> np.ndarray:
+    """Groups [N] of the rows that are equal."""
+    number_of: dict[bytes, int] = {}
+    return np.array([number_of.setdefault(row.tobytes(), len(number_of)) for row in inputs])
 
 
-def strongest_good_C(regression: LogisticRegression, inputs: np.ndarray, labels: np.ndarray, seed: int) -> float:
+def folds_of_labels(name: str, groups: np.ndarray, labels: np.ndarray, seed: int) -> Folds:
+    """Folds with the same share of each label, in which no group [N] of equal samples is on both sides.
+
+    Raises HeadError for a label of too few groups.
+    """
+    if len(set(groups.tolist())) == len(groups):
+        return list(StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(groups, labels))
+    for label in np.unique(labels).tolist():
+        _check_different(f"head {name!r}: class {label!r}", groups[labels == label])
+    return list(StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed).split(groups, labels, groups))
+
+
+def folds_of_numbers(name: str, groups: np.ndarray, seed: int) -> Folds:
+    """Folds in which no group [N] of equal samples is on both sides. Raises HeadError for too few groups."""
+    if len(set(groups.tolist())) == len(groups):
+        return list(KFold(FOLDS, shuffle=True, random_state=seed).split(groups))
+    _check_different(f"head {name!r}", groups)
+    return list(GroupKFold(FOLDS, shuffle=True, random_state=seed).split(groups, groups=groups))
+
+
+def _check_different(what: str, groups: np.ndarray) -> None:
+    different = len(set(groups.tolist()))
+    if different < FOLDS:
+        raise HeadError(f"{what} has {len(groups)} texts, of which only {different} differ; the {FOLDS} folds of "
+                        f"cross-validation need {FOLDS} or more that differ, so give others")
+
+
+def strongest_good_C(regression: LogisticRegression, inputs: np.ndarray, labels: np.ndarray, folds: Folds) -> float:
     """The smallest C of GRID within one standard error of the best held-out accuracy."""
-    search = GridSearchCV(regression, {"C": GRID}, scoring="accuracy", refit=_one_standard_error, cv=folds(seed))
+    search = GridSearchCV(regression, {"C": GRID}, scoring="accuracy", refit=_one_standard_error, cv=folds)
     return search.fit(inputs, labels).best_params_["C"]
 
 

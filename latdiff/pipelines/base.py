@@ -8,13 +8,13 @@ from typing import ClassVar
 from diffusers import DiffusionPipeline
 from transformers import PreTrainedModel
 
-from latdiff.checkpoints import CheckpointError, shipped
+from latdiff.checkpoints import CheckpointError, may_be_id, shipped
 from latdiff.codecs.files import load_text_model
 from latdiff.codecs.protocol import Codec
 from latdiff.codecs.t5 import TextCodec
 from latdiff.errors import UserError
 from latdiff.models.backbone import keep_tokens_alone
-from latdiff.pipelines.index import check_index
+from latdiff.pipelines.index import check_finished, check_index
 from latdiff.versions import record_versions
 
 CODEC_PARTS = ["tokenizer", "text_model", "autoencoder", "codec"]
@@ -29,10 +29,15 @@ class CodecPipeline(DiffusionPipeline):
     def from_pretrained(cls, pretrained_model_name_or_path, **settings):
         """As diffusers', also by the name of a pipeline that comes with latdiff, such as english.
 
-        Weights are read from safetensors alone, and no code of a checkpoint is run.
+        Weights are read from safetensors alone, and no code of a checkpoint is run. Only owner/name is a hub id, and
+        only where there is no folder of that owner here.
+
+        Raises:
+            CheckpointError: For a folder that is none or holds no pipeline, and for one whose index is refused.
         """
         place = shipped(pretrained_model_name_or_path)
-        if (place / "model_index.json").is_file():
+        if place.exists() or not may_be_id(pretrained_model_name_or_path) or place.parent.exists():
+            check_finished(place)
             check_index(place)
         safely = {"use_safetensors": True, "trust_remote_code": False}
         return super().from_pretrained(place if place.exists() else pretrained_model_name_or_path, **settings | safely)

@@ -8,10 +8,10 @@ import torch
 from diffusers import DiffusionPipeline
 
 from latdiff.bars import without_bars
-from latdiff.checkpoints import SHIPPED, CheckpointError, class_of, folder_of
-from latdiff.errors import UserError, first_line, nearest
+from latdiff.checkpoints import CheckpointError, class_of, folder_of
+from latdiff.errors import UserError, first_line
 from latdiff.models.saved import refuse_gaps
-from latdiff.pipelines.index import check_index
+from latdiff.pipelines.index import check_finished, check_index
 from latdiff.pipelines.latent import LatentTextDiffusionPipeline
 from latdiff.precision import default_device
 
@@ -35,20 +35,12 @@ def open_checkpoint(folder: str | Path) -> DiffusionPipeline:
         2
     """
     folder = folder_of(folder)
-    index = folder / "model_index.json"
-    if not index.exists():
-        beside, along = ([p.parent.name for p in sorted(place.glob("*/model_index.json"))]
-                         for place in (folder.parent, SHIPPED))
-        raise CheckpointError(
-            f"{folder} holds no finished pipeline (no model_index.json){nearest(folder.name, beside + along)}; finished"
-            f" ones beside it: {', '.join(beside) or 'none'}; with latdiff come: {', '.join(along)}. Train one with "
-            "`latdiff train-diffusion`."
-        )
+    check_finished(folder)
     try:
         missing = [part for part in check_index(folder) if not (folder / part).is_dir()]
         if missing:
             raise CheckpointError(f"{folder} is incomplete: {', '.join(missing)} missing; copy the whole folder again")
-        kind = class_of(index)
+        kind = class_of(folder / "model_index.json")
         pipe = kind.from_pretrained(folder, local_files_only=True, use_safetensors=True,
                                     **getattr(kind, "parts_of", lambda _: {})(folder))
     except UserError:

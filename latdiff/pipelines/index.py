@@ -10,11 +10,24 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from latdiff.checkpoints import CheckpointError
-from latdiff.errors import first_line, shown
+from latdiff.checkpoints import SHIPPED, CheckpointError
+from latdiff.errors import first_line, nearest, shown
 
 LIBRARIES = ("latdiff", "diffusers", "transformers")
 MOST_STEPS = 100_000  # of a noise schedule, or to sample in: far more than any has
+
+
+def check_finished(folder: Path) -> None:
+    """Raise CheckpointError for a folder that is none or holds no pipeline, with those that are beside it."""
+    if (folder / "model_index.json").exists():
+        return
+    beside, along = ([p.parent.name for p in sorted(place.glob("*/model_index.json"))]
+                     for place in (folder.parent, SHIPPED))
+    raise CheckpointError(
+        f"{folder} holds no finished pipeline (no model_index.json){nearest(folder.name, beside + along)}; finished"
+        f" ones beside it: {', '.join(beside) or 'none'}; with latdiff come: {', '.join(along)}. Train one with "
+        "`latdiff train-diffusion`."
+    )
 
 
 def check_index(folder: Path) -> dict[str, list]:
@@ -72,6 +85,8 @@ def check_schedule(folder: Path) -> None:
 def _read(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{file} is missing; copy the folder again") from None
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} is cut short or damaged: {first_line(error)}; copy the folder again") from error
     if not isinstance(found, dict):
