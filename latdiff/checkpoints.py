@@ -81,6 +81,8 @@ def class_of(file: Path) -> type[Any]:
     """
     try:
         name = json.loads(file.read_text(encoding="utf-8"))["_class_name"]
+    except FileNotFoundError:
+        raise CheckpointError(f"{file} is missing; copy the folder again") from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{file} is cut short or damaged: {first_line(error)}; copy the folder again") from error
     found = getattr(importlib.import_module("latdiff"), name, None) if isinstance(name, str) else None

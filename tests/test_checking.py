@@ -67,6 +67,33 @@ def test_all_problems_are_told_at_once(copy, capsys):
     assert "autoencoder  " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("part", "said"), [
+    ("tokenizer", "tokenizer is missing; copy the whole folder again"),
+    ("text_model", "text_model is missing; copy the whole folder again"),
+    ("scheduler", "scheduler is missing; copy the whole folder again"),
+    ("scheduler/scheduler_config.json", "scheduler_config.json is missing; copy the folder again"),
+    ("denoiser/config.json", "config.json is missing; copy the folder again"),
+])
+def test_what_is_missing_of_a_copy_is_said_once(copy, part, said):
+    shutil.rmtree(copy / part) if (copy / part).is_dir() else (copy / part).unlink()
+    (problem,) = check_checkpoint(copy).problems
+    assert problem.endswith(said) and str(copy / part) in problem
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"_class_name": 3}'])
+def test_a_broken_index_is_listed_once(copy, content):
+    (copy / "model_index.json").write_text(content, encoding="utf-8")
+    (problem,) = check_checkpoint(copy).problems
+    assert "model_index.json" in problem
+
+
+def test_a_codec_without_its_tokenizer_is_an_incomplete_copy(copy):
+    (copy / "model_index.json").unlink()
+    shutil.rmtree(copy / "tokenizer")
+    (problem,) = check_checkpoint(copy).problems
+    assert problem.endswith("is incomplete: no tokenizer; copy the whole folder again")
+
+
 @pytest.mark.parametrize("part", ["text_model", "autoencoder", "denoiser", "heads/tense"])
 def test_weights_that_were_changed_are_found(copy, part):
     (file,) = (copy / part).glob("*.safetensors")

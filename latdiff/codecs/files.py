@@ -50,6 +50,8 @@ def load_codec(folder: str | Path) -> Codec:
     if (folder / "codec").is_dir():
         return _of_class(folder / "codec")
     missing = [part for part in ("tokenizer", "text_model", "autoencoder") if not (folder / part).is_dir()]
+    if missing and (folder / "autoencoder").is_dir():  # trained last
+        raise CheckpointError(f"{folder} is incomplete: no {' and no '.join(missing)}; copy the whole folder again")
     if missing:
         raise CheckpointError(f"{folder} holds no {' and no '.join(missing)}; train them with `latdiff train-ae`")
     tokenizer, text_model = load_text_model(folder)

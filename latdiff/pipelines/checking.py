@@ -85,7 +85,8 @@ def check_checkpoint(folder: Path) -> Checked:
     elif not is_codec:
         raise CheckpointError(f"{folder} holds no pipeline (no model_index.json) and no codec (no folder codec or "
                               "autoencoder); name the folder of one, such as checkpoints/storyworld")
-    digest = _codec(folder, found) if is_codec else None
+    whole = all((folder / name).is_dir() for name in CODEC_PARTS if name in parts)
+    digest = _codec(folder, found) if is_codec and whole else None
     if "language_model" in parts:
         _language_model(folder, found)
     for name in ("denoiser", "planner"):
@@ -207,5 +208,7 @@ def _files(folder: Path, found: Checked) -> None:
         found.problems.append(f"{folder} holds files that could run code ({', '.join(code[:5])}), which latdiff never "
                               "writes nor reads; delete them")
     for file in sorted(folder.glob("*.json")):
+        if file.name == "model_index.json":  # read already
+            continue
         with found.collecting(str(file)):
             json.loads(file.read_text(encoding="utf-8"))

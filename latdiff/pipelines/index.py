@@ -85,6 +85,8 @@ def check_schedule(folder: Path) -> None:
 def _read(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{file} is missing; copy the folder again") from None
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} is cut short or damaged: {first_line(error)}; copy the folder again") from error
     if not isinstance(found, dict):
