@@ -1,5 +1,7 @@
 """What a user of diffusers tries first: each habit of StableDiffusionPipeline and DiTPipeline, on ours."""
 
+import warnings
+
 import pytest
 import torch
 from accelerate.hooks import ModelHook, add_hook_to_module
@@ -38,7 +40,9 @@ def conditional(talkative):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_pipeline_loads_in_half_precision(tiny, dtype):
-    pipe = LatentTextDiffusionPipeline.from_pretrained(tiny.checkpoint, torch_dtype=dtype)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*dtype")
+        pipe = LatentTextDiffusionPipeline.from_pretrained(tiny.checkpoint, dtype=dtype)
     assert {pipe.denoiser.dtype, pipe.autoencoder.dtype, pipe.text_model.dtype} == {dtype}
     out = pipe(num_samples=2, generator=seeded())
     assert out.latents.dtype == torch.float32
