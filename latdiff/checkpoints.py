@@ -66,7 +66,7 @@ def shipped(path: str | Path) -> Path:
         here, there = Path(path).expanduser(), SHIPPED / str(path)
         comes_along = any((there / name).is_file() for name in ("model_index.json", "config.json"))
         return there if comes_along and not here.exists() else here
-    except (OSError, RuntimeError) as error:  # too long a name, a folder that may not be entered, the home of nobody
+    except (OSError, RuntimeError, ValueError) as error:  # too long a name, no right to enter, the home of nobody
         raise CheckpointError(f"{shown(str(path))} cannot be looked for: {first_line(error)}") from None
 
 

@@ -68,6 +68,16 @@ def test_every_kind_of_head_comes_back_from_its_file(kind, tmp_path, x0):
     )
 
 
+def test_a_number_may_be_written_without_a_point(tmp_path):
+    """Also one that no 64 bits hold."""
+    X = torch.randn(40, 2, 3, generator=torch.Generator().manual_seed(0))
+    NumberHead().fit(X, list(range(40))).save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8")) | {"sd": 2**64, "radius": 2**70}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    head = load_head(tmp_path)
+    assert head.log_prob_of(1.5, X).isfinite().all() and head.toward(1.5).target == 1.5
+
+
 def test_a_head_of_an_older_format(tmp_path):
     random_head().save(tmp_path)
     (tmp_path / "config.json").write_text('{"name": "mood", "labels": ["a", "b"], "accuracy": 0.9}', encoding="utf-8")
@@ -107,6 +117,7 @@ def test_a_head_without_its_weights(tmp_path):
         ({"labels": ["a", "b"]}, "weight [1, 3, 2, 3] is not of 2 labels (a, b); it must be [K, C, L, D]"),
         ({"log_snrs": [0.0, 1.0]}, "weight [1, 3, 2, 3], bias [1, 3] and 2 noise levels do not belong together"),
         ({"log_snrs": [0.0]}, "log_snrs is [0.0], must be two or more, ascending"),
+        ({"labels": ["a", " ", "c"]}, "its labels are ['a', ' ', 'c'], must differ, and none may be blank"),
         ({"kind": "vector"}, "its kind is 'vector', must be labels or number"),
     ],
 )

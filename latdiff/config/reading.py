@@ -100,7 +100,7 @@ def apply_override(given: dict, override: str, problems: list[str]) -> None:
 def _at_home(path: str) -> Path:
     try:
         return Path(path).expanduser()
-    except RuntimeError:  # of ~nobody, who has no home
+    except (RuntimeError, ValueError):  # of ~nobody, who has no home, and ~ with a NUL behind it
         return Path(path)
 
 

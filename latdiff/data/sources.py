@@ -132,7 +132,7 @@ def _place(source: str) -> Path:
         path = Path(source).expanduser()
         path.exists()
         return path
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:  # ~ with a NUL behind it
         reason = getattr(error, "strerror", None) or first_line(error)
         raise DataError(f"no data {shown(source, 200)}: it cannot be looked for: {reason}") from None
 

@@ -105,8 +105,8 @@ def _made_of(config: dict, tensors: dict[str, torch.Tensor]) -> AttributeHead | 
     if kind != AttributeHead.kind:
         raise HeadError(f"its kind is {shown(kind)}, must be {AttributeHead.kind} or {NumberHead.kind}")
     labels = checked_labels(config["name"], config["labels"]).tolist()
-    if len(set(labels)) < len(labels):
-        raise HeadError(f"its labels are {shown(labels)}, must differ")
+    if len(set(labels)) < len(labels) or not all(str(label).strip() for label in labels):
+        raise HeadError(f"its labels are {shown(labels)}, must differ, and none may be blank")
     AttributeHead(config["name"], **settings).checked(labels * FOLDS)  # its settings
     log_snrs = None if config["log_snrs"] is None else torch.tensor(config["log_snrs"])
     return AttributeHead.from_weights(config["labels"], log_snrs=log_snrs, **fitted, **settings)

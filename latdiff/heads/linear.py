@@ -115,7 +115,8 @@ class LinearHead(BaseEstimator):
         with torch.inference_mode(False):  # copies that autograd can save, of inference tensors too
             self.weight, self.bias = weight.detach().float().clone().contiguous(), bias.detach().float().clone()
             self.log_snrs = None if log_snrs is None else log_snrs.clone()
-        self.radius, self.codec_digest, self.report = radius, codec_digest, report or {}
+        self.radius = None if radius is None else float(radius)
+        self.codec_digest, self.report = codec_digest, report or {}
         self.fitted_on = torch.empty(0, dtype=torch.int64) if fitted_on is None else fitted_on
         self.n_features_in_ = weight.shape[2] * weight.shape[3]
         return self

@@ -115,7 +115,7 @@ class NumberHead(RegressorMixin, LinearHead):
         if weight.dim() != 4 or weight.shape[:2] != (1, 1) or not sd > 0:
             raise HeadError(f"head {head.name!r}: weight {list(weight.shape)} and sd {sd}, must be [1, 1, L, D] and a "
                             "number above 0")
-        head.sd = sd
+        head.sd = float(sd)
         return head._hold(weight, bias, None, radius, codec_digest, report, fitted_on)
 
     @property

@@ -175,6 +175,7 @@ def test_texts_come_back(folder, lines, ending):
 
 
 @given(name=st.one_of(texts, odd_texts, st.sampled_from(["x" * 5_000, "a/" * 3_000, "~nobody/a.csv", "a\0.csv"])))
+@example(name="~\0")
 @bounded
 def test_any_name_of_a_source(name):
     assume(name not in ODD[:3] and "/" not in name[1:-1])  # no hub id, nor the folder that the tests run in

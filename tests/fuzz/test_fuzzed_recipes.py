@@ -132,6 +132,7 @@ def test_a_class_is_taken_as_it_is_written_or_refused(folder, label):
 
 
 @given(word=st.one_of(texts, st.sampled_from(["storyworld ", "Storyworld", "x" * 5_000, "a/" * 3_000, "~nobody"])))
+@example(word="~\0")
 @bounded
 def test_any_name_of_a_recipe(word):
     load_recipe(word)
