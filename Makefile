@@ -73,7 +73,7 @@ test: install ## all tests, offline, in a process for every core (four at most)
 soak: install ## kill every recipe 200 times in all, and compare what comes out (a quarter of an hour)
 	$(PY) tests/soak/kills.py --json docs/lab/results/soak-kills.json $(ARGS)
 
-soak-fuzz: install ## FUZZ_EXAMPLES inputs (100,000) for every parser; hours: it replaces docs/lab/results/soak-fuzz.json
+soak-fuzz: install ## FUZZ_EXAMPLES inputs (100,000) for every parser, into docs/lab/results/soak-fuzz.json: hours
 	FUZZ=soak $(PY) -m pytest tests/fuzz --numprocesses auto --maxprocesses 4 --dist worksteal --quiet --no-header $(ARGS)
 
 lint: install ## style, likely mistakes and types

@@ -1,6 +1,7 @@
 """Profiles of the fuzzed properties, and what `make soak-fuzz` reports of each of them.
 
-FUZZ=short, the default, tries a few examples, the same ones each time; FUZZ=soak tries FUZZ_EXAMPLES new ones.
+FUZZ=short, the default, tries a few examples, the same ones each time; FUZZ=soak tries FUZZ_EXAMPLES new ones. A soak
+of some properties alone, as after a fault was mended (ARGS="-k NAME"), puts its rows in the place of theirs.
 """
 
 import json
@@ -39,8 +40,9 @@ def pytest_runtest_call(item):
         raise
     finally:
         if Path(__file__).parent in item.path.parents and (failure or hasattr(item.obj, "hypothesis")):
-            row = {"target": f"{item.path.stem}::{item.name}", "examples": bounds.EXAMPLES[name] - before,
-                   "seconds": round(time.perf_counter() - began, 1), "failure": failure}
+            row = {"target": f"{item.path.stem}::{item.name}", "on": time.strftime("%Y-%m-%d %H:%M"),
+                   "examples": bounds.EXAMPLES[name] - before, "seconds": round(time.perf_counter() - began, 1),
+                   "failure": failure}
             item.user_properties.append((ROW, row))  # travels to the process that reports, where there are several
 
 
@@ -55,11 +57,13 @@ def pytest_runtest_logreport(report):
 
 
 def _write():
-    """All rows so far: a soak that is stopped leaves what it has found."""
+    """All rows so far, of the properties that were soaked now: a soak that is stopped leaves what it has found."""
     from latdiff.evaluation.report import machine
 
-    found = {"machine": machine(), "examples": sum(row["examples"] for row in ROWS),
-             "minutes": round(sum(row["seconds"] for row in ROWS) / 60, 1),
-             "failures": sum(row["failure"] is not None for row in ROWS),
-             "targets": sorted(ROWS, key=lambda row: row["target"])}
+    before = json.loads(RESULTS.read_text(encoding="utf-8"))["targets"] if RESULTS.exists() else []
+    rows = [*{row["target"]: row for row in [*before, *ROWS]}.values()]
+    found = {"machine": machine(), "examples": sum(row["examples"] for row in rows),
+             "minutes": round(sum(row["seconds"] for row in rows) / 60, 1),
+             "failures": sum(row["failure"] is not None for row in rows),
+             "targets": sorted(rows, key=lambda row: row["target"])}
     RESULTS.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
