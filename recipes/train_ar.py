@@ -76,13 +76,14 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
 def write(run: Run, tokenizer, unseen: list[str]) -> None:
     """Save the language model, and measure it on unseen texts."""
     model, folder = run.finish(), run.state.parents[1]
+    took = f"{run.settings.steps} steps in {run.minutes:.1f} minutes"
+    write_baseline_card(folder, "causal language model", "AutoModelForCausalLM",
+                        f"Trained with {took}; `latdiff evaluate {folder}` measures what it writes.")
     save_whole(folder, "model.safetensors", tokenizer.save_pretrained, model.save_pretrained)
     run.state.unlink(missing_ok=True)
     found = FluencyJudge(folder).perplexity(unseen)
-    measured = (f"perplexity of {len(unseen):,} unseen texts: {found['tokens']:.2f} a token, mean of the texts' own "
-                f"{found['texts']:.2f}; {run.settings.steps} steps in {run.minutes:.1f} minutes")
-    write_baseline_card(folder, "causal language model", "AutoModelForCausalLM", f"Measured: {measured}.")
-    print(f"{measured} -> {folder}")
+    print(f"perplexity of {len(unseen):,} unseen texts: {found['tokens']:.2f} a token, mean of the texts' own "
+          f"{found['texts']:.2f}; {took} -> {folder}")
 
 
 def prefixes(recipe: Recipe, corpus: Corpus, tokenizer, fits: list[bool]) -> list[list[int]]:

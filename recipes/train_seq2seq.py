@@ -79,11 +79,11 @@ def measure(recipe: Recipe, run: Run, tokenizer, corpus: Corpus) -> None:
     figures = unseen.figures(write(model, tokenizer, unseen.sources, most[0], recipe.sampling.decoding or "greedy"))
     document = {"training_minutes": round(run.minutes, 2), "dtype": run.dtype, "by_source": [figures]}
     write_json(folder / "metrics.json", document)
-    save_whole(folder, "model.safetensors", tokenizer.save_pretrained, model.save_pretrained)
-    run.state.unlink(missing_ok=True)
     measured = (f"BLEU {figures['bleu']:.1f}, SARI {figures['sari']:.1f}, {figures['n']:,} unseen sources; "
                 f"{run.settings.steps} steps in {run.minutes:.1f} minutes")
     write_baseline_card(folder, "T5 that writes from source texts", "AutoModelForSeq2SeqLM", f"Measured: {measured}.")
+    save_whole(folder, "model.safetensors", tokenizer.save_pretrained, model.save_pretrained)
+    run.state.unlink(missing_ok=True)
     print(f"{measured} -> {folder}")
 
 

@@ -123,7 +123,7 @@ def write_baseline_card(folder: Path, what: str, auto: str, measured: str) -> No
         folder: The model's, with its recipe.yaml.
         what: What it is, e.g. "causal language model".
         auto: The class of transformers that opens it, e.g. AutoModelForCausalLM.
-        measured: A sentence with what training measured.
+        measured: A sentence with what training measured, or what would.
     """
     recipe = load_recipe(str(folder / "recipe.yaml"), saved=True)
     place = Path(folder.name) if folder.is_absolute() else folder
