@@ -55,6 +55,7 @@ from latdiff.models.backbone import (
 from latdiff.precision import autocast, default_device
 from latdiff.processes import agreed, by_main
 from latdiff.resuming import refuse_changes
+from latdiff.storage import LOCK
 from latdiff.training import Run, training
 
 SETTINGS = ("seed", "data", "backbone", "autoencoder", "train_autoencoder")  # that its result depends on
@@ -156,7 +157,8 @@ def clear(folder: Path) -> None:
 def build_missing_backbone(recipe: Recipe, quiet: bool) -> None:
     """Pretrain a backbone of our own that is not there; nothing where it is, or is the hub's, or is adopted."""
     ours = recipe.backbone.path.startswith("checkpoints/") and not recipe.autoencoder.path
-    if ours and not agreed(pretrain_backbone.finished(recipe)):
+    lock = Path(recipe.located(recipe.backbone.path)) / LOCK  # a kill after the last write leaves it, for main to drop
+    if ours and agreed(lock.exists() or not pretrain_backbone.finished(recipe)):
         pretrain_backbone.main(recipe, quiet)
 
 

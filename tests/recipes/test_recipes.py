@@ -213,6 +213,16 @@ def test_texts_that_have_changed_are_not_called_unseen(recipe, latdiff, monkeypa
     latdiff("evaluate", *flags, "--data", "storyworld", folder="checkpoints/tiny")
 
 
+def test_the_lock_of_a_backbone_that_was_killed_at_its_end_is_dropped(recipe, fingerprint):
+    before = fingerprint("checkpoints")
+    Path("checkpoints/tiny-t5/.lock").touch()
+    shutil.rmtree("checkpoints/tiny")
+    train_autoencoder.main(recipe(), quiet=True)
+    assert not Path("checkpoints/tiny-t5/.lock").exists()
+    assert {name: digest for name, digest in before.items() if "tiny-t5" in str(name)} == {
+        name: digest for name, digest in fingerprint("checkpoints").items() if "tiny-t5" in str(name)}
+
+
 def test_an_autoencoder_without_its_weights_is_trained_again(recipe, capsys):
     """As a copy that broke off may leave it, or a disk that was full."""
     before = weights(recipe().folder / "autoencoder")
