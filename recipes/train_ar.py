@@ -77,7 +77,7 @@ def write(run: Run, tokenizer, unseen: list[str]) -> None:
     """Save the language model, and measure it on unseen texts."""
     model, folder = run.finish(), run.state.parents[1]
     took = f"{run.settings.steps} steps in {run.minutes:.1f} minutes"
-    write_baseline_card(folder, "causal language model", "AutoModelForCausalLM",
+    write_baseline_card(folder, "causal language model, trained from scratch", "AutoModelForCausalLM",
                         f"Trained with {took}; `latdiff evaluate {folder}` measures what it writes.")
     save_whole(folder, "model.safetensors", tokenizer.save_pretrained, model.save_pretrained)
     run.state.unlink(missing_ok=True)

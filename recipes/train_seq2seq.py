@@ -81,7 +81,8 @@ def measure(recipe: Recipe, run: Run, tokenizer, corpus: Corpus) -> None:
     write_json(folder / "metrics.json", document)
     measured = (f"BLEU {figures['bleu']:.1f}, SARI {figures['sari']:.1f}, {figures['n']:,} unseen sources; "
                 f"{run.settings.steps} steps in {run.minutes:.1f} minutes")
-    write_baseline_card(folder, "T5 that writes from source texts", "AutoModelForSeq2SeqLM", f"Measured: {measured}.")
+    write_baseline_card(folder, "backbone, fine-tuned on pairs of source and text", "AutoModelForSeq2SeqLM",
+                        f"Measured: {measured}.")
     save_whole(folder, "model.safetensors", tokenizer.save_pretrained, model.save_pretrained)
     run.state.unlink(missing_ok=True)
     print(f"{measured} -> {folder}")

@@ -55,8 +55,8 @@ class TextsFile:
         self.settings, self.state = json.loads(json.dumps(settings)), state
         self.parts = self.path.with_name(f"{self.path.name}.parts")
         self.beside = self.path.with_name(f"{self.path.name}.settings.json")
-        told = {key: value for key, value in self.settings.items() if key != "checkpoint"}
-        self.digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
+        drawn_with = {key: value for key, value in self.settings.items() if key != "checkpoint"}
+        self.digest = hashlib.sha256(json.dumps(drawn_with, sort_keys=True).encode()).hexdigest()[:8]
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[bool]:

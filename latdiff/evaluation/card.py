@@ -75,7 +75,7 @@ BASELINE = """---
 
 # {{ folder.name }}
 
-A {{ what }}, trained from scratch by latdiff on {{ recipe.data.source }} (`recipe.yaml`, seed {{ recipe.seed }}) for \
+A {{ what }} by latdiff on {{ recipe.data.source }} (`recipe.yaml`, seed {{ recipe.seed }}) for \
 comparison with latent diffusion on the same texts. transformers opens it:
 
     from transformers import AutoTokenizer, {{ auto }}
@@ -121,7 +121,7 @@ def write_baseline_card(folder: Path, what: str, auto: str, measured: str) -> No
 
     Args:
         folder: The model's, with its recipe.yaml.
-        what: What it is, e.g. "causal language model".
+        what: What it is and how it came about, e.g. "causal language model, trained from scratch".
         auto: The class of transformers that opens it, e.g. AutoModelForCausalLM.
         measured: A sentence with what training measured, or what would.
     """

@@ -94,6 +94,7 @@ def test_the_card_opens_the_model(recipe):
     card = ModelCard.load("checkpoints/tiny-ar/README.md")
     assert card.data.library_name == "transformers" and card.data.tags == ["text-generation"]
     assert card.text.startswith("\n# tiny-ar\n") and "Trained with 4 steps in" in card.text
+    assert "A causal language model, trained from scratch by latdiff on storyworld" in card.text
     lines = [line.strip() for line in card.text.splitlines() if line.startswith("    ")]
     exec("\n".join(lines), opened := {})
     assert opened["model"].config.vocab_size == len(opened["tokenizer"])

@@ -32,6 +32,7 @@ def test_it_is_measured_on_unseen_sources_with_all_of_their_texts(recipe):
     assert {"bleu", "sari", "sources_as_they_are", "unchanged"} <= set(row) and len(row["samples"]) == 3
     card = Path("checkpoints/tiny-seq2seq/README.md").read_text(encoding="utf-8")
     assert "AutoModelForSeq2SeqLM.from_pretrained(\"checkpoints/tiny-seq2seq\")" in card
+    assert "A backbone, fine-tuned on pairs of source and text by latdiff on pairs.jsonl" in card
     assert "Measured: BLEU" in card and "3 unseen sources" in card
 
 
