@@ -87,12 +87,12 @@ def train(log: Path, section: str, settings: list[str]) -> None:
     from latdiff.config import load_recipe
     from latdiff.processes import is_main
 
-    def report(bar, accelerate, step, loss):
+    def report(step, loss, *_, **figures):
         if is_main():
             with log.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"loss": loss.item(), "at": time.monotonic()}) + "\n")
 
-    training.report = report
+    setattr(training, "report", report)  # noqa: B010
     importlib.import_module(f"latdiff.recipes.{section}").main(load_recipe("storyworld", settings), quiet=True)
 
 

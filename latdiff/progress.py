@@ -1,9 +1,13 @@
-"""What does a training show of itself while it runs: a bar, and a log of Weights & Biases?"""
+"""What does a training show of itself while it runs: a bar, a file of losses, a log of Weights & Biases?"""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -12,6 +16,10 @@ from tqdm.auto import tqdm
 
 from latdiff.config import Recipe
 from latdiff.errors import UserError, first_line
+from latdiff.processes import is_main
+from latdiff.storage import plain_refusal, write_text
+
+CURVES = "metrics.jsonl"  # in a checkpoint's folder
 
 
 def begin_wandb(accelerate: Accelerator, recipe: Recipe, stage: str) -> None:
@@ -31,11 +39,56 @@ def begin_wandb(accelerate: Accelerator, recipe: Recipe, stage: str) -> None:
         ) from error
 
 
-def report(bar: tqdm, accelerate: Accelerator, step: int, loss: Tensor) -> None:
-    """Every twentieth step: the loss on the bar, and in the run's log if there is one."""
-    if step % 20 == 0:
+class Curve:
+    """The losses of one stage: a line for every twentieth step, and for the last, in the metrics.jsonl of a folder.
+
+    A line is `{"stage": "denoiser", "step": 21, "loss": 0.81, "learning_rate": 0.001, "gradient_norm": 0.4}`; steps are
+    counted from 1. A run that goes on drops the lines of steps that it takes again, so that the file is that of a run
+    that was never stopped. Of several processes the main one alone writes.
+
+    Args:
+        folder: The checkpoint's.
+        stage: What is trained, in one word.
+    """
+
+    def __init__(self, folder: Path, stage: str):
+        self.path, self.stage = folder / CURVES, stage
+
+    def begin(self, start: int) -> None:
+        """Drop this stage's lines from step `start` on; raises StorageError for a file that cannot be written."""
+        if is_main():
+            kept = [line for line in read_curves(self.path) if line["stage"] != self.stage or line["step"] <= start]
+            write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def add(self, step: int, **figures: float) -> None:
+        """Append the figures of a step, counted from 1."""
+        if is_main():
+            line = {"stage": self.stage, "step": step} | figures
+            with plain_refusal(self.path), open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+
+def read_curves(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl, none where there is no file; a line that a kill has cut off is left out."""
+    return list(_lines(path)) if path.is_file() else []
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError):
+            line = json.loads(text)
+            if isinstance(line, dict) and isinstance(line.get("stage"), str) and isinstance(line.get("step"), int):
+                yield line
+
+
+def report(step: int, loss: Tensor, bar: tqdm, accelerate: Accelerator, curve: Curve,
+           **figures: Tensor | float) -> None:
+    """Every twentieth step and after the last: the loss on the bar, and all figures in the curve and the run's log."""
+    if step % 20 == 0 or step + 1 == bar.total:
         bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-        accelerate.log({"loss": loss.item()}, step=step)
+        found = {name: float(value) for name, value in {"loss": loss.detach(), **figures}.items()}
+        curve.add(step + 1, **found)
+        accelerate.log(found, step=step)
 
 
 def progress_bar(start: int, steps: int, title: str, quiet: bool) -> tqdm:

@@ -37,7 +37,7 @@ from latdiff.processes import (
     silent_but_main,
     wait_for_everyone,
 )
-from latdiff.progress import begin_wandb, progress_bar, report
+from latdiff.progress import Curve, begin_wandb, progress_bar, report
 from latdiff.resuming import digest_of, load_state, save_state
 from latdiff.stopping import STOPPING, Stopped
 from latdiff.storage import sole_writer, write_text
@@ -99,7 +99,7 @@ class Run:
     Args:
         recipe: Names the run, its dtype and its Weights & Biases project.
         stage: What is trained, in one word.
-        state: File of the resume state.
+        state: File of the resume state, in the folder train of a checkpoint, whose metrics.jsonl gets the losses.
         settings: The stage's section: steps, learning_rate, and where it has them warmup_steps and save_every.
         quiet: No progress bar.
     """
@@ -118,6 +118,7 @@ class Run:
             by_main(begin_wandb)(self.accelerate, recipe, stage)
         self.device, self.seed = self.accelerate.device, recipe.seed
         self.start, self.minutes = 0, 0.0
+        self.curve = Curve(state.parent.parent, stage)
 
     def prepare(self, objective: nn.Module, texts: Iterable[str], trained: nn.Module | None = None,
                 weight_decay: float = 0.01, ema: EMAModel | None = None, muon: bool = True) -> nn.Module:
@@ -167,6 +168,7 @@ class Run:
         """
         self.began, steps = time.monotonic() - 60 * self.minutes, self.settings.steps
         warmup = getattr(self.settings, "warmup_steps", WARMUP_STEPS)
+        self.curve.begin(self.start)
         self.bar = progress_bar(self.start, steps, self.stage, self.quiet)
         STOPPING.in_loop = True
         for step in self.bar:
@@ -293,7 +295,8 @@ class Run:
             optimizer.zero_grad()
         if self.ema is not None:
             self.ema.step(self.trained.parameters())
-        report(self.bar, self.accelerate, self.step, loss)
+        report(self.step, loss, self.bar, self.accelerate, self.curve, gradient_norm=norm,
+               learning_rate=self.optimizers[0].param_groups[0]["lr"])
 
     def _sum_up(self, loss: Tensor) -> Tensor:
         """Sum gradients and losses of all processes, hear whether one was asked to stop; returns the loss."""

@@ -91,7 +91,7 @@ def member(job, folder: Path, port: int, index: int, count: int, at: tuple[int, 
         member.stage = title
         return begin(start, steps, title, quiet)
 
-    def report(bar, accelerate, step, loss):
+    def report(step, loss, *_, **figures):
         with losses.open("a", encoding="utf-8") as file:
             file.write(json.dumps([member.stage, step, loss.item()]) + "\n")
         if at[:2] == (index, step):

@@ -244,3 +244,28 @@ def test_muon_computes_in_the_runs_dtype_where_that_is_fast(tmp_path, monkeypatc
     run = Run(Recipe(name="run", dtype=dtype), "denoiser", tmp_path / "state", fitting.settings, quiet=True)
     run.prepare(fresh()[0], [])
     assert type(run.optimizers[0].optimizer) is kind
+
+
+def test_losses_are_written_whatever_logs_them_and_those_of_a_run_that_went_on_are_of_one_that_did_not_stop(tmp_path):
+    Fitting(tmp_path / "whole", steps=45)()
+    whole = (tmp_path / "whole" / "metrics.jsonl").read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in whole.splitlines()]
+    assert [line["step"] for line in lines] == [1, 21, 41, 45]
+    assert all(line["stage"] == "denoiser" and line["loss"] > 0 and line["gradient_norm"] > 0 for line in lines)
+    assert lines[-1]["learning_rate"] < lines[1]["learning_rate"] <= 5e-3
+
+    def stop(step, loss):
+        if step == 43:
+            raise KeyboardInterrupt
+        return loss
+
+    run = Fitting(tmp_path / "run", steps=45, at=stop)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    curve = tmp_path / "run" / "metrics.jsonl"
+    with open(curve, "a", encoding="utf-8") as file:
+        file.write('{"stage": "autoencoder", "step": 1, "loss": 2.0}\n{"stage": "denoi')  # a kill cut it off
+    Fitting(tmp_path / "run", steps=45)()
+    others = [json.loads(line) for line in curve.read_text(encoding="utf-8").splitlines()]
+    assert [line for line in others if line["stage"] == "autoencoder"] == [others[0]]
+    assert others[1:] == lines

@@ -38,13 +38,13 @@ def test_it_is_measured_on_unseen_sources_with_all_of_their_texts(recipe):
 
 def test_more_steps_learn_the_pairs_better(recipe, monkeypatch):
     losses = []
-    monkeypatch.setattr(training, "report", lambda bar, accelerate, step, loss: losses.append(loss.item()))
+    monkeypatch.setattr(training, "report", lambda step, loss, *_, **figures: losses.append(loss.item()))
     train_seq2seq.main(recipe("train_seq2seq.steps=60", "train_seq2seq.learning_rate=5e-3"), quiet=True)
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
 
 
 def test_a_run_that_was_interrupted_is_the_same_in_the_end(recipe, monkeypatch):
-    def report(bar, accelerate, step, loss):
+    def report(step, *_, **figures):
         if step == 3:
             raise KeyboardInterrupt
 

@@ -200,7 +200,7 @@ def same(one: Path, other: Path) -> bool:
     if one.suffix == ".safetensors":
         first, second = load_file(one), load_file(other)  # the order of metadata is no one's choice
         return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-    return one.suffix != ".txt" or one.read_bytes() == other.read_bytes()
+    return one.suffix not in (".txt", ".jsonl") or one.read_bytes() == other.read_bytes()
 
 
 def main() -> None:
