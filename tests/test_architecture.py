@@ -79,7 +79,7 @@ def run_on_import(nodes):
 def test_a_module_imports_only_from_lower_ranks(file):
     module = module_of(file)
     assert module in RANKS, (
-        f"give {module} its rank in tests/test_architecture.py, and a line in the README's map"
+        f"give {module} its rank in tests/test_architecture.py, and a line in the map of docs/architecture.md"
     )
     for name in imported(file):
         if not name.startswith("latdiff."):
