@@ -152,7 +152,7 @@ def publish(folder: Path, output: Path) -> None:
     import torch
     from safetensors.torch import load_file, save_file
 
-    shutil.copytree(folder, output, ignore=shutil.ignore_patterns("train", LOCK, "samples.txt", "*.png"))
+    shutil.copytree(folder, output, ignore=shutil.ignore_patterns("train", LOCK, "samples.txt"))
     for file in output.rglob("config.json"):
         config = json.loads(file.read_text(encoding="utf-8"))
         if config.pop("_name_or_path", None):  # a path of this machine
@@ -170,6 +170,12 @@ def publish(folder: Path, output: Path) -> None:
                  if one.dtype == torch.float32 and one.dim() > 1 and one.abs().max() < most}
         save_file({name: one.half() if name in large else one for name, one in tensors.items()}, file,
                   metadata={"format": "pt"})
+
+
+def folder_size(folder: Path) -> int:
+    """How many bytes a checkpoint's files hold, without what training keeps beside them."""
+    files = (file for file in folder.rglob("*") if "train" not in file.relative_to(folder).parts[:1])
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def links_out(folder: Path) -> Iterator[Path]:

@@ -12,6 +12,7 @@ from latdiff.bars import without_bars
 from latdiff.checkpoints import folder_of
 from latdiff.cli.evaluation import add_evaluate
 from latdiff.cli.heads import add_fit_head
+from latdiff.cli.listing import add_list
 from latdiff.cli.models import add_check_checkpoint, add_fetch, add_publish
 from latdiff.cli.recipes import add_check_config, add_training
 from latdiff.cli.sampling import add_edit, add_sample
@@ -49,8 +50,8 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="latdiff", description=description)
     top.add_argument("--version", action="version", version=f"latdiff {latdiff.__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    for add in (add_training, add_sample, add_edit, add_fit_head, add_evaluate, add_check_config, add_fetch,
-                add_publish, add_check_checkpoint):
+    for add in (add_training, add_sample, add_edit, add_fit_head, add_evaluate, add_check_config, add_list,
+                add_fetch, add_publish, add_check_checkpoint):
         add(commands)
     for command in commands.choices.values():
         command.set_defaults(parser=command)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from latdiff.checkpoints import publish
+from latdiff.checkpoints import folder_size, publish
 from latdiff.checksums import write_checksums
 from latdiff.cli.options import command_of
 from latdiff.errors import UserError
@@ -34,8 +34,7 @@ def run_publish(options: argparse.Namespace) -> None:
     publish(Path(options.checkpoint), options.output)
     write_card(options.output)
     write_checksums(options.output)
-    size = sum(file.stat().st_size for file in options.output.rglob("*") if file.is_file())
-    print(f"{options.checkpoint} -> {options.output}, {size / 1e6:.1f} MB")
+    print(f"{options.checkpoint} -> {options.output}, {folder_size(options.output) / 1e6:.1f} MB")
 
 
 def add_check_checkpoint(commands) -> None:

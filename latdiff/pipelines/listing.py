@@ -1,0 +1,91 @@
+"""Which pipelines come with latdiff or lie here, what steers them, and what else they need?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from latdiff.checkpoints import SHIPPED, folder_size
+from latdiff.errors import shortened
+from latdiff.fetch import FILES, MODELS
+
+HERE = Path("checkpoints")
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A pipeline as a list shows it.
+
+    Attributes:
+        name: what commands take: `storyworld`, `checkpoints/mine`.
+        megabytes: of its folder, without what training keeps in it.
+        kind: the name of its class.
+        condition: what it is conditioned on: none, label, text, prefix, start, or "" where its recipe does not say.
+        heads: labels by the name of their head; of a head of numbers, none.
+        missing: models that it reads with, of latdiff.fetch, which are not here.
+    """
+
+    name: str
+    megabytes: float
+    kind: str
+    condition: str
+    heads: dict[str, list[str]]
+    missing: list[str]
+
+
+def pipelines_in(folder: Path, prefix: str = "") -> list[Listed]:
+    """The finished pipelines in a folder, by name; what cannot be read of one is left out, and nothing is loaded."""
+    folders = sorted(index.parent for index in folder.glob("*/model_index.json"))
+    return [_listed(one, f"{prefix}{one.name}") for one in folders]
+
+
+def pipelines_along() -> list[Listed]:
+    """Those that come with latdiff, which commands and `open_checkpoint` take by their name."""
+    return pipelines_in(SHIPPED)
+
+
+def pipelines_here() -> list[Listed]:
+    """Those in the folder checkpoints of the working directory."""
+    return pipelines_in(HERE, f"{HERE}/")
+
+
+def models_here() -> dict[str, bool]:
+    """Whether each model of `latdiff fetch` has been fetched."""
+    return {name: all((SHIPPED / name / file).is_file() for file in FILES) for name in MODELS}
+
+
+def _listed(folder: Path, name: str) -> Listed:
+    codec, fetched = _settings(folder / "codec" / "config.json"), models_here()
+    named = {str(codec.get(part)) for part in ("language_model", "encoder")}
+    return Listed(
+        name=name, megabytes=folder_size(folder) / 1e6,
+        kind=str(_settings(folder / "model_index.json").get("_class_name", "unknown")), condition=_condition(folder),
+        heads=dict(_heads(folder)), missing=[model for model, here in fetched.items() if model in named and not here],
+    )
+
+
+def _heads(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    for config in sorted(folder.glob("heads/*/config.json")):
+        labels = _settings(config).get("labels", [])
+        yield config.parent.name, [shortened(str(label)) for label in labels] if isinstance(labels, list) else []
+
+
+def _condition(folder: Path) -> str:
+    import yaml
+
+    try:
+        recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+        return str(recipe["data"].get("condition", "none"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+        return ""
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    """What a JSON file says, nothing where it cannot be read."""
+    try:
+        return {} | json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return {}
