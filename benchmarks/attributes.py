@@ -18,6 +18,7 @@ alone, and real is how the texts themselves went on; perplexity is that of both 
 from __future__ import annotations
 
 import argparse
+import datetime
 import itertools
 import sys
 from collections.abc import Sequence
@@ -132,7 +133,8 @@ def main() -> None:
     table = Table(options, pipe, always, starts, Measured(
         {name: judge for name, (judge, _) in judged.items()}, fluency, wellformed, mauve), {
         "checkpoint": folder.name, "seed": options.seed, "cond": options.cond, "guides": options.guide,
-        "machine": machine(pipe.config.dtype), "steps": pipe.config.num_inference_steps, "fluency": options.fluency,
+        "machine": machine(pipe.config.dtype), "date": datetime.date.today().isoformat(),
+        "steps": pipe.config.num_inference_steps, "fluency": options.fluency,
         "wellformed": options.wellformed, "mauve": options.mauve, "decoding": options.decode or pipe.decoding,
         "heads": {head.name: head.report for head in heads},
         "judges": {name: judge.describe() for name, (judge, _) in judged.items()},

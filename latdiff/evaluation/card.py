@@ -32,8 +32,8 @@ or in Python, with `from latdiff import open_checkpoint`
 ## Measurements
 
 {% if figures.seeds -%}
-Measured by `latdiff evaluate`, seeds {{ figures.seeds | join(", ") }}, {{ figures.machine }}; all figures are in \
-`metrics.json`.
+Measured by `latdiff evaluate`, seeds {{ figures.seeds | join(", ") }}, {{ figures.machine }}\
+{{ ", " + figures.date if figures.date }}; all figures are in `metrics.json`.
 {%- else -%}
 Not evaluated yet: `latdiff evaluate {{ folder }}` does that.{{ " What training measured:" if summary }}
 {%- endif %}

@@ -7,6 +7,7 @@ one JSON document with pictures beside it.
 from __future__ import annotations
 
 import argparse
+import datetime
 import itertools
 import math
 import time
@@ -99,7 +100,8 @@ def _run(options: argparse.Namespace, state: PartialState) -> None:
     if not state.is_main_process:
         return
     trained = training_figures(place) if place.is_dir() else {}
-    what = {"checkpoint": Path(options.given).name, "seeds": seeds, "machine": machine()}
+    what = {"checkpoint": Path(options.given).name, "seeds": seeds, "machine": machine(),
+            "date": datetime.date.today().isoformat()}
     what |= {"data": Path(options.data).name} if options.data else {}
     what |= {"processes": state.num_processes} if state.num_processes > 1 else {}  # the pace of each is its own
     document = trained | what | document | measured
