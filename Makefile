@@ -1,4 +1,4 @@
-# latdiff: from a fresh clone, `make quickstart` installs, trains, steers and measures.
+# latdiff: from a fresh clone, `make try` installs and writes steered texts, `make quickstart` trains and measures.
 # The text after two hashes is what `make help` prints.
 
 RECIPE     ?= storyworld
@@ -12,7 +12,7 @@ PY         := .venv/bin/python
 LATDIFF    := .venv/bin/latdiff
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart quickstart-short english train-english test soak soak-fuzz lint \
+.PHONY: help install try quickstart quickstart-short english train-english test soak soak-fuzz lint \
         pretrain-backbone train-ae train-diffusion train-ar train-seq2seq head sample evaluate
 
 help: ## this list
@@ -45,8 +45,11 @@ quickstart: install ## train on the embedded corpus, fit two heads, print guided
 	$(call run-quickstart,checkpoints/storyworld,,)
 
 quickstart-short: install ## the same with 60 steps each: every command once, texts of no worth
-	$(call run-quickstart,checkpoints/quickstart-short,name=quickstart-short train_autoencoder.steps=60 \
-		train_denoiser.steps=60,--num-samples 32)
+	$(call run-quickstart,checkpoints/quickstart-short,name=quickstart-short data.train_size=4000 \
+		train_autoencoder.steps=60 train_denoiser.steps=60,--num-samples 32)
+
+try: install ## steered stories of the checkpoint that comes with latdiff, unsteered ones beside them
+	$(LATDIFF) sample storyworld --guide sentiment=positive --guide topic=music --num-samples 3 --seed 0 --compare
 
 REVIEWS := --guide kind=review --num-samples 6 --seed 0 --compare
 

@@ -15,6 +15,7 @@ import datetime
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -24,9 +25,9 @@ from latdiff import load_head, open_checkpoint
 from latdiff.evaluation.report import check_writable, machine, write_json
 
 COMMANDS = (
-    "latdiff list",
-    "latdiff sample storyworld --guide sentiment=positive --num-samples 2 --seed 0 --quiet",
-    "latdiff edit storyworld --guide sentiment=negative --seed 0 --quiet --text",  # and a text, which it changes
+    "latdiff sample storyworld --guide sentiment=positive --num-samples 1 --seed 0",
+    "latdiff fit-head storyworld --data storyworld --label-column sentiment --name tone --output heads/tone",
+    "latdiff sample storyworld --guide heads/tone=negative --num-samples 1 --seed 0",
 )
 ENGLISH = ("latdiff sample english --guide kind=review --guide sentiment=positive --num-samples 6 --seed 0 --compare "
            "--json --quiet")
@@ -65,15 +66,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the text that emerges (default 0)")
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
+    options.json = options.json.absolute()
     check_writable(options.json)
-    rows, story = [], ""
-    for command in COMMANDS:
-        words = [*shlex.split(command), *([story] if command.endswith("--text") else [])]
-        output, seconds = printed(words)
-        rows.append({"command": shlex.join(words), "output": output, "seconds": seconds})
-        with contextlib.suppress(IndexError):
-            story = output.splitlines()[0]
-    english, seconds = printed(shlex.split(ENGLISH))
+    rows = []
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # the second writes a head here
+        for command in COMMANDS:
+            output, seconds = printed(shlex.split(command))
+            rows.append({"command": command, "output": output, "seconds": seconds})
+        english, seconds = printed(shlex.split(ENGLISH))
     write_json(options.json, {
         "machine": machine(), "date": datetime.date.today().isoformat(), "commands": rows,
         "english": {"command": ENGLISH, "output": english, "seconds": seconds},

@@ -83,8 +83,8 @@ def pipeline() -> str:
         *legend(16, 268, [("comes pretrained, stays as it is", FROZEN), ("trained by latdiff", TRAINED),
                           ("fitted in seconds on a few hundred labelled texts", HEAD)]),
     ]
-    title = ("A frozen T5 encoder and a compressor turn a text into eight latent vectors; a reconstructor and the frozen "
-             "T5 decoder turn them back; a denoiser makes such vectors of noise, nudged by a head.")
+    title = ("A frozen T5 encoder and a compressor turn a text into eight latent vectors; a reconstructor and the "
+             "frozen T5 decoder turn them back; a denoiser makes such vectors of noise, nudged by a head.")
     return picture(972, 296, title, parts)
 
 
