@@ -19,6 +19,7 @@ from transformers.utils import (
 )
 from transformers.utils.hub import get_checkpoint_shard_files
 
+from latdiff.bars import without_bars
 from latdiff.errors import UserError, first_line
 from latdiff.fetch import MODELS, located
 from latdiff.precision import default_device
@@ -56,8 +57,9 @@ def load_pretrained(
             prepare(config)
         _refuse_more(auto, config, most)
         read = load_tokenizer(tokenizer or path, refuse)
-        model, loading = auto.from_pretrained(path, config=config, dtype=torch.float32, use_safetensors=True,
-                                              output_loading_info=True, **_safely(path))
+        with without_bars():  # what takes long was fetched above
+            model, loading = auto.from_pretrained(path, config=config, dtype=torch.float32, use_safetensors=True,
+                                                  output_loading_info=True, **_safely(path))
         lost = sorted(name for name in loading["missing_keys"] if "pooler" not in name)
         if lost:  # transformers only warns, and leaves them random
             raise refuse(f"lacks {len(lost)} weights, the first is {lost[0]}; copy or save it again")
