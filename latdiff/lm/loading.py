@@ -22,6 +22,7 @@ from transformers.utils.hub import get_checkpoint_shard_files
 from latdiff.bars import without_bars
 from latdiff.errors import UserError, first_line
 from latdiff.fetch import MODELS, located
+from latdiff.offline import not_waiting_for_the_hub
 from latdiff.precision import default_device
 from latdiff.weights import WeightsError, config_of, count, held_in, refuse_sizes
 
@@ -50,7 +51,7 @@ def load_pretrained(
         tokenizer: the folder or hub id of one that lies elsewhere.
         prepare: gets the configuration before a weight is read, to refuse it or to change it.
     """
-    with _refusing(path, refuse):
+    with _refusing(path, refuse), not_waiting_for_the_hub(not Path(path).is_dir()):
         most = _numbers_that_fit(Path(path) if Path(path).is_dir() else _fetched(str(path)))
         config = AutoConfig.from_pretrained(path, **_safely(path))
         if prepare:
