@@ -24,7 +24,8 @@ def not_waiting_for_the_hub(needed: bool = True) -> Iterator[None]:
         yield
         return
     # datasets reads the setting when it is imported, the others at each request
-    settings: list[Any] = [sys.modules[name] for name in ("huggingface_hub.constants", "datasets.config") if name in sys.modules]
+    names = ("huggingface_hub.constants", "datasets.config")
+    settings: list[Any] = [sys.modules[name] for name in names if name in sys.modules]
     before = [one.HF_HUB_OFFLINE for one in settings]
     for one in settings:
         one.HF_HUB_OFFLINE = True
