@@ -22,15 +22,22 @@ from latdiff.storage import plain_refusal, write_text
 CURVES = "metrics.jsonl"  # in a checkpoint's folder
 
 
-def begin_wandb(accelerate: Accelerator, recipe: Recipe, stage: str) -> None:
-    """Begin a Weights & Biases run, offline where there is no key; raises UserError with what wandb says."""
+def begin_wandb(accelerate: Accelerator, recipe: Recipe, stage: str, quiet: bool = False) -> None:
+    """Begin a Weights & Biases run, offline where there is no key; raises UserError with what wandb says.
+
+    wandb itself prints nothing where it is to be quiet, and no colours where NO_COLOR is set.
+    """
     try:
+        import click
         import wandb
 
-        settings: dict[str, Any] = {"name": f"{recipe.name} {stage}"}
+        if os.environ.get("NO_COLOR"):
+            click.globals.push_context(click.Context(click.Command("wandb"), color=False))
+        settings: dict[str, Any] = {"name": f"{recipe.name} {stage}", "settings": wandb.Settings(silent=quiet)}
         if not os.environ.get("WANDB_MODE") and not wandb.login(prompt=False):
             settings["mode"] = "offline"
-            print("wandb has no API key: the run is logged to ./wandb; `wandb login` and `wandb sync` upload it")
+            if not quiet:
+                print("wandb has no API key: the run is logged to ./wandb; `wandb login` and `wandb sync` upload it")
         accelerate.init_trackers(recipe.wandb_project, config=recipe.as_dict(), init_kwargs={"wandb": settings})
     except Exception as error:  # wandb raises kinds of its own, and those of its client
         raise UserError(

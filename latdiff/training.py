@@ -115,7 +115,7 @@ class Run:
             log_with="wandb" if recipe.wandb_project else None,
         )
         if recipe.wandb_project:
-            by_main(begin_wandb)(self.accelerate, recipe, stage)
+            by_main(begin_wandb)(self.accelerate, recipe, stage, quiet)
         self.device, self.seed = self.accelerate.device, recipe.seed
         self.start, self.minutes = 0, 0.0
         self.curve = Curve(state.parent.parent, stage)

@@ -287,7 +287,8 @@ def whitened(run: Run, codec: TextCodec, ids: PackedIds, folder: Path) -> Latent
         with run.accelerate.autocast():  # of no step: nothing is drawn, and no other process waited for
             return codec.compress(ids[rows.start : rows.stop])
 
-    print(f"encoding {len(ids):,} texts, to whiten their latents")
+    if not run.quiet:
+        print(f"encoding {len(ids):,} texts, to whiten their latents")
     raw = write_latents(folder / RAW, codec.fingerprint(), run.texts, len(ids), compressed)
     codec.autoencoder.set_whitening(*statistics(raw.parts()))
     return raw.through(lambda rows: codec.autoencoder.normalise(rows.to(run.device)))

@@ -65,7 +65,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     codec = load_codec(folder).to(run.device)
     corpus = load_corpus(recipe.data, recipe.seed)
     short = codec.fits(corpus.train, recipe.data.max_tokens)
-    latents = cached_latents(recipe, codec, corpus, short)
+    latents = cached_latents(recipe, codec, corpus, short, quiet)
     latents, conditions = conditioned(recipe, codec, corpus, latents, short)
     by_main(recipe.save)(folder / "recipe.yaml", "train_denoiser")
 
@@ -106,15 +106,15 @@ def write_pipeline(recipe: Recipe, run: Run, codec: Codec, corpus: Corpus, quiet
     save_whole(folder, "model_index.json", pipe.save_pretrained)
     run.state.unlink(missing_ok=True)
     shutil.rmtree(folder / SOURCES, ignore_errors=True)
-    print("\n".join(texts[:5]) if not quiet else "", f"trained in {run.minutes:.1f} minutes -> {folder}", sep="\n")
+    print(*([] if quiet else texts[:5]), f"trained in {run.minutes:.1f} minutes -> {folder}", sep="\n")
 
 
-def cached_latents(recipe: Recipe, codec: Codec, corpus: Corpus, short: list[bool]) -> Latents:
+def cached_latents(recipe: Recipe, codec: Codec, corpus: Corpus, short: list[bool], quiet: bool) -> Latents:
     """Latents of the N training texts that are short enough, from disk, or encoded and put there."""
     texts = PackedTexts(itertools.compress(corpus.train, short))
 
     def announced(shards: list[int]) -> list[int]:
-        if shards:
+        if shards and not quiet:
             print(f"encoding {len(texts):,} texts once, for all steps to come")
         return shards
 

@@ -231,7 +231,7 @@ def finish(recipe: Recipe, run: Run, pipe: StarPipeline, first: list[str], quiet
                                          "dtype": run.dtype}})
     save_whole(folder, "model_index.json", pipe.save_pretrained)
     run.state.unlink(missing_ok=True)
-    print("\n".join(texts[:5]) if not quiet else "", f"trained in {run.minutes:.1f} minutes -> {folder}", sep="\n")
+    print(*([] if quiet else texts[:5]), f"trained in {run.minutes:.1f} minutes -> {folder}", sep="\n")
 
 
 if __name__ == "__main__":

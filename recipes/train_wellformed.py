@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForSequenceClassification
 
+from latdiff.bars import without_bars
 from latdiff.batches import BatchOrder, step_generator
 from latdiff.checkpoints import save_whole
 from latdiff.config import Recipe, recipe_from_command_line
@@ -50,10 +51,11 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     by_main(recipe.save)(folder / "recipe.yaml", "train_wellformed")
 
     torch.manual_seed(recipe.seed)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        place, num_labels=2, dtype=torch.float32, use_safetensors=True, trust_remote_code=False,
-        local_files_only=Path(place).is_dir(),
-    )
+    with without_bars(Path(place).is_dir()):  # of a hub id, they show what is fetched
+        model = AutoModelForSequenceClassification.from_pretrained(
+            place, num_labels=2, dtype=torch.float32, use_safetensors=True, trust_remote_code=False,
+            local_files_only=Path(place).is_dir(),
+        )
     print(f"{len(train):,} texts, some spoilt or judged broken -> {folder}")
     run = Run(recipe, "wellformed", state, settings, quiet)
     model = run.prepare(model, [f"{label} {text}" for text, label in train], muon=False).train()

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import textwrap
 
 import latdiff
 from latdiff import threads
 from latdiff.bars import without_bars
 from latdiff.checkpoints import folder_of
+from latdiff.cli.completion import SHELLS, PrintCompletion
 from latdiff.cli.evaluation import add_evaluate
+from latdiff.cli.examples import EXIT, examples_of
 from latdiff.cli.heads import add_fit_head
 from latdiff.cli.listing import add_list
 from latdiff.cli.models import add_check_checkpoint, add_fetch, add_publish
@@ -19,6 +22,8 @@ from latdiff.cli.sampling import add_edit, add_sample
 from latdiff.cli.unknown import refuse_unknown
 from latdiff.errors import plain_errors
 
+WIDTH = 78  # of a description
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one subcommand; a UserError is printed as a sentence with exit status 1.
@@ -26,7 +31,8 @@ def main(arguments: list[str] | None = None) -> None:
     Where a launcher has begun several processes, the first one alone runs a subcommand that sets no `all_processes`.
     """
     words = sys.argv[1:] if arguments is None else arguments
-    options, rest = parser().parse_known_args(words)
+    with plain_errors():
+        options, rest = parser().parse_known_args(words)
     if "settings" in options:  # argparse leaves those that follow a flag
         options.settings += [word for word in rest if not word.startswith("-")]
         rest = [word for word in rest if word.startswith("-")]
@@ -38,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
     if threads.sleep_beside_others() and first and not getattr(options, "quiet", False):
         print("other processes are busy: threads sleep while they wait for each other (OMP_WAIT_POLICY=PASSIVE)",
               file=sys.stderr)
-    with plain_errors(), without_bars("checkpoint" in options and getattr(options, "quiet", False)):
+    with plain_errors(), without_bars(getattr(options, "quiet", False) and "settings" not in options):
         if "checkpoint" in options:
             options.given, options.checkpoint = options.checkpoint, str(folder_of(options.checkpoint))
         options.run(options)
@@ -47,12 +53,18 @@ def main(arguments: list[str] | None = None) -> None:
 def parser() -> argparse.ArgumentParser:
     """The command line of all subcommands; builds it without loading torch."""
     description = "Latent text diffusion: train, sample, steer, measure."
-    top = argparse.ArgumentParser(prog="latdiff", description=description)
+    lines = argparse.RawDescriptionHelpFormatter
+    top = argparse.ArgumentParser(prog="latdiff", description=description, epilog=EXIT, formatter_class=lines)
     top.add_argument("--version", action="version", version=f"latdiff {latdiff.__version__}")
+    top.add_argument("--print-completion", action=PrintCompletion, choices=SHELLS,
+                     help="print a script that completes commands and flags in a shell (needs shtab)")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     for add in (add_training, add_sample, add_edit, add_fit_head, add_evaluate, add_check_config, add_list,
                 add_fetch, add_publish, add_check_checkpoint):
         add(commands)
-    for command in commands.choices.values():
+    for name, command in commands.choices.items():
         command.set_defaults(parser=command)
+        command.formatter_class = lines
+        command.description = textwrap.fill(command.description or "", WIDTH)
+        command.epilog = "\n\n".join(part for part in (command.epilog, examples_of(name)) if part)
     return top

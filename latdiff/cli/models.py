@@ -25,6 +25,7 @@ def add_publish(commands) -> None:
                                   description="Copy what sampling needs, with large weights in half precision.")
     command.add_argument("checkpoint", help="a finished pipeline")
     command.add_argument("output", type=Path, help="a folder that does not exist yet")
+    command.add_argument("--quiet", action="store_true", help="no progress bars")
     command.set_defaults(run=run_publish)
 
 

@@ -18,7 +18,8 @@ def add_training(commands) -> None:
 
 
 def add_check_config(commands) -> None:
-    command = commands.add_parser("check-config", help="read a recipe, print what its stages read or every problem")
+    help = "read a recipe, print what its stages read or every problem"
+    command = commands.add_parser("check-config", help=help, description=help)
     add_recipe_arguments(command)
     command.set_defaults(run=run_check_config)
 

@@ -24,6 +24,7 @@ from typing import Any
 from latdiff.bars import without_bars
 from latdiff.data.contents import MOST_TIMES, SMALL, DataError, lines_of, refuse_pointer, text_of
 from latdiff.errors import first_line, nearest, shortened, shown
+from latdiff.offline import not_waiting_for_the_hub
 from latdiff.worlds import WORLDS
 
 VALID = ("valid", "validation", "dev")  # one split goes by any of these names
@@ -175,7 +176,8 @@ def _from_hub(hub: re.Match[str], wanted: tuple[str, ...], sample: Sample | None
     from huggingface_hub.utils import are_progress_bars_disabled
 
     source, name, config, revision = hub.group(0, 1, 2, 3)
-    with _hub_problems(hub), without_bars(are_progress_bars_disabled(), ("datasets.utils.tqdm",)):
+    silent = without_bars(are_progress_bars_disabled(), ("datasets.utils.tqdm",))
+    with _hub_problems(hub), not_waiting_for_the_hub(), silent:
         loaded = datasets.load_dataset(name, config, revision=revision, streaming=sample is not None)
     there = {split: next((name for name in _names(split) if name in loaded), None) for split in wanted}
     there = {split: name for split, name in there.items() if name}

@@ -19,8 +19,10 @@ from transformers.utils import (
 )
 from transformers.utils.hub import get_checkpoint_shard_files
 
+from latdiff.bars import without_bars
 from latdiff.errors import UserError, first_line
 from latdiff.fetch import MODELS, located
+from latdiff.offline import not_waiting_for_the_hub
 from latdiff.precision import default_device
 from latdiff.weights import WeightsError, config_of, count, held_in, refuse_sizes
 
@@ -49,15 +51,16 @@ def load_pretrained(
         tokenizer: the folder or hub id of one that lies elsewhere.
         prepare: gets the configuration before a weight is read, to refuse it or to change it.
     """
-    with _refusing(path, refuse):
+    with _refusing(path, refuse), not_waiting_for_the_hub(not Path(path).is_dir()):
         most = _numbers_that_fit(Path(path) if Path(path).is_dir() else _fetched(str(path)))
         config = AutoConfig.from_pretrained(path, **_safely(path))
         if prepare:
             prepare(config)
         _refuse_more(auto, config, most)
         read = load_tokenizer(tokenizer or path, refuse)
-        model, loading = auto.from_pretrained(path, config=config, dtype=torch.float32, use_safetensors=True,
-                                              output_loading_info=True, **_safely(path))
+        with without_bars():  # what takes long was fetched above
+            model, loading = auto.from_pretrained(path, config=config, dtype=torch.float32, use_safetensors=True,
+                                                  output_loading_info=True, **_safely(path))
         lost = sorted(name for name in loading["missing_keys"] if "pooler" not in name)
         if lost:  # transformers only warns, and leaves them random
             raise refuse(f"lacks {len(lost)} weights, the first is {lost[0]}; copy or save it again")

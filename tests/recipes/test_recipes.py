@@ -1,6 +1,7 @@
 """The training recipes for a few steps: fresh, interrupted, finished, and started with mistakes."""
 
 import importlib
+import io
 import itertools
 import json
 import os
@@ -402,9 +403,25 @@ def test_wandb_without_a_key_runs_offline_and_says_so(recipe, monkeypatch, capsy
     monkeypatch.delenv("WANDB_MODE", raising=False)
     for has_key in (False, True):
         monkeypatch.setattr(wandb, "login", lambda has_key=has_key, **_: has_key)
-        begin_wandb(tracker, recipe("wandb_project=stories"), "denoiser")
-    assert begun == [{"name": "tiny denoiser", "mode": "offline"}, {"name": "tiny denoiser"}]
+        for quiet in (False, True):
+            begin_wandb(tracker, recipe("wandb_project=stories"), "denoiser", quiet)
+    assert [run.pop("settings").silent for run in begun] == [False, True] * 2
+    assert begun == [{"name": "tiny denoiser", "mode": "offline"}] * 2 + [{"name": "tiny denoiser"}] * 2
     assert capsys.readouterr().out.count("wandb has no API key: the run is logged to ./wandb") == 1
+
+
+def test_wandb_prints_no_colours_where_none_are_wanted(recipe, monkeypatch):
+    import click
+
+    said = io.StringIO()
+    said.isatty = lambda: True
+    tracker = SimpleNamespace(init_trackers=lambda *_, **__: click.echo(click.style("begun", fg="red"), file=said))
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    for wanted in ("", "1"):
+        monkeypatch.setenv("NO_COLOR", wanted)
+        begin_wandb(tracker, recipe("wandb_project=stories"), "denoiser")
+    assert said.getvalue() == "\x1b[31mbegun\x1b[0m\nbegun\n"
+    click.globals.pop_context()
 
 
 def test_what_wandb_refuses_is_one_sentence(recipe, monkeypatch):
