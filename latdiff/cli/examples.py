@@ -15,12 +15,12 @@ exit status:
 
 EXAMPLES = {
     "sample": (
-        "latdiff sample checkpoints/storyworld --num-samples 4 --guide sentiment=positive --compare",
+        "latdiff sample storyworld --num-samples 4 --guide sentiment=positive --compare",
         "latdiff sample english --guide kind=review --guide sentiment=negative:12 --seed 3",
         "latdiff sample checkpoints/storyworld --num-samples 100000 --output stories.jsonl --quiet",
     ),
     "edit": (
-        'latdiff edit checkpoints/storyworld --text "I went to the lake." --guide sentiment=negative',
+        'latdiff edit storyworld --text "I went to the lake." --guide sentiment=negative',
         "latdiff edit owner/name --data reviews.csv --text-column review --guide tone=polite --strength 0.5 --json",
     ),
     "fit-head": (
@@ -37,6 +37,7 @@ EXAMPLES = {
         "latdiff check-config storyworld",
         "latdiff check-config my.yaml train_denoiser.steps=500",
     ),
+    "list": ("latdiff list",),
     "fetch": ("latdiff fetch", "latdiff fetch smollm2-135m-instruct --quiet"),
     "publish": ("latdiff publish checkpoints/storyworld storyworld-small",),
     "check-checkpoint": ("latdiff check-checkpoint english", "latdiff check-checkpoint owner/name"),
