@@ -153,10 +153,7 @@ def publish(folder: Path, output: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     shutil.copytree(folder, output, ignore=shutil.ignore_patterns("train", LOCK, "samples.txt", "*.png"))
-    for file in output.rglob("config.json"):
-        config = json.loads(file.read_text(encoding="utf-8"))
-        if config.pop("_name_or_path", None):  # a path of this machine
-            file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    without_paths(output)
     recipe, figures = output / "recipe.yaml", output / "metrics.json"
     if recipe.exists():
         given = _names(yaml.safe_load(recipe.read_text(encoding="utf-8")))
@@ -170,6 +167,15 @@ def publish(folder: Path, output: Path) -> None:
                  if one.dtype == torch.float32 and one.dim() > 1 and one.abs().max() < most}
         save_file({name: one.half() if name in large else one for name, one in tensors.items()}, file,
                   metadata={"format": "pt"})
+
+
+def without_paths(folder: Path) -> None:
+    """Leave out of all configurations below a folder where on this machine a model was loaded from."""
+    for name in ("config.json", "model_index.json"):
+        for file in folder.rglob(name):
+            config = json.loads(file.read_text(encoding="utf-8"))
+            if config.pop("_name_or_path", None):
+                file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def links_out(folder: Path) -> Iterator[Path]:

@@ -36,7 +36,7 @@ def test_a_saved_pipeline_writes_the_same_texts(pipe, tmp_path):
 
 def test_nothing_in_a_checkpoint_can_run_code(tiny):
     kinds = {file.suffix for file in tiny.checkpoint.rglob("*") if file.is_file()}
-    assert kinds <= {".safetensors", ".json", ".yaml", ".txt", ".md"}
+    assert kinds <= {".safetensors", ".json", ".jsonl", ".yaml", ".txt", ".md"}
 
 
 def test_a_denoiser_of_another_codec_is_refused_with_both_digests(copy, pipe):
