@@ -22,23 +22,6 @@ SMALL = (
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """The wheel, built of the tracked files and nothing that lies beside them."""
-    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for name in filter(None, tracked.split("\0")):
-        if name.startswith(("latdiff/", "recipes/", "checkpoints/")) or "/" not in name:
-            if not (ROOT / name).is_file():
-                continue
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            (source / name).write_bytes((ROOT / name).read_bytes())
-    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet", "-w", out, source]
-    subprocess.run(command, check=True, capture_output=True, text=True)
-    (file,) = out.glob("latdiff-*.whl")
-    return file
-
-
-@pytest.fixture(scope="module")
 def python(wheel, tmp_path_factory):
     """The interpreter of an environment with the wheel and the packages that the tests run with, not this folder."""
     place = tmp_path_factory.mktemp("environment")
