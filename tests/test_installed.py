@@ -73,6 +73,16 @@ def test_it_is_the_wheel_that_runs_and_tells_its_version(python, latdiff, tmp_pa
     assert latdiff("check-config", "storyworld-full").startswith("name: storyworld-full")
 
 
+def test_a_folder_of_the_same_name_beside_a_script_is_not_taken_for_it(python, tmp_path):
+    """As where a clone lies: an empty package, without a word. In a clone, `make install` puts its path last."""
+    (tmp_path / "latdiff" / "docs").mkdir(parents=True)
+    (tmp_path / "script.py").write_text("import sys\nsys.path += sys.argv[1:]\nfrom latdiff import load_recipe\n"
+                                        "import latdiff.recipes.train_ar", encoding="utf-8")
+    subprocess.run([python, "script.py"], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, "script.py", ROOT], cwd=tmp_path, check=True)
+    assert "latdiff-clone.pth" in (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
 def test_it_trains_and_samples_from_an_empty_folder(latdiff, tmp_path):
     assert "trained in" in latdiff("train-diffusion", "storyworld", *SMALL, "--quiet")
     assert (tmp_path / "checkpoints" / "storyworld" / "model_index.json").is_file()
