@@ -26,6 +26,8 @@ install: .venv/.installed ## a virtual environment in .venv with the tested vers
 .venv/.installed: setup.cfg constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --constraint constraints.txt --editable ".[dev]"
+	@# or beside a folder of this name, as in the clone's own parent, Python would take that for the package
+	@pwd > "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/latdiff-clone.pth"
 	@touch $@
 
 # $(call run-quickstart,FOLDER,SETTINGS OF BOTH TRAININGS,FLAGS OF EVALUATE)

@@ -153,10 +153,7 @@ def publish(folder: Path, output: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     shutil.copytree(folder, output, ignore=shutil.ignore_patterns("train", LOCK, "samples.txt"))
-    for file in output.rglob("config.json"):
-        config = json.loads(file.read_text(encoding="utf-8"))
-        if config.pop("_name_or_path", None):  # a path of this machine
-            file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    without_paths(output)
     recipe, figures = output / "recipe.yaml", output / "metrics.json"
     if recipe.exists():
         given = _names(yaml.safe_load(recipe.read_text(encoding="utf-8")))
@@ -176,6 +173,15 @@ def folder_size(folder: Path) -> int:
     """How many bytes a checkpoint's files hold, without what training keeps beside them."""
     files = (file for file in folder.rglob("*") if "train" not in file.relative_to(folder).parts[:1])
     return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def without_paths(folder: Path) -> None:
+    """Leave out of all configurations below a folder where on this machine a model was loaded from."""
+    for name in ("config.json", "model_index.json"):
+        for file in folder.rglob(name):
+            config = json.loads(file.read_text(encoding="utf-8"))
+            if config.pop("_name_or_path", None):
+                file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def links_out(folder: Path) -> Iterator[Path]:

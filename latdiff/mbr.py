@@ -58,7 +58,8 @@ def _named(utility: str) -> Utility:
         import sacrebleu
         from rouge_score.rouge_scorer import RougeScorer
     except ImportError as error:
-        raise UserError(f'minimum Bayes risk needs {error.name}; install it with pip install "latdiff[eval]"') from None
+        raise UserError(f"minimum Bayes risk needs {error.name}; install it with `pip install sacrebleu rouge-score`"
+                        ) from None
     if utility == "rouge":  # ROUGE-2, as LD4LG's code takes it
         rouge = RougeScorer(["rouge2"], use_stemmer=True)
         return lambda text, others: [rouge.score(other, text)["rouge2"].fmeasure for other in others]

@@ -164,6 +164,14 @@ def talking(checkpoint, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    """The wheel, built of the tracked files and nothing that lies beside them."""
+    from packing import tracked_copy, wheel_of
+
+    return wheel_of(tracked_copy(tmp_path_factory.mktemp("source")), tmp_path_factory.mktemp("wheel"))
+
+
 @pytest.fixture
 def latdiff(checkpoint, capsys):
     """latdiff(command, *flags) -> what was printed"""

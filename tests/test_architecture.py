@@ -34,6 +34,7 @@ RANKS = {
     "config": 2,
     "fetch": 2,
     "data": 3,
+    "hub": 3,
     "lm": 3,
     "mbr": 3,
     "progress": 3,

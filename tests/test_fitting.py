@@ -91,7 +91,8 @@ def test_fitting_leaves_the_head_that_it_is_given(numbered):
 def test_a_report_without_a_denoiser_has_what_a_codec_can_tell():
     texts, labels = labelled("ab", each=30)
     plain = fit_head(CODEC, [*texts, "b99", "b98"], [*labels, "class b", "class b"])
-    assert list(plain.report) == ["texts", "C", "features", "accuracy", "majority", "calibration_error"]
+    assert list(plain.report) == ["texts", "alike", "C", "features", "accuracy", "majority",
+                                  "calibration_error"]
     assert plain.report["majority"] == 32 / 62
     assert "accuracy_by_noise" in fit_head(CODEC, texts, labels, noise_aware=True).report
 

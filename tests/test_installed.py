@@ -22,23 +22,6 @@ SMALL = (
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """The wheel, built of the tracked files and nothing that lies beside them."""
-    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for name in filter(None, tracked.split("\0")):
-        if name.startswith(("latdiff/", "recipes/", "checkpoints/")) or "/" not in name:
-            if not (ROOT / name).is_file():
-                continue
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            (source / name).write_bytes((ROOT / name).read_bytes())
-    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet", "-w", out, source]
-    subprocess.run(command, check=True, capture_output=True, text=True)
-    (file,) = out.glob("latdiff-*.whl")
-    return file
-
-
-@pytest.fixture(scope="module")
 def python(wheel, tmp_path_factory):
     """The interpreter of an environment with the wheel and the packages that the tests run with, not this folder."""
     place = tmp_path_factory.mktemp("environment")
@@ -88,6 +71,16 @@ def test_it_is_the_wheel_that_runs_and_tells_its_version(python, latdiff, tmp_pa
     assert all(Path(file).is_relative_to(python.parents[1]) for file in done.stdout.split())
     assert latdiff("--version").startswith("latdiff 0.")
     assert latdiff("check-config", "storyworld-full").startswith("name: storyworld-full")
+
+
+def test_a_folder_of_the_same_name_beside_a_script_is_not_taken_for_it(python, tmp_path):
+    """As where a clone lies: an empty package, without a word. In a clone, `make install` puts its path last."""
+    (tmp_path / "latdiff" / "docs").mkdir(parents=True)
+    (tmp_path / "script.py").write_text("import sys\nsys.path += sys.argv[1:]\nfrom latdiff import load_recipe\n"
+                                        "import latdiff.recipes.train_ar", encoding="utf-8")
+    subprocess.run([python, "script.py"], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, "script.py", ROOT], cwd=tmp_path, check=True)
+    assert "latdiff-clone.pth" in (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
 def test_it_trains_and_samples_from_an_empty_folder(latdiff, tmp_path):

@@ -52,5 +52,5 @@ def test_every_picture_says_what_it_shows(tmp_path, monkeypatch):
 
 def test_without_matplotlib_it_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(UserError, match=r"latdiff\[eval\]"):
+    with pytest.raises(UserError, match="plots need matplotlib; install it with `pip install matplotlib`"):
         plot_control(ROWS, tmp_path / "one.png")

@@ -227,9 +227,8 @@ def test_the_hub_is_no_way_around_the_index(checkpoint, tmp_path, monkeypatch):
     copy = shutil.copytree(checkpoint, tmp_path / "copy")
     index = copy / "model_index.json"
     index.write_text(index.read_text(encoding="utf-8").replace('"LatentDenoiser"', '"AutoModel"'), encoding="utf-8")
-    from diffusers import DiffusionPipeline
 
-    monkeypatch.setattr(DiffusionPipeline, "download", classmethod(lambda cls, *_, **__: str(copy)))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(copy))
     with pytest.raises(CheckpointError, match="denoiser is \\['latdiff', 'AutoModel'\\]"):
         LatentTextDiffusionPipeline.from_pretrained("owner/name")
 

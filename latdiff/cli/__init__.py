@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import textwrap
+from pathlib import Path
 
 import latdiff
 from latdiff import threads
@@ -33,9 +34,14 @@ def main(arguments: list[str] | None = None) -> None:
     words = sys.argv[1:] if arguments is None else arguments
     with plain_errors():
         options, rest = parser().parse_known_args(words)
-    if "settings" in options:  # argparse leaves those that follow a flag
-        options.settings += [word for word in rest if not word.startswith("-")]
-        rest = [word for word in rest if word.startswith("-")]
+    late = [word for word in rest if not word.startswith("-")]  # argparse leaves what follows a flag and may be absent
+    if "settings" in options:
+        options.settings += late
+    elif "to_hub" in options and options.output is None and len(late) == 1:
+        options.output = Path(late[0])
+    else:
+        late = []
+    rest = [word for word in rest if word not in late]
     if rest:
         refuse_unknown(options, rest, words)
     first = os.environ.get("RANK", "0") == "0"

@@ -39,7 +39,10 @@ EXAMPLES = {
     ),
     "list": ("latdiff list",),
     "fetch": ("latdiff fetch", "latdiff fetch smollm2-135m-instruct --quiet"),
-    "publish": ("latdiff publish checkpoints/storyworld storyworld-small",),
+    "publish": (
+        "latdiff publish checkpoints/storyworld storyworld-small",
+        "latdiff publish checkpoints/storyworld --to-hub ada/stories --private",
+    ),
     "check-checkpoint": ("latdiff check-checkpoint english", "latdiff check-checkpoint owner/name"),
     "pretrain-backbone": (
         "latdiff pretrain-backbone e2e-mini data.source=texts.csv",

@@ -24,18 +24,41 @@ def add_publish(commands) -> None:
     command = commands.add_parser("publish", help="copy what sampling needs of a checkpoint, weights in half precision",
                                   description="Copy what sampling needs, with large weights in half precision.")
     command.add_argument("checkpoint", help="a finished pipeline")
-    command.add_argument("output", type=Path, help="a folder that does not exist yet")
+    command.add_argument("output", type=Path, nargs="?", help="a folder that does not exist yet")
+    command.add_argument("--to-hub", metavar="OWNER/NAME", help="upload the copy to the Hugging Face hub, with "
+                         "its heads, recipe, figures and card (`hf auth login` comes first)")
+    command.add_argument("--private", action="store_true", help="where the repository is made, make it private")
     command.add_argument("--quiet", action="store_true", help="no progress bars")
     command.set_defaults(run=run_publish)
 
 
 def run_publish(options: argparse.Namespace) -> None:
+    from latdiff.hub import check_id, push
+
+    if options.output is None and options.to_hub is None:
+        raise UserError("publish needs a place to publish to: give the path of a folder that does not exist yet, or "
+                        "--to-hub owner/name")
+    if options.private and options.to_hub is None:
+        raise UserError("--private is of a repository of the hub; give --to-hub owner/name as well, or leave it out")
+    if options.to_hub is not None:
+        check_id(options.to_hub)
+    if options.output is not None:
+        _copy(Path(options.checkpoint), options.output)
+        print(f"{options.checkpoint} -> {options.output}, {folder_size(options.output) / 1e6:.1f} MB")
+    if options.to_hub is not None:
+        source = Path(options.output or options.checkpoint)
+        address = push(lambda folder: _copy(source, folder, options.to_hub), options.to_hub, "a checkpoint of latdiff",
+                       private=options.private or None)
+        print(f"{source} -> {address}")
+
+
+def _copy(checkpoint: Path, output: Path, name: str | None = None) -> None:
+    """What sampling needs of a checkpoint, with its card and checksums; under the name by which it is opened."""
     from latdiff.evaluation.card import write_card
 
-    publish(Path(options.checkpoint), options.output)
-    write_card(options.output)
-    write_checksums(options.output)
-    print(f"{options.checkpoint} -> {options.output}, {folder_size(options.output) / 1e6:.1f} MB")
+    publish(checkpoint, output)
+    write_card(output, name)
+    write_checksums(output)
 
 
 def add_check_checkpoint(commands) -> None:

@@ -7,7 +7,7 @@ import json
 import warnings
 from pathlib import Path
 
-from latdiff.checkpoints import shipped
+from latdiff.checkpoints import folder_of
 from latdiff.cli.guides import guide_options, guide_words, head_folder, read_guides, steering
 from latdiff.cli.options import check_limit, command_of, decode_option, keep_option, seed_option
 from latdiff.cli.texts import Texts, side_by_side
@@ -123,7 +123,7 @@ def _settings(options: argparse.Namespace, wanted: list[tuple[str, str, str]]) -
              "decode", "compare")
     return {"checkpoint": options.given, "weights": digest_of_files(folder, parts)} | {
         name: getattr(options, name) for name in names} | {
-        "guides": [[*words, digest_of_files(shipped(head_folder(folder, words[1])), FILES)] for words in wanted],
+        "guides": [[*words, digest_of_files(folder_of(head_folder(folder, words[1])), FILES)] for words in wanted],
         "dtype": str(compute_dtype("auto", default_device())).removeprefix("torch.")}
 
 

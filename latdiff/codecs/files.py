@@ -10,6 +10,7 @@ from latdiff.checkpoints import CheckpointError, class_of, folder_of, save_whole
 from latdiff.codecs.protocol import Codec
 from latdiff.codecs.t5 import TextCodec
 from latdiff.errors import UserError, first_line
+from latdiff.hub import push
 from latdiff.models.autoencoder import LatentAutoencoder
 from latdiff.models.backbone import BackboneError, load_backbone
 from latdiff.models.saved import refuse_gaps
@@ -27,6 +28,12 @@ def save_codec(codec: Codec, folder: str | Path) -> None:
             part.save_pretrained(place / name)
 
     save_whole(Path(folder), f"{list(parts)[-1]}/config.json", save)
+
+
+def push_codec(codec: Codec, repo_id: str, *given) -> str:
+    """Upload a codec as `save_codec` writes it; what is given besides is `push`'s from `commit_message` on."""
+    snippet = f'from latdiff import load_codec\n\ncodec = load_codec("{repo_id}")'
+    return push(lambda folder: save_codec(codec, folder), repo_id, "A codec between texts and latents", snippet, *given)
 
 
 def load_codec(folder: str | Path) -> Codec:

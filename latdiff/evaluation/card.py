@@ -96,16 +96,17 @@ COLUMNS = {"mode": "", "scale": ".4g"} | dict.fromkeys(
     ("success", "worst", "validity", "slot_tv_floors", "perplexity", "distinct"), ".3f")
 
 
-def write_card(folder: Path) -> None:
+def write_card(folder: Path, name: str | None = None) -> None:
     """Write the checkpoint's README.md: what it is, how to sample from it, and what was measured.
 
     Args:
         folder: The checkpoint, with its recipe.yaml, and with metrics.json and pictures where there are any.
+        name: By which it is opened, such as a hub id (default: the folder).
     """
     figures, recipe = older_figures(folder / "metrics.json"), load_recipe(str(folder / "recipe.yaml"), saved=True)
     samples = [text for row in figures.get("unconditional", [])[:1] for text in row["samples"][:5]]
     files = {name: picture(folder / "metrics.json", name) for name in CAPTIONS}
-    place = folder.name if folder.is_absolute() else folder
+    place = name or (folder.name if folder.is_absolute() else folder)
     card = ModelCard.from_template(
         card_data(recipe), template_str=TEMPLATE, recipe=recipe, folder=place, figures=figures,
         words=CONDITIONS.get(recipe.data.condition), flag="prompt" if recipe.data.condition == "start" else "cond",

@@ -178,7 +178,7 @@ class MauveJudge:
         try:
             import mauve  # noqa: F401
         except ImportError:
-            raise JudgeError('MAUVE needs mauve-text; install it with pip install "latdiff[eval]"') from None
+            raise JudgeError("MAUVE needs mauve-text; install it with `pip install mauve-text`") from None
         self.path = str(path)
         self.tokenizer, self.model = load_language_model(AutoModel, self.path)
         self.bidirectional = self._is_bidirectional()
@@ -233,7 +233,7 @@ class SimilarityJudge:
         try:
             from bert_score import model2layers
         except ImportError:
-            raise JudgeError('BERTScore needs bert-score; install it with pip install "latdiff[eval]"') from None
+            raise JudgeError("BERTScore needs bert-score; install it with `pip install bert-score`") from None
 
         def leave_out_later_layers(config) -> None:
             self.layer = config.num_hidden_layers = model2layers.get(self.path, config.num_hidden_layers)

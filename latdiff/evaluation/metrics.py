@@ -101,7 +101,7 @@ def rouge(texts: list[str], references: list[list[str]]) -> dict[str, float]:
     try:
         from rouge_score.rouge_scorer import RougeScorer
     except ImportError:
-        raise UserError('ROUGE needs rouge-score; install it with pip install "latdiff[eval]"') from None
+        raise UserError("ROUGE needs rouge-score; install it with `pip install rouge-score`") from None
     kinds = ["rouge1", "rouge2", "rougeL"]
     scorer = RougeScorer(kinds, use_stemmer=True)
     best = [scorer.score_multi(own, text) for text, own in zip(texts, references, strict=True)]
@@ -166,7 +166,7 @@ def _sacrebleu():
     try:
         import sacrebleu
     except ImportError:
-        raise UserError('BLEU and SARI need sacrebleu; install it with pip install "latdiff[eval]"') from None
+        raise UserError("BLEU and SARI need sacrebleu; install it with `pip install sacrebleu`") from None
     return sacrebleu
 
 

@@ -24,7 +24,7 @@ def require_matplotlib() -> None:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
-        raise UserError('plots need matplotlib; install it with pip install "latdiff[eval]"') from None
+        raise UserError("plots need matplotlib; install it with `pip install matplotlib`") from None
 
 
 def plot_lengths(histograms: dict[str, list[int]], path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from latdiff.checkpoints import save_whole, shipped
+from latdiff.checkpoints import folder_of, save_whole
 from latdiff.errors import first_line, shown
 from latdiff.heads.attribute import AttributeHead
 from latdiff.heads.inputs import HeadError, checked_labels
@@ -42,25 +42,27 @@ def save_head(head: AttributeHead | NumberHead, folder: str | Path) -> None:
     save_whole(folder, "config.json", save)
 
 
-def load_head(folder: str | Path) -> AttributeHead | NumberHead:
+def load_head(folder: str | Path, subfolder: str = "") -> AttributeHead | NumberHead:
     """Read a saved head.
 
     Args:
         folder: of the head, such as checkpoints/storyworld/heads/sentiment, or english/heads/sentiment, which comes
-            with latdiff.
+            with latdiff; or the hub id of one.
+        subfolder: where in it the head is, such as heads/sentiment in a checkpoint of the hub.
 
     Returns:
         The head, fitted, on the CPU.
 
     Raises:
         HeadError: when the folder is missing, incomplete or cut short, or its parts do not belong together.
+        UserError: for a hub id that cannot be fetched.
 
     Examples:
         >>> from latdiff import load_head
         >>> load_head("checkpoints/storyworld/heads/sentiment").classes_.tolist()
         ['negative', 'positive']
     """
-    folder = shipped(folder)
+    folder = folder_of(folder) / subfolder
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if isinstance(config, dict) and "labels" in config and "kind" not in config:

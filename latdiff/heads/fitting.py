@@ -18,6 +18,7 @@ from latdiff.heads.guessing import warn_of_guessing
 from latdiff.heads.inputs import HeadError, fingerprints, values_of
 from latdiff.heads.number import NumberHead
 from latdiff.heads.regression import NOISE_TIMES, folds_of_labels
+from latdiff.heads.variety import shared_runs
 from latdiff.schedule import add_noise, alpha2_at, log_snr
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ def fit_head(codec, texts, labels, head=None, *, name=None, estimate=None, **set
         accuracy at every noise level sigma, of a fifth of the texts, read as a guide reads them: at z_t if
         noise-aware, else at `estimate`, if there is one. With C="cv" they are a little too good: the same folds chose
         C. Of numbers: r2, the share of the variance explained. Texts with the same letters and digits are never on both
-        sides of a fold; where there are any, "different_texts" counts them once.
+        sides of a fold; where there are any, "different_texts" counts them once. "alike" is the share of their runs
+        of four words that two texts have in common.
 
     Warns:
         UserWarning: where the accuracy is less than two standard errors above the share of the most frequent label,
@@ -94,7 +96,8 @@ def fit_head(codec, texts, labels, head=None, *, name=None, estimate=None, **set
     head.codec_digest, head.fitted_on = codec.digest, marks
     different = len(marks.unique())
     repeats = {"different_texts": different} if different < len(texts) else {}
-    head.report = {"texts": len(texts)} | repeats | _quality(head, encoded, labels, estimate)
+    head.report = {"texts": len(texts), "alike": shared_runs(texts)} | repeats
+    head.report |= _quality(head, encoded, labels, estimate)
     warn_of_guessing(head)
     return head
 

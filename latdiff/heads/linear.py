@@ -17,6 +17,7 @@ from latdiff.diffusion.guidance import Guide
 from latdiff.diffusion.modes import MODES
 from latdiff.errors import shown
 from latdiff.heads.inputs import HeadError, fingerprints
+from latdiff.hub import push
 
 # Root mean square of a usual push where the ramp is 1 and the head undecided, in latent standard deviations.
 # Chosen on storyworld: docs/lab/experiments.md
@@ -93,6 +94,18 @@ class LinearHead(BaseEstimator):
 
         check_is_fitted(self)
         save_head(self, folder)
+
+    def push_to_hub(
+        self, repo_id: str, commit_message: str | None = None, private: bool | None = None, token: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Upload the head to the Hugging Face hub, for `load_head("owner/name")` and `--guide owner/name=LABEL`.
+
+        Arguments and errors are as in a pipeline's `push_to_hub`.
+        """
+        snippet = f'from latdiff import load_head\n\nhead = load_head("{repo_id}")'
+        what = f"A head of {self.name!r} that steers latent diffusion of text by codec {self.codec_digest}"
+        return push(self.save, repo_id, what, snippet, commit_message, private, token, create_pr)
 
     def saw(self, texts: list[str]) -> list[bool]:
         """Whether the head was fitted on each of the texts."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,10 +14,13 @@ from latdiff.codecs.files import load_text_model
 from latdiff.codecs.protocol import Codec
 from latdiff.codecs.t5 import TextCodec
 from latdiff.errors import UserError
+from latdiff.heads.linear import LinearHead
+from latdiff.hub import push
 from latdiff.models.backbone import keep_tokens_alone
 from latdiff.pipelines.index import check_finished, check_index
 from latdiff.versions import record_versions
 
+OF_HUB = ("revision", "cache_dir", "token", "local_files_only", "force_download")  # settings of a download
 CODEC_PARTS = ["tokenizer", "text_model", "autoencoder", "codec"]
 
 
@@ -43,9 +47,16 @@ class CodecPipeline(DiffusionPipeline):
         return super().from_pretrained(place if place.exists() else pretrained_model_name_or_path, **settings | safely)
 
     @classmethod
-    def download(cls, *arguments, **settings):
-        """As diffusers'; the index of what was downloaded is checked before a part of it is opened."""
-        folder = super().download(*arguments, **settings)
+    def download(cls, pretrained_model_name, **settings):
+        """The folder that a pipeline of the hub was fetched into, heads and all.
+
+        diffusers itself would look for the code of parts that are not its own. The index is checked before a part is
+        opened.
+        """
+        from huggingface_hub import snapshot_download
+
+        folder = snapshot_download(pretrained_model_name, **{key: settings[key] for key in OF_HUB if key in settings})
+        check_finished(Path(folder))
         check_index(Path(folder))
         return folder
 
@@ -65,13 +76,54 @@ class CodecPipeline(DiffusionPipeline):
             return {}
         return dict(zip(("tokenizer", "text_model"), load_text_model(folder), strict=True))
 
-    def save_pretrained(self, save_directory, *arguments, **settings) -> None:
+    def save_pretrained(self, save_directory, *arguments, push_to_hub: bool = False, **settings) -> None:
         """As diffusers', which would leave a codec that cannot be saved out of the folder with a log line."""
+        if push_to_hub:
+            raise UserError("push_to_hub is True, which would upload all that lies in the folder; call push_to_hub of "
+                            "the pipeline, or `latdiff publish CHECKPOINT --to-hub owner/name`")
         if not isinstance(self.codec, TextCodec) and not hasattr(self.codec, "save_pretrained"):
             raise UserError(f"codec {type(self.codec).__name__} cannot be saved: it has no save_pretrained; make it a "
                             "diffusers ModelMixin")
         super().save_pretrained(save_directory, *arguments, **settings)
         record_versions(Path(save_directory))
+
+    def push_to_hub(
+        self, repo_id: str, heads: Sequence[LinearHead] = (), commit_message: str | None = None,
+        private: bool | None = None, token: str | None = None, create_pr: bool = False,
+    ) -> str:
+        """Upload the pipeline, and heads, to the Hugging Face hub, where `open_checkpoint("owner/name")` finds it.
+
+        The figures, the recipe and the card of a checkpoint's folder go along with `latdiff publish CHECKPOINT --to-hub
+        owner/name`, which uploads large weights in half precision.
+
+        Args:
+            repo_id: Where to, owner/name; made where it does not exist.
+            heads: Fitted heads, for `latdiff sample owner/name --guide NAME=LABEL`.
+            commit_message: Of the commit.
+            private: Whether a repository that is made is private.
+            token: Of the hub (default: that of `hf auth login`).
+            create_pr: Open a pull request with it in place of a commit.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            UserError: For a name that is none, a head of another codec, a codec that names a model by a folder of this
+                machine, and for what the hub refuses.
+        """
+        for head in heads:
+            if head.codec_digest not in (None, self.codec.digest):
+                raise UserError(f"head {head.name!r} was fitted on latents of codec {head.codec_digest}, but the codec "
+                                f"here is {self.codec.digest}; fit it again, or leave it out")
+
+        def save(folder: Path) -> None:
+            self.save_pretrained(folder)
+            for head in heads:
+                head.save(folder / "heads" / head.name)
+
+        snippet = f'from latdiff import open_checkpoint\n\npipe = open_checkpoint("{repo_id}")'
+        return push(save, repo_id, "A latent diffusion model of text", snippet, commit_message, private, token,
+                    create_pr)
 
     @property
     def codec(self) -> Codec:

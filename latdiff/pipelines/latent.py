@@ -16,6 +16,7 @@ from latdiff.diffusion.guidance import ClassifierFree, Guide, stack, warn_of_con
 from latdiff.diffusion.noise import Seeds, streams
 from latdiff.diffusion.sampling import check_scheduler, first_step, noised, sample
 from latdiff.errors import UserError, check_number, check_whole, nearest, shown
+from latdiff.heads.variety import warn_of_likeness
 from latdiff.mbr import Utility, most_agreed
 from latdiff.models.conditions import Condition, Labels
 from latdiff.models.saved import refuse_gaps
@@ -184,6 +185,8 @@ class LatentTextDiffusionPipeline(CodecPipeline):
         elif candidates > 1:
             groups = [out.texts[i : i + candidates] for i in range(0, len(out.texts), candidates)]
             out = chosen(out, [candidates * i + best for i, best in enumerate(most_agreed(groups, utility))])
+        if run.sources is None:  # texts of one source are alike by right
+            warn_of_likeness(out.texts, [guide.head for guide in run.guides if isinstance(guide, Guide)])
         return out if return_dict else (out.texts, out.latents, out.scores, out.cut)
 
     @torch.no_grad()
