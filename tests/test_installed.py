@@ -48,7 +48,7 @@ def latdiff(python, tmp_path):
     return run
 
 
-def test_the_wheel_holds_recipes_a_backbone_and_english_and_no_fetched_model(wheel):
+def test_the_wheel_holds_recipes_a_backbone_two_checkpoints_and_no_fetched_model(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     shipped = {f"latdiff/recipes/configs/{path.name}" for path in (ROOT / "recipes" / "configs").glob("*.yaml")}
     assert shipped <= set(names)
@@ -60,9 +60,13 @@ def test_the_wheel_holds_recipes_a_backbone_and_english_and_no_fetched_model(whe
         "latdiff/recipes", "latdiff/pretrained"}
     for file in ("model_index.json", "codec/adapter/adapter_model.safetensors", "heads/sentiment/model.safetensors"):
         assert f"latdiff/pretrained/english/{file}" in names
+    for file in ("README.md", "denoiser/diffusion_pytorch_model.safetensors", "heads/topic/model.safetensors"):
+        assert f"latdiff/pretrained/storyworld/{file}" in names
     assert not [name for name in names if any(model in name for model in MODELS)]
-    own = [one.compress_size for one in zipfile.ZipFile(wheel).infolist() if "pretrained/english" not in one.filename]
-    assert sum(own) < 6_000_000 and wheel.stat().st_size < 30_000_000
+    sizes = {name: sum(one.compress_size for one in zipfile.ZipFile(wheel).infolist() if name in one.filename)
+             for name in ("", "pretrained/english/", "pretrained/storyworld/")}
+    assert max(sizes["pretrained/english/"], sizes["pretrained/storyworld/"]) < 25_000_000
+    assert 2 * sizes[""] - sum(sizes.values()) < 6_000_000  # all the rest
 
 
 def test_it_is_the_wheel_that_runs_and_tells_its_version(python, latdiff, tmp_path):

@@ -14,7 +14,9 @@ from latdiff.pipelines.listing import Listed, pipelines_along, pipelines_here, p
 def test_what_comes_with_latdiff_is_listed_with_the_labels_of_its_heads():
     along = {one.name: one for one in pipelines_along()}
     assert along["english"].heads["sentiment"] == ["negative", "positive"]
-    assert along["english"].condition == "start" and 20 < along["english"].megabytes < 30
+    assert along["english"].condition == "start" and along["storyworld"].condition == "none"
+    assert list(along["storyworld"].heads) == ["sentiment", "topic"] and not along["storyworld"].missing
+    assert all(10 < one.megabytes < 30 for one in along.values())
 
 
 def test_models_that_a_pipeline_lacks_are_named(tmp_path, monkeypatch):
