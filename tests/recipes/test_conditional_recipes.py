@@ -57,7 +57,7 @@ def test_texts_that_have_changed_since_they_were_encoded_are_encoded_again(recip
     first = cached(by_tone)
     Path("mine.jsonl").write_text("\n".join(rows[::-1]), encoding="utf-8")
     assert cached(by_tone) is None
-    train_denoiser.main(by_tone, quiet=True)
+    train_denoiser.main(by_tone)
     assert "encoding 60 texts once" in capsys.readouterr().out
     again, corpus = cached(by_tone), load_corpus(by_tone.data, by_tone.seed)
     assert again.shape == first.shape and not torch.equal(again, first)

@@ -102,7 +102,7 @@ def test_the_denoiser_makes_up_for_a_lost_latent_cache(tiny, recipe, capsys):
     folder = recipe().folder
     undo_denoiser(folder)
     shutil.rmtree(folder / "train" / "latents")
-    train_denoiser.main(recipe(), quiet=True)
+    train_denoiser.main(recipe())
     assert "encoding 200 texts" in capsys.readouterr().out
     found, expected = (weights(place / "train" / "latents")["latents"] for place in (folder, tiny.checkpoint))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
