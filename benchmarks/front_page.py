@@ -31,7 +31,7 @@ COMMANDS = (
 )
 ENGLISH = ("latdiff sample english --guide kind=review --guide sentiment=positive --num-samples 6 --seed 0 --compare "
            "--json --quiet")
-SHOWN_STEPS = (1, 5, 9, 13, 17, 21, 25)
+SHOWN_STEPS = (1, 3, 5, 7, 10, 13, 25)
 
 
 def printed(command: list[str]) -> tuple[str, float]:
@@ -44,20 +44,19 @@ def printed(command: list[str]) -> tuple[str, float]:
 
 
 def emerging(name: str, head: str, label: str, seed: int) -> list[dict]:
-    """The text of the denoiser's estimate at some steps of one steered sample, with the head's probability."""
+    """What the noisy latents of one steered sample decode to after some steps, with the head's probability."""
     pipe, judge, rows = open_checkpoint(name), load_head(f"{name}/heads/{head}"), []
     pipe.set_progress_bar_config(disable=True)
     place = list(judge.classes_).index(label)
 
     def keep(pipe, step: int, timestep, tensors: dict) -> None:
         if step + 1 in SHOWN_STEPS:
-            estimate = tensors["x0"]
-            rows.append({"step": step + 1, "text": pipe.codec.decode(estimate)[0],
-                         "probability": round(float(judge.predict_proba(estimate)[0][place]), 4)})
+            z = tensors["latents"]
+            rows.append({"step": step + 1, "text": pipe.codec.decode(z)[0],
+                         "probability": round(float(judge.predict_proba(z)[0][place]), 4)})
 
     pipe(num_samples=1, guides=judge.toward(label), num_inference_steps=SHOWN_STEPS[-1],
-         generator=torch.Generator().manual_seed(seed), callback_on_step_end=keep,
-         callback_on_step_end_tensor_inputs=["x0"])
+         generator=torch.Generator().manual_seed(seed), callback_on_step_end=keep)
     return rows
 
 

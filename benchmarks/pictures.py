@@ -18,7 +18,7 @@ IMAGES, MEASURED = ROOT / "docs" / "images", ROOT / "docs" / "lab" / "results" /
 INK, SOFT, GROUND = "#1f2933", "#616e7c", "#ffffff"
 FROZEN, TRAINED, HEAD = ("#e4e7eb", "#9aa5b1"), ("#d0ebff", "#1c7ed6"), ("#ffe8cc", "#e8590c")  # fill, edge
 DATA = GROUND, "#9aa5b1"
-WIDE, LINE = 96, 17  # characters a line of the strip, pixels between lines
+WIDE, LINE = 108, 17  # characters a line of the strip, pixels between lines
 
 
 def picture(width: int, height: int, title: str, parts: list[str]) -> str:
@@ -102,7 +102,7 @@ def strip(rows: list[dict], head: str, label: str) -> str:
     """A text at several steps of sampling, each with a bar for the probability that the head gives the label."""
     parts, y = [], 34
     parts += [words(16, y, "step", 12, SOFT, "start"), words(86, y, f"{head} = {label}", 12, SOFT, "start"),
-              words(232, y, "the text that the estimate at this step decodes to", 12, SOFT, "start")]
+              words(232, y, "what the noisy latents decode to", 12, SOFT, "start")]
     y += 14
     for row in rows:
         lines = textwrap.wrap(row["text"], WIDE) or [""]

@@ -42,12 +42,11 @@ def english() -> str:
 
 
 def commands() -> str:
-    """What commands print, and how long they take."""
+    """Commands with their seconds, and what the first prints."""
     measured = document("front-page")
-    blocks = [f"$ {row['command']}\n{row['output'].strip()}" for row in measured["commands"]]
-    seconds = ", ".join(f"{row['seconds']:.0f}" for row in measured["commands"])
-    return ("```console\n" + "\n\n".join(blocks) + f"\n```\n\nThey take {seconds} seconds "
-            f"({measured['machine']}, {measured['date']}).")
+    longest = max(len(row["command"]) for row in measured["commands"])
+    lines = [f"{row['command']:{longest}}  # {row['seconds']:.0f} s" for row in measured["commands"]]
+    return "```\n" + "\n".join(lines) + f"\n```\n\nThe first prints\n\n> {measured['commands'][0]['output'].strip()}"
 
 
 def attribute(label: str, who: str, name: str = "english-sentiment") -> float:
@@ -80,26 +79,24 @@ def figures() -> str:
     of_two = [row for row in rival["reranked"] if len(row["targets"]) == 2]
     by_head = {name: [row for row in ours["guided"] if row["attribute"] == name] for name in ("sentiment", "topic")}
     rows = [
-        ("stories that are valid, unsteered", percent(free["validity"]),
-         f"real ones 100 %; a language model of the same size {percent(plain['validity'])}, "
-         f"trained longer on a GPU {percent(longer['validity'])}"),
-        ("distance of what happens in them from the grammar's frequencies¹", f"{free['slot_tv']['mean']:.3f}",
-         f"real ones {free['slot_tv']['floor']:.3f}; those language models {plain['slot_tv']['mean']:.3f} and "
+        ("stories, unsteered: valid", percent(free["validity"]),
+         f"a language model of this size {percent(plain['validity'])}, longer trained {percent(longer['validity'])}"),
+        ("distance from the grammar's frequencies¹", f"{free['slot_tv']['mean']:.3f}",
+         f"real stories {free['slot_tv']['floor']:.3f}, those models {plain['slot_tv']['mean']:.3f} and "
          f"{longer['slot_tv']['mean']:.3f}"),
-        ("stories steered to a sentiment, to a topic: right", " and ".join(
-            percent(success(rows)) for rows in by_head.values()), "heads from 400 stories each"),
+        ("steered to a sentiment, to a topic: right", " and ".join(
+            percent(success(rows)) for rows in by_head.values()), "heads from 400 stories"),
         ("to both at once: both right", percent(success(ours["composed"])),
-         f"best of 8 texts of the language model, by the same heads: {percent(success(of_two))}"),
-        ("unseen stories brought back from their latents word for word", percent(
-            ours["reconstruction"]["exact_match"]), ""),
+         f"best of 8 of the language model's {percent(success(of_two))}"),
+        ("unseen stories read back word for word", percent(ours["reconstruction"]["exact_match"]), ""),
         ("English reviews steered to negative, to positive: right²", both("steered"),
-         f"real reviews {both('real texts')}; SmolLM2, asked for them, {both('prompted', 'english-rivals')}"),
-        ("such reviews that read as English sentences", read_as_english(), "read by eye"),
-        ("from a clean clone to the first steered text", f"{first['seconds']['all'] / 60:.1f} min",
-         f"installing takes {first['seconds']['install'] / 60:.1f} of them"),
+         f"real ones {both('real texts')}, SmolLM2 when asked {both('prompted', 'english-rivals')}"),
+        ("of these, English sentences, read by eye", read_as_english(), ""),
+        ("minutes from clone to first steered text", f"{first['seconds']['all'] / 60:.1f}", "all downloaded"),
     ]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return f"| | latdiff | beside it |\n|---|---|---|\n{table}"
+    machines = f"{ours['machine']}, {ours['date']}"
+    return f"| | latdiff | to compare |\n|---|---|---|\n{table}\n\n{machines}, five seeds."
 
 
 BLOCKS: dict[str, Callable[[], str]] = {"english": english, "commands": commands, "figures": figures}

@@ -19,17 +19,17 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 MAP = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 
-def test_the_python_snippets_run_as_written(tiny, tmp_path, monkeypatch):
-    shutil.copytree(tiny.checkpoint, tmp_path / "checkpoints" / "storyworld")
+def test_the_python_snippet_runs_as_written_on_the_checkpoint_that_comes_with_latdiff(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {}
     for snippet in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
         exec(snippet, names)
     out, tone = names["out"], names["tone"]
     assert len(out.texts) == 8 and out.latents.shape == (8, *names["pipe"].codec.latent_shape)
-    assert list(out.scores) == ["tone=positive"] and len(out.scores["tone=positive"]) == 8
+    assert list(out.scores) == ["tone=positive", "topic=music"] and len(out.scores["tone=positive"]) == 8
     assert tone.classes_.tolist() == ["negative", "positive"]
-    assert names["pipe"].scheduler.config.algorithm_type == "sde-dpmsolver++"
+    read = [storyworld.read(text) for text in out.texts]
+    assert sum({"sentiment": "positive", "topic": "music"}.items() <= one.attributes.items() for one in read) >= 6
 
 
 def test_the_snippets_of_the_guidance_page_run_as_written(tiny, tmp_path, monkeypatch):
