@@ -12,7 +12,7 @@ PY         := .venv/bin/python
 LATDIFF    := .venv/bin/latdiff
 
 .DEFAULT_GOAL := help
-.PHONY: help install try quickstart quickstart-short english train-english test soak soak-fuzz lint \
+.PHONY: help install try quickstart quickstart-short english train-english test soak soak-fuzz lint docs \
         pretrain-backbone train-ae train-diffusion train-ar train-seq2seq head sample evaluate
 
 help: ## this list
@@ -84,6 +84,13 @@ soak-fuzz: install ## FUZZ_EXAMPLES inputs (100,000) for every parser, into docs
 lint: install ## style, likely mistakes and types
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+
+.venv/.docs: .venv/.installed
+	$(PY) -m pip install --constraint constraints.txt --editable ".[docs]"
+	@touch $@
+
+docs: .venv/.docs ## the documentation as pages in site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet $(ARGS)
 
 pretrain-backbone: install ## a small T5 of your own on the recipe's texts
 	$(LATDIFF) pretrain-backbone "$(RECIPE)" $(ARGS)

@@ -52,8 +52,9 @@ def test_the_wheel_holds_recipes_a_backbone_two_checkpoints_and_no_fetched_model
     names = zipfile.ZipFile(wheel).namelist()
     shipped = {f"latdiff/recipes/configs/{path.name}" for path in (ROOT / "recipes" / "configs").glob("*.yaml")}
     assert shipped <= set(names)
-    for file in ("py.typed", "pretrained/t5-mini/model.safetensors", "pretrained/t5-mini/tokenizer.json",
-                 "recipes/train_denoiser.py", "config/stages/denoiser.py", "cli/recipes.py"):
+    for file in ("py.typed", "recipes/examples/companions.csv", "pretrained/t5-mini/model.safetensors",
+                 "pretrained/t5-mini/tokenizer.json", "recipes/train_denoiser.py", "config/stages/denoiser.py",
+                 "cli/recipes.py"):
         assert f"latdiff/{file}" in names
     packages = {name.rpartition("/")[0] for name in names if name.endswith(".py")}
     assert packages == {str(path.parent.relative_to(ROOT)) for path in (ROOT / "latdiff").rglob("*.py")} | {
@@ -92,3 +93,5 @@ def test_it_trains_and_samples_from_an_empty_folder(latdiff, tmp_path):
     assert (tmp_path / "checkpoints" / "storyworld" / "model_index.json").is_file()
     texts = latdiff("sample", "checkpoints/storyworld", "--num-samples", "2", "--quiet")
     assert len(texts.splitlines()) == 2
+    assert "generation: 40 texts" in latdiff("fit-head", "checkpoints/storyworld", "--data", "companions.csv", "--name",
+                                             "generation", "--limit", "40", "--quiet")

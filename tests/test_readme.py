@@ -1,6 +1,5 @@
-"""The README and two pages of docs are run as written: their Python, and the commands and files they name."""
+"""The README is run as written: its Python, and the commands and files that it names."""
 
-import csv
 import os
 import re
 import shlex
@@ -9,10 +8,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
-from latdiff import cli, storyworld
-from latdiff.config import load_recipe
-from latdiff.models.denoiser import LatentDenoiser
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -30,43 +25,6 @@ def test_the_python_snippet_runs_as_written_on_the_checkpoint_that_comes_with_la
     assert tone.classes_.tolist() == ["negative", "positive"]
     read = [storyworld.read(text) for text in out.texts]
     assert sum({"sentiment": "positive", "topic": "music"}.items() <= one.attributes.items() for one in read) >= 6
-
-
-def test_the_snippets_of_the_guidance_page_run_as_written(tiny, tmp_path, monkeypatch):
-    """On a CSV written by somebody who knows nothing of the heads that there are."""
-    page = (ROOT / "docs" / "guidance.md").read_text(encoding="utf-8")
-    shutil.copytree(tiny.checkpoint, tmp_path / "checkpoints" / "storyworld")
-    monkeypatch.chdir(tmp_path)
-    elders = ("mother", "father", "aunt", "uncle", "grandmother", "grandfather")
-    with open("companions.csv", "w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["text", "label"])
-        for story in storyworld.sample(80, 5):
-            rows.writerow([story.text, "elder" if story.slots["companion"] in elders else "peer"])
-    names = {}
-    for snippet in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
-        exec(snippet, names)
-    assert names["generation"].classes_.tolist() == ["elder", "peer"]
-    assert list(names["out"].scores) == [
-        "attribute=elder", "attribute=elder+peer", "attribute=elder #2", "words=40", "centred=high",
-    ]
-    assert len(names["edited"].texts) == 3 and len(names["between"]) == 5
-    for command in re.findall(r"^latdiff (.*)$", page, re.MULTILINE):
-        cli.main([*shlex.split(command), "--quiet"])
-
-
-def test_the_snippets_of_the_page_on_conditions_run_as_written(pipe, tmp_path, monkeypatch):
-    page = (ROOT / "docs" / "conditions.md").read_text(encoding="utf-8")
-    topics = list(storyworld.ATTRIBUTES["topic"])
-    settings = {"codec_digest": pipe.codec.digest, "classes": topics}
-    pipe.register_modules(denoiser=LatentDenoiser(*pipe.codec.latent_shape, width=16, depth=1, heads=2, **settings))
-    pipe.save_pretrained(tmp_path / "checkpoints" / "by-topic")
-    monkeypatch.chdir(tmp_path)
-    names = {}
-    for snippet in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
-        exec(snippet, names)
-    assert len(names["out"].texts) == 8 and len(names["best"].texts) == 1
-    load_recipe(str(ROOT / "recipes/configs/storyworld.yaml"), re.findall(r"data\.\w+=\w+", page))
 
 
 def test_every_make_target_of_the_readme_exists():

@@ -7,11 +7,12 @@ import datasets
 import numpy as np
 import pyarrow.parquet
 import pytest
+from latdiff.recipes import companions
 from written import TEXTS, corpus, encoded, jsonl, separated, texts_jsonl
 
 from latdiff import storyworld
 from latdiff.data import sources
-from latdiff.data.corpus import DataError, load_labelled
+from latdiff.data.corpus import DataError, load_labelled, load_texts
 from latdiff.data.sources import open_source
 from latdiff.errors import UserError
 from latdiff.worlds import WORLDS
@@ -221,6 +222,18 @@ def test_two_files_for_one_split_are_refused(tmp_path):
         texts_jsonl(tmp_path / name, TEXTS)
     with pytest.raises(DataError, match=r"which is the valid split, dev\.jsonl, valid\.jsonl\?"):
         corpus(tmp_path)
+
+
+def test_an_example_is_found_by_its_name_behind_what_lies_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    texts, labels = load_labelled("companions.csv")
+    assert len(texts) == 300 and set(labels) == {"elder", "peer"}
+    companions.write(tmp_path / "copy.csv")
+    assert load_labelled(str(tmp_path / "copy.csv")) == (texts, labels)
+    (tmp_path / "companions.csv").write_text("text,label\nmine,peer\n", encoding="utf-8")
+    assert load_texts("companions.csv") == ["mine"]
+    with pytest.raises(DataError, match="no data"):
+        load_texts("../examples/companions.csv")
 
 
 def test_a_missing_file_names_the_nearest_one(tmp_path):

@@ -19,7 +19,8 @@ from latdiff.processes import refuse_several
 
 def add_fit_head(commands) -> None:
     command = command_of(commands, "fit-head", run_fit_head, "fit a head on labelled texts")
-    command.add_argument("--data", required=True, help="labelled .jsonl, .csv, .tsv or .parquet, or storyworld")
+    command.add_argument("--data", required=True, help="labelled .jsonl, .csv, .tsv or .parquet, or storyworld, or "
+                         "companions.csv, an example that comes with latdiff")
     command.add_argument("--name", required=True, help="name of the attribute")
     command.add_argument("--text-column", default="text", help="column of the texts (default text)")
     command.add_argument("--label-column", default="label", help="column of the labels; dots reach into nested columns")

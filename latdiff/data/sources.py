@@ -1,7 +1,7 @@
 """Rows of a file, a folder or a data set of the hub; a DataError says in one sentence why there are none.
 
-A source is an existing file or folder, or else a hub id `owner/name` with an optional `:config` and `@revision`, so the
-hub is never queried for what is on disk.
+A source is an existing file or folder, an example that comes with latdiff, or else a hub id `owner/name` with an
+optional `:config` and `@revision`, so the hub is never queried for what is on disk.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from latdiff.errors import first_line, nearest, shortened, shown
 from latdiff.offline import not_waiting_for_the_hub
 from latdiff.worlds import WORLDS
 
+EXAMPLES = Path(str(resources.files("latdiff.recipes"))) / "examples"  # data that come with latdiff
 VALID = ("valid", "validation", "dev")  # one split goes by any of these names
 HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::([^:/@]+))?(?:@(.+))?")
 SHUFFLE_BUFFER = 10_000  # rows of a hub data set held at once, where it is not read whole
@@ -104,7 +106,7 @@ def open_source(source: str, wanted: tuple[str, ...], sample: Sample | None = No
     """Read the splits of a source.
 
     Args:
-        source: a file, a folder or a hub id.
+        source: a file, a folder, the name of an example such as companions.csv, or a hub id.
         wanted: names of splits; the first is required.
         sample: how much of a hub data set to read; all of it by default. Files are read whole.
 
@@ -128,11 +130,10 @@ def open_source(source: str, wanted: tuple[str, ...], sample: Sample | None = No
 
 
 def _place(source: str) -> Path:
-    """The path of a source; raises DataError for one that no file can have, or where nothing may be looked for."""
+    """The path of a source, here or else among the examples; raises DataError where nothing may be looked for."""
     try:
-        path = Path(source).expanduser()
-        path.exists()
-        return path
+        path, example = Path(source).expanduser(), EXAMPLES / source
+        return example if not path.exists() and example.parent == EXAMPLES and example.is_file() else path
     except (OSError, RuntimeError, ValueError) as error:  # ~ with a NUL behind it
         reason = getattr(error, "strerror", None) or first_line(error)
         raise DataError(f"no data {shown(source, 200)}: it cannot be looked for: {reason}") from None
