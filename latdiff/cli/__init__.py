@@ -13,6 +13,7 @@ from latdiff.checkpoints import folder_of
 from latdiff.cli.evaluation import add_evaluate
 from latdiff.cli.heads import add_fit_head
 from latdiff.cli.models import add_check_checkpoint, add_fetch, add_publish
+from latdiff.cli.plots import add_plot
 from latdiff.cli.recipes import add_check_config, add_training
 from latdiff.cli.sampling import add_edit, add_sample
 from latdiff.cli.unknown import refuse_unknown
@@ -49,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="latdiff", description=description)
     top.add_argument("--version", action="version", version=f"latdiff {latdiff.__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    for add in (add_training, add_sample, add_edit, add_fit_head, add_evaluate, add_check_config, add_fetch,
+    for add in (add_training, add_sample, add_edit, add_fit_head, add_evaluate, add_plot, add_check_config, add_fetch,
                 add_publish, add_check_checkpoint):
         add(commands)
     for command in commands.choices.values():
