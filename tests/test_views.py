@@ -131,6 +131,7 @@ def test_a_panel_for_every_stage_with_whole_steps(drawn, tmp_path):
     (figure,) = drawn
     assert [axes.get_title() for axes in figure.axes] == ["autoencoder", "denoiser"]
     assert [axes.get_yscale() for axes in figure.axes] == ["log", "linear"]
+    assert {"0.1", "0.2", "0.5", "1", "2", "5"} <= {label.get_text() for label in figure.axes[0].get_yticklabels()}
     for axes in figure.axes:
         assert all(tick == int(tick) for tick in axes.get_xticks())
         assert axes.get_xlabel() == "step" and axes.get_ylabel() == "loss"

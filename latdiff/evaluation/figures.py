@@ -72,6 +72,16 @@ def whole_numbers(axis) -> None:
     axis.get_major_locator().set_params(integer=True)
 
 
+def logarithmic(axes) -> None:
+    """A logarithmic y axis with its numbers written out, for powers are formulas."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
 def label_of(value: object) -> str:
     """A label as a legend shows it."""
     return shortened("".join(letter if letter.isprintable() else " " for letter in str(value)), LONGEST)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,6 +31,7 @@ from latdiff.pipelines.trajectory import Step, trajectory
 from latdiff.precision import default_device
 from latdiff.progress import CURVES, read_curves
 from latdiff.storage import StorageError
+from latdiff.training import Run
 from latdiff.worlds import world
 
 ROWS = 9  # steps of a trajectory that are shown
@@ -247,3 +249,25 @@ def draw_measured(document: dict, path: Path) -> None:
     subject = Subject(path.parent, document["checkpoint"], path)
     subject.figures = document
     list(draw(subject, MEASURED))
+
+
+def log_pictures(run: Run, folder: Path, pipe: LatentTextDiffusionPipeline | None = None) -> None:
+    """Add to a run's log the pictures that can be drawn of what it has trained; nothing where it keeps none.
+
+    Args:
+        run: the training.
+        folder: the checkpoint's.
+        pipe: its pipeline, where it need not be opened again.
+    """
+    if not run.logs:
+        return
+    with tempfile.TemporaryDirectory() as place:
+        subject = Subject(folder, str(folder), Path(place) / "metrics.json")
+        if pipe is not None:
+            subject.pipe = pipe
+        try:
+            for one in draw(subject):
+                if one.path:
+                    run.log_picture(one.path.stem.removeprefix("metrics-"), one.path)
+        except UserError as error:
+            print(f"the log has no pictures: {error}")

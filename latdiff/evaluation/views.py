@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from latdiff.evaluation.figures import COLOURS, MARKERS, drawing, label_of, whole_numbers
+from latdiff.evaluation.figures import COLOURS, MARKERS, drawing, label_of, logarithmic, whole_numbers
 from latdiff.evaluation.labelled import LabelledLatents
 from latdiff.evaluation.projection import Projection, project
 from latdiff.pipelines.trajectory import Step
@@ -161,7 +161,7 @@ def plot_curves(curves: Mapping[str, tuple[list[int], list[float]]], path: Path,
             axes.plot(steps, losses, color=COLOURS[0], alpha=0.3, label="every twentieth step")
             axes.plot(steps, median, color=COLOURS[0], label="running median")
             if min(losses) > 0 and median[0] / min(median) > STEEP:
-                axes.set_yscale("log")
+                logarithmic(axes)
             axes.set_title(label_of(stage), fontsize="medium")
             axes.set(xlabel="step", ylabel="loss", xlim=(0, None))
             whole_numbers(axes.xaxis)
