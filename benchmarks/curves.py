@@ -11,8 +11,8 @@ import argparse
 from pathlib import Path
 
 from latdiff.errors import UserError, plain_errors
+from latdiff.evaluation.figures import require_matplotlib
 from latdiff.evaluation.metrics import mean_of
-from latdiff.evaluation.plots import require_matplotlib
 from latdiff.evaluation.report import older_figures
 
 PANELS = {"perplexity": "perplexity a token, by the judge of fluency", "well_formed": "share of well-formed texts"}

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,17 @@ from latdiff.processes import is_main
 from latdiff.storage import plain_refusal, write_text
 
 CURVES = "metrics.jsonl"  # in a checkpoint's folder
+SHOWN = ["step", "what", "text"]  # columns of the table of texts in a log
+_BEGUN: list[Accelerator] = []  # whose logs are open
 
 
 def begin_wandb(accelerate: Accelerator, recipe: Recipe, stage: str, quiet: bool = False) -> None:
     """Begin a Weights & Biases run, offline where there is no key; raises UserError with what wandb says.
 
-    wandb itself prints nothing where it is to be quiet, and no colours where NO_COLOR is set.
+    It is open, also for what is logged after the last step, until another one begins or `logs_ended` ends it. wandb
+    itself prints nothing where it is to be quiet, and no colours where NO_COLOR is set.
     """
+    end_logs()
     try:
         import click
         import wandb
@@ -39,11 +43,55 @@ def begin_wandb(accelerate: Accelerator, recipe: Recipe, stage: str, quiet: bool
             if not quiet:
                 print("wandb has no API key: the run is logged to ./wandb; `wandb login` and `wandb sync` upload it")
         accelerate.init_trackers(recipe.wandb_project, config=recipe.as_dict(), init_kwargs={"wandb": settings})
+        _BEGUN.append(accelerate)
     except Exception as error:  # wandb raises kinds of its own, and those of its client
         raise UserError(
             f"wandb_project is {recipe.wandb_project!r}, but Weights & Biases could not begin a run "
             f"({first_line(error)}); set wandb_project= to train without it"
         ) from error
+
+
+def end_logs() -> None:
+    """End the Weights & Biases runs that are open."""
+    while _BEGUN:
+        for tracker in _BEGUN.pop().trackers:
+            tracker.finish()
+
+
+@contextlib.contextmanager
+def logs_ended() -> Iterator[None]:
+    """At the end of the block, however it ends, the logs that were begun in it are ended."""
+    try:
+        yield
+    finally:
+        end_logs()
+
+
+class Shown:
+    """Texts that a training shows under way: a line each beside the bar, and all so far as a table in the run's log.
+
+    Args:
+        accelerate: Whose trackers keep the log.
+        quiet: Nothing beside the bar.
+    """
+
+    def __init__(self, accelerate: Accelerator, quiet: bool):
+        self.accelerate, self.quiet = accelerate, quiet
+        self.rows: list[list[Any]] = []
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody would see them."""
+        return not self.quiet or bool(self.accelerate.trackers)
+
+    def add(self, step: int, texts: Sequence[tuple[str, str]], bar: tqdm) -> None:
+        """Show what texts are, in a word, and the texts, after a step that is counted from 0."""
+        width = max((len(what) for what, _ in texts), default=0)
+        for what, text in texts if not self.quiet else ():
+            bar.write(f"  {what:{width}}  {text}")
+        self.rows += [[step + 1, what, text] for what, text in texts]
+        for tracker in self.accelerate.trackers:
+            tracker.log_table("samples", columns=SHOWN, data=list(self.rows), step=step)
 
 
 class Curve:

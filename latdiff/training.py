@@ -37,7 +37,7 @@ from latdiff.processes import (
     silent_but_main,
     wait_for_everyone,
 )
-from latdiff.progress import Curve, begin_wandb, progress_bar, report
+from latdiff.progress import Curve, Shown, begin_wandb, logs_ended, progress_bar, report
 from latdiff.resuming import digest_of, load_state, save_state
 from latdiff.stopping import STOPPING, Stopped
 from latdiff.storage import sole_writer, write_text
@@ -70,7 +70,7 @@ def training(folder_of: Callable[[Recipe], Path]) -> Callable:
         def guarded(recipe: Recipe, quiet: bool = False):
             quiet = quiet or not is_main()
             writing = sole_writer(folder_of(recipe)) if is_main() else contextlib.nullcontext()
-            with silent_but_main(), STOPPING.heeded(), writing, without_bars(quiet):
+            with logs_ended(), silent_but_main(), STOPPING.heeded(), writing, without_bars(quiet):
                 wait_for_everyone()
                 main(recipe, quiet)
                 wait_for_everyone()
@@ -119,6 +119,7 @@ class Run:
         self.device, self.seed = self.accelerate.device, recipe.seed
         self.start, self.minutes = 0, 0.0
         self.curve = Curve(state.parent.parent, stage)
+        self.shown = Shown(self.accelerate, quiet)
 
     def prepare(self, objective: nn.Module, texts: Iterable[str], trained: nn.Module | None = None,
                 weight_decay: float = 0.01, ema: EMAModel | None = None, muon: bool = True) -> nn.Module:
@@ -184,8 +185,6 @@ class Run:
                 self.bar.close()
                 raise Stopped(stop, f" after step {step + 1:,} of {steps:,}, which is saved")
         self._end_loop()
-        for tracker in self.accelerate.trackers:
-            tracker.finish()
 
     def _end_loop(self) -> None:
         """Make all processes' weights those of the main one; raise Stopped where the last save had to be waited for."""
@@ -319,6 +318,28 @@ class Run:
     def due(self, every: int) -> bool:
         """Whether something that happens every so many steps happens after this one."""
         return (self.step + 1) % every == 0
+
+    def shows(self, every: int) -> bool:
+        """Whether texts are to be shown after this step: every so many, where they are printed or logged."""
+        return self.due(every) and self.shown.wanted
+
+    def show(self, texts: Sequence[tuple[str, str]]) -> None:
+        """Print texts and log them as a table.
+
+        Args:
+            texts: what each is, in a word, and the text, such as ("sample", "One windy Tuesday, ...").
+        """
+        self.shown.add(self.step, texts, self.bar)
+
+    @property
+    def logs(self) -> bool:
+        """Whether this process keeps a log that takes pictures."""
+        return bool(self.accelerate.trackers)
+
+    def log_picture(self, name: str, path: Path) -> None:
+        """Add a picture to the run's log."""
+        for tracker in self.accelerate.trackers:
+            tracker.log_images({name: [str(path)]}, step=self.step)
 
     def finish(self) -> nn.Module:
         """The trained module, out of accelerate's wrapper and with the averaged weights if there are any."""

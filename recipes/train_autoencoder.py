@@ -41,6 +41,7 @@ from latdiff.data.tokens import (
 )
 from latdiff.draws import Draws
 from latdiff.errors import UserError, plain_errors
+from latdiff.evaluation.pictures import log_pictures
 from latdiff.evaluation.report import reconstruction_table, update_metrics
 from latdiff.evaluation.rows import reconstruction
 from latdiff.latents import LATENTS, Latents, statistics, write_latents
@@ -129,14 +130,15 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
         with run.autocast():
             loss = objective(*(run.own(x).to(run.device) for x in batch), run.draws())
         run.update(run.share(loss, [len(ids[i]) for i in rows]))
-        if run.due(settings.sample_every) and not quiet:
-            show(run.bar, codec, corpus.valid[:3])
+        if run.shows(settings.sample_every):
+            run.show(coming_back(codec, corpus.valid[:3]))
 
     run.finish()
     latents = whitened(run, codec, ids, folder)
     made = alone | {"training_minutes": round(run.minutes, 2), "dtype": run.dtype}
     write_latents(folder / LATENTS, codec.seal().digest, corpus.digest, len(own), latents.__getitem__)
     finish(recipe, codec, corpus, made)
+    by_main(log_pictures)(run, folder)
     clear(folder)
     print(f"trained in {run.minutes:.1f} minutes -> {folder}")
 
@@ -271,13 +273,13 @@ def build(recipe: Recipe, text_model) -> LatentAutoencoder:
     )
 
 
-def show(bar, codec: TextCodec, texts: list[str]) -> None:
+def coming_back(codec: TextCodec, texts: list[str]) -> list[tuple[str, str]]:
     """A few unseen texts and what comes back, so that a person sees the words settle."""
     codec.autoencoder.eval()
     texts = list(itertools.compress(texts, codec.fits(texts)))
-    for text, back in zip(texts, codec.decode(codec.encode(texts)) if texts else [], strict=True):
-        bar.write(f"  text  {text}\n  back  {back}")
+    back = codec.decode(codec.encode(texts)) if texts else []
     codec.autoencoder.train()
+    return [one for pair in zip(texts, back, strict=True) for one in zip(("text", "back"), pair, strict=True)]
 
 
 def whitened(run: Run, codec: TextCodec, ids: PackedIds, folder: Path) -> Latents:

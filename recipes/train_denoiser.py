@@ -30,6 +30,7 @@ from latdiff.diffusion.gaussian import GaussianDiffusion
 from latdiff.diffusion.sampling import checked_scheduler
 from latdiff.errors import plain_errors
 from latdiff.evaluation.card import write_card
+from latdiff.evaluation.pictures import log_pictures
 from latdiff.evaluation.report import update_metrics
 from latdiff.latents import LATENTS, Latents, write_latents
 from latdiff.models.conditions import Labels, Source
@@ -83,8 +84,8 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
         with run.autocast():
             loss = diffusion.loss(batch, run.draws(), cond)
         run.update(run.share(loss))
-        if run.due(settings.sample_every) and step + 1 < settings.steps and not quiet:
-            show(run.bar, recipe, codec, denoiser, ema, examples(corpus, codec, 3))
+        if run.shows(settings.sample_every) and step + 1 < settings.steps:
+            run.show(samples(recipe, codec, denoiser, ema, examples(corpus, codec, 3)))
 
     write_pipeline(recipe, run, codec, corpus, quiet)
 
@@ -97,7 +98,7 @@ def write_pipeline(recipe: Recipe, run: Run, codec: Codec, corpus: Corpus, quiet
     pipe.set_progress_bar_config(disable=quiet)
     cond = examples(corpus, codec, 20)
     texts = pipe(cond, None if cond else 20, generator=torch.Generator().manual_seed(recipe.seed)).texts
-    texts = texts if cond is None else [f"{c} -> {text}" for c, text in zip(cond, texts, strict=True)]
+    texts = shown_with(cond, texts)
     (folder / "samples.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
     trained = {"denoiser_minutes": round(run.minutes, 2), "denoiser_steps": run.settings.steps, "dtype": run.dtype,
                "texts_digest": corpus.digest}
@@ -106,6 +107,7 @@ def write_pipeline(recipe: Recipe, run: Run, codec: Codec, corpus: Corpus, quiet
     save_whole(folder, "model_index.json", pipe.save_pretrained)
     run.state.unlink(missing_ok=True)
     shutil.rmtree(folder / SOURCES, ignore_errors=True)
+    log_pictures(run, folder, pipe)
     print(*([] if quiet else texts[:5]), f"trained in {run.minutes:.1f} minutes -> {folder}", sep="\n")
 
 
@@ -149,6 +151,11 @@ def examples(corpus: Corpus, codec: Codec, n: int) -> list[str] | None:
     return list(itertools.islice(itertools.cycle(known), n)) or None
 
 
+def shown_with(cond: list[str] | None, texts: list[str]) -> list[str]:
+    """Texts behind their conditions where they have any."""
+    return texts if cond is None else [f"{one} -> {text}" for one, text in zip(cond, texts, strict=True)]
+
+
 def build(recipe: Recipe, codec: Codec, corpus: Corpus) -> LatentDenoiser:
     return LatentDenoiser(
         *codec.latent_shape, width=recipe.denoiser.width, depth=recipe.denoiser.depth, heads=recipe.denoiser.heads,
@@ -165,16 +172,17 @@ def pipeline(recipe: Recipe, codec: Codec, denoiser: LatentDenoiser) -> LatentTe
     )
 
 
-def show(bar, recipe: Recipe, codec: Codec, denoiser: LatentDenoiser, ema: EMAModel, cond: list | None) -> None:
+def samples(
+    recipe: Recipe, codec: Codec, denoiser: LatentDenoiser, ema: EMAModel, cond: list[str] | None
+) -> list[tuple[str, str]]:
     """A few decoded samples of the averaged weights, so that a person sees text emerge."""
     ema.store(denoiser.parameters())
     ema.copy_to(denoiser.parameters())
     pipe = pipeline(recipe, codec, denoiser)
     pipe.set_progress_bar_config(disable=True)
     texts = pipe(cond, None if cond else 3, generator=torch.Generator().manual_seed(recipe.seed)).texts
-    for one, text in zip(cond or [""] * 3, texts, strict=True):
-        bar.write(f"  {one or 'sample'}  {text}")
     ema.restore(denoiser.parameters())
+    return [("sample", text) for text in shown_with(cond, texts)]
 
 
 if __name__ == "__main__":

@@ -106,18 +106,18 @@ def draft(recipe: Recipe, codec: PerceiverCodec, texts: Sequence[str], unseen: S
             first = torch.tensor([ids[i] for i in own], device=run.device)
             loss = objective(features, mask, first, run.draws())
         run.update(run.share(loss))
-        if run.due(settings.sample_every) and not quiet:
-            show_drafts(run.bar, codec, unseen)
+        if run.shows(settings.sample_every):
+            run.show(drafts_of(codec, unseen))
     codec.eval()
     return run.minutes
 
 
-def show_drafts(bar, codec: PerceiverCodec, texts: Sequence[str]) -> None:
+def drafts_of(codec: PerceiverCodec, texts: Sequence[str]) -> list[tuple[str, str]]:
     """A few unseen texts and their drafts, so that a person sees the words settle."""
     codec.eval()
-    for text, drafted in zip(texts, codec.drafts(codec.encode(texts)), strict=True):
-        bar.write(f"  text   {text}\n  draft  {drafted}")
+    drafted = codec.drafts(codec.encode(texts))
     codec.train()
+    return [one for pair in zip(texts, drafted, strict=True) for one in zip(("text", "draft"), pair, strict=True)]
 
 
 def build(recipe: Recipe) -> PerceiverCodec:

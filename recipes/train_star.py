@@ -103,9 +103,10 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
             nats, error = objective(plan, [cut.before[row] for row in rows], [cut.behind[row] for row in rows], draws)
         tokens = [len(cut.before[row]) - 1 + len(cut.behind[row]) for row in rows]
         run.update(run.share(nats, tokens) + settings.plan_weight * run.share(error))
-        if run.due(settings.sample_every) and step + 1 < settings.steps and not quiet:
-            run.bar.write(f"  {nats.item():.3f} nats a token, {error.item():.3f} of the plan")
-            show(run, pipeline(recipe, tokenizer, loss_of, codec), ema, shown[:3])
+        if run.shows(settings.sample_every) and step + 1 < settings.steps:
+            losses = f"{nats.item():.3f} nats a token, {error.item():.3f} of the plan"
+            pipe = pipeline(recipe, tokenizer, loss_of, codec)
+            run.show([("losses", losses), *samples(loss_of, pipe, ema, shown[:3])])
 
     run.finish()
     finish(recipe, run, pipeline(recipe, tokenizer, loss_of.eval(), codec), shown[:20], quiet)
@@ -207,16 +208,16 @@ def pipeline(recipe: Recipe, tokenizer, trained: StarLoss, codec: Codec) -> Star
     )
 
 
-def show(run: Run, pipe: StarPipeline, ema: EMAModel, first: list[str]) -> None:
+def samples(trained: StarLoss, pipe: StarPipeline, ema: EMAModel, first: list[str]) -> list[tuple[str, str]]:
     """A few texts of the averaged weights, so that a person sees plans emerge."""
-    ema.store(run.trained.parameters())
-    ema.copy_to(run.trained.parameters())
-    run.trained.eval()
+    ema.store(trained.parameters())
+    ema.copy_to(trained.parameters())
+    trained.eval()
     pipe.set_progress_bar_config(disable=True)
-    for one, text in zip(first, pipe(first, generator=torch.Generator().manual_seed(0)).continuations, strict=True):
-        run.bar.write(f"  {one} | {text}")
-    run.trained.train()
-    ema.restore(run.trained.parameters())
+    texts = pipe(first, generator=torch.Generator().manual_seed(0)).continuations
+    trained.train()
+    ema.restore(trained.parameters())
+    return [("sample", f"{one} | {text}") for one, text in zip(first, texts, strict=True)]
 
 
 @by_main

@@ -210,8 +210,8 @@ def write_from(recipe: Recipe, codec: WritingCodec, latents: Latents, texts: Tex
         with run.autocast():
             loss = objective(*batch, run.draws())
         run.update(run.share(loss, [len(ids[i]) for i in rows]))
-        if run.due(settings.sample_every) and not quiet:
-            show(run.bar, codec, unseen.first(SHOWN))
+        if run.shows(settings.sample_every):
+            run.show(written_again(codec, unseen.first(SHOWN)))
     run.finish()
     merge_updates(codec.language_model)
     print(f"trained in {run.minutes:.1f} minutes -> {recipe.folder}")
@@ -295,11 +295,12 @@ def readable(recipe: Recipe, codec: WritingCodec, corpus: Corpus) -> tuple[Texts
     return Texts(*map(PackedTexts, every)), len(own.all)
 
 
-def show(bar, codec: WritingCodec, texts: Texts) -> None:
+def written_again(codec: WritingCodec, texts: Texts) -> list[tuple[str, str]]:
     """A few texts and what is written from their latents, so that a person sees the words settle."""
-    for start, text, back in zip(texts.starts, texts.all, codec.decode(codec.encode(texts.all), texts.starts),
-                                 strict=True):
-        bar.write(f"  text  {start} | {text}\n  back  {start} | {back}" if start else f"  text  {text}\n  back  {back}")
+    back = codec.decode(codec.encode(texts.all), texts.starts)
+    return [(what, f"{start} | {text}" if start else text)
+            for start, *pair in zip(texts.starts, texts.all, back, strict=True)
+            for what, text in zip(("text", "back"), pair, strict=True)]
 
 
 def encoded(

@@ -107,7 +107,7 @@ def test_what_is_written_into_a_checkpoint_follows_no_link(tmp_path):
         (folder / name).symlink_to(f"../victim/{name}")
     check_writable(folder / "metrics.json")
     update_metrics(folder, {"seeds": [0]})
-    plot_lengths({"unseen texts": [0, 2, 5]}, folder / "metrics-lengths.png")
+    plot_lengths({"unseen texts": [0, 2, 5]}, folder / "metrics-lengths.png", "ck")
     assert "Measured by" in card_of(folder, "storyworld").text
     write_baseline_card(folder, "causal language model", "AutoModelForCausalLM", "Nothing was measured.")
     assert "Nothing was measured." in (folder / "README.md").read_text(encoding="utf-8")

@@ -42,6 +42,8 @@ OTHERS = {
     "fit-head": ("checkpoints/tiny", "--data", "storyworld", "--label-column", "tense", "--limit", "80", "--name", "x"),
     "evaluate": ("checkpoints/tiny", "--seeds", "1", "--num-samples", "12", "--fluency", "checkpoints/tiny-ar"),
     "check-config": ("tiny.yaml",),
+    "plot": ("checkpoints/tiny",),
+    "list": (),
     "check-checkpoint": ("checkpoints/tiny",),
     "publish": ("checkpoints/tiny", "published"),
     "fetch": ("all-minilm-l6-v2",),

@@ -18,6 +18,7 @@ from latdiff.cli.examples import EXIT, examples_of
 from latdiff.cli.heads import add_fit_head
 from latdiff.cli.listing import add_list
 from latdiff.cli.models import add_check_checkpoint, add_fetch, add_publish
+from latdiff.cli.plots import add_plot
 from latdiff.cli.recipes import add_check_config, add_training
 from latdiff.cli.sampling import add_edit, add_sample
 from latdiff.cli.unknown import refuse_unknown
@@ -65,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--print-completion", action=PrintCompletion, choices=SHELLS,
                      help="print a script that completes commands and flags in a shell (needs shtab)")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    for add in (add_training, add_sample, add_edit, add_fit_head, add_evaluate, add_check_config, add_list,
+    for add in (add_training, add_sample, add_edit, add_fit_head, add_evaluate, add_plot, add_check_config, add_list,
                 add_fetch, add_publish, add_check_checkpoint):
         add(commands)
     for name, command in commands.choices.items():

@@ -37,6 +37,10 @@ EXAMPLES = {
         "latdiff check-config storyworld",
         "latdiff check-config my.yaml train_denoiser.steps=500",
     ),
+    "plot": (
+        "latdiff plot checkpoints/storyworld",
+        "latdiff plot english --output pictures --labels sentiment=reviews.csv:tone",
+    ),
     "list": ("latdiff list",),
     "fetch": ("latdiff fetch", "latdiff fetch smollm2-135m-instruct --quiet"),
     "publish": (

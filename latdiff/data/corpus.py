@@ -23,7 +23,7 @@ from latdiff.errors import shown
 from latdiff.worlds import Oracle, world
 
 WORLD_TRAINING, WORLD_TEXTS = 60_000, 400  # how many of a world to train on, and for all else
-TEXT_COLUMN = "--text-column, in a recipe data.text_column, --judge HEAD=DATA:COLUMN:TEXT_COLUMN"
+TEXT_COLUMN = "--text-column, in a recipe data.text_column, --labels or --judge HEAD=DATA:COLUMN:TEXT_COLUMN"
 LACKING = {"none": "blank", "label": "without a text or a label", "text": "without a text or a source",
            "prefix": "of less than two sentences", "start": "blank"}
 
@@ -388,7 +388,7 @@ def _labelled(table: Table, texts: list[str], column: str) -> Iterator[tuple[int
     if not known:
         there = columns((row for _, row in table.rows), column)
         raise DataError(f"{table.place}: no row has a column {column!r}{there}; name that of the labels: "
-                        "--label-column, in a recipe data.condition_column, --judge HEAD=DATA:COLUMN")
+                        "--label-column, in a recipe data.condition_column, --labels or --judge HEAD=DATA:COLUMN")
 
 
 def _none_for_nan(value):

@@ -87,9 +87,15 @@ comparison with latent diffusion on the same texts. transformers opens it:
 """
 CONDITIONS = {"label": "A CLASS", "text": "A source text.", "prefix": "A first sentence.", "start": "The first words"}
 CAPTIONS = {
+    "curves": "A stage is done where its line is flat; one that still falls gains by more steps. A jump that does not "
+              "come back is a learning rate that is too high.",
     "lengths": "The line of each sampler should follow the area of the unseen texts.",
     "reconstruction": "The later the lines fall, the more error of the denoiser the decoder forgives.",
     "denoising": "Where the error falls from 1 to near 0, sampling decides what a text says.",
+    "latents": "The arrows are where a head pushes: labels should lie apart along them. Those that lie in one heap "
+               "may differ in dimensions that a plane leaves out; the accuracy of the head says whether they do.",
+    "trajectory": "Where a head steers, its probability should rise above the dashed line, the same noise unsteered, "
+                  "and the text say so at the end. If the last estimate is much larger than real texts, words break.",
 }
 TAGS = "text-generation", "latent-diffusion", "text-diffusion"
 COLUMNS = {"mode": "", "scale": ".4g"} | dict.fromkeys(
@@ -168,6 +174,6 @@ def sweep_tables(rows: list[dict]) -> str:
         cells = [[f"{row[key]:{COLUMNS[key]}}" for key in keys] for row in of_head]
         table = "\n".join(f"| {' | '.join(line)} |" for line in (keys, ["---"] * len(keys), *cells))
         parts.append(f"\nHead {name}, {of_head[0]['n']:,} texts a row:\n\n{table}\n\n"
-                     f"![control of {name}](metrics-control-{name}.png)\n\n"
+                     f"![control of {name}]({picture(Path('metrics.json'), f'control-{name}').name})\n\n"
                      "The higher a line at the same validity, variety or perplexity, the better its mode.\n")
     return "".join(parts).rstrip()

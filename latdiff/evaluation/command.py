@@ -21,31 +21,25 @@ from diffusers import DiffusionPipeline
 from latdiff.checkpoints import class_of, folder_of
 from latdiff.codecs.files import load_codec
 from latdiff.config import Recipe, sampler_words
-from latdiff.data.corpus import load_corpus, load_labelled
+from latdiff.data.corpus import load_corpus
 from latdiff.errors import UserError, check_number, shown, whole_word
 from latdiff.evaluation.asked import recipe_asked_for
 from latdiff.evaluation.averaging import averaged
 from latdiff.evaluation.card import write_card
+from latdiff.evaluation.figures import require_matplotlib
 from latdiff.evaluation.generators import Generator, LanguageModelGenerator, PipelineGenerator, TextsGenerator
 from latdiff.evaluation.judges import FluencyJudge, LabelJudge, MauveJudge, SeenTexts, SimilarityJudge
+from latdiff.evaluation.labelled import read_labelled_words
 from latdiff.evaluation.metrics import require_packages
-from latdiff.evaluation.plots import (
-    plot_control,
-    plot_denoising,
-    plot_lengths,
-    plot_reconstruction,
-    require_matplotlib,
-)
+from latdiff.evaluation.pictures import draw_measured
 from latdiff.evaluation.report import (
     check_writable,
     machine,
     older_figures,
-    picture,
     refuse_other_texts,
     summary,
     training_figures,
     write_json,
-    writer,
 )
 from latdiff.evaluation.rows import (
     Evaluation,
@@ -93,7 +87,7 @@ def _run(options: argparse.Namespace, state: PartialState) -> None:
     older_figures(options.json)  # refuses to replace a file of another kind
     if state.is_main_process:
         check_writable(options.json)
-    began, labelled = time.monotonic(), list(_labelled(options.judge))
+    began, labelled = time.monotonic(), list(read_labelled_words("--judge", options.judge))
     measure, document = (_measure_pipeline if kind == LATENT else _measure_texts)(options, place, labelled)
     seeds = list(range(options.seed, options.seed + options.seeds))
     measured = averaged(_measured([measure(seed) for seed in seeds]))
@@ -107,7 +101,7 @@ def _run(options: argparse.Namespace, state: PartialState) -> None:
     document = trained | what | document | measured
     document["evaluation_minutes"] = round((time.monotonic() - began) / 60, 2)
     write_json(options.json, document)
-    _draw(document, options.json)
+    draw_measured(document, options.json)
     if kind == LATENT and options.json.resolve() == (place / "metrics.json").resolve():
         write_card(place)
     print(summary(document), f"-> {options.json}", sep="\n")
@@ -266,31 +260,6 @@ def _of_all_seeds(scorer: Scorer, options: argparse.Namespace) -> dict:
     return {"scorers": scorer.scorers(), "unseen": scorer.unseen(options.num_samples)}
 
 
-def _draw(document: dict, path: Path) -> None:
-    """The document's pictures, beside it and with its name in front."""
-    rows = {"unseen texts": document["unseen"]} | {writer(row): row for row in document["unconditional"]}
-    plot_lengths({name: row["word_histogram"] for name, row in rows.items()}, picture(path, "lengths"))
-    if "reconstruction" in document:
-        plot_reconstruction(document["reconstruction"], picture(path, "reconstruction"))
-    if "denoising" in document:
-        plot_denoising(document["denoising"], picture(path, "denoising"))
-    for name, of_head in itertools.groupby(document.get("sweep", []), key=lambda row: row["attribute"]):
-        plot_control(list(of_head), picture(path, f"control-{name}"))
-
-
-def _labelled(wanted: list[str]) -> Iterator[tuple[str, list[str], list]]:
-    """Whom a judge judges, and the texts and labels that it is fitted on: read before anything that takes longer."""
-    for words in wanted:
-        name, equals, rest = words.partition("=")
-        # a colon only splits off a column where the whole is no file
-        source, _, named = (rest, "", "") if _exists(rest) else rest.partition(":")
-        column, _, texts = named.partition(":")
-        if not (name and equals and source):
-            raise UserError(f"--judge is {shown(words, 200)}, must be HEAD=DATA, HEAD=DATA:COLUMN or "
-                            "HEAD=DATA:COLUMN:TEXT_COLUMN, e.g. tone=other.jsonl:stars:review")
-        yield name, *load_labelled(source, texts or "text", column or "label")
-
-
 def _judges(labelled: list[tuple[str, list[str], list]], heads: list) -> Iterator[tuple]:
     """Name and judge of heads, or of the model's classes, fitted on texts that neither has seen."""
     for name, texts, labels in labelled:
@@ -299,10 +268,3 @@ def _judges(labelled: list[tuple[str, list[str], list]], heads: list) -> Iterato
             there = ", ".join(head.name for head in heads) or "none"
             raise UserError(f"--judge names {shown(name)}; heads and classes of labels there: {there}")
         yield name, LabelJudge.apart_from(known, texts, labels)
-
-
-def _exists(path: str) -> bool:
-    try:
-        return Path(path).exists()
-    except OSError:  # too long a name, or a folder that may not be entered
-        return False

@@ -399,7 +399,8 @@ def test_wandb_without_a_key_runs_offline_and_says_so(recipe, monkeypatch, capsy
     import wandb
 
     begun = []
-    tracker = SimpleNamespace(init_trackers=lambda project, config, init_kwargs: begun.append(init_kwargs["wandb"]))
+    tracker = SimpleNamespace(
+        init_trackers=lambda project, config, init_kwargs: begun.append(init_kwargs["wandb"]), trackers=[])
     monkeypatch.delenv("WANDB_MODE", raising=False)
     for has_key in (False, True):
         monkeypatch.setattr(wandb, "login", lambda has_key=has_key, **_: has_key)
@@ -435,6 +436,39 @@ def test_what_wandb_refuses_is_one_sentence(recipe, monkeypatch):
     undo_denoiser(recipe().folder)
     with pytest.raises(UserError, match=r"wandb_project is 'stories', .*permission denied\); set wandb_project= to"):
         train_denoiser.main(recipe("wandb_project=stories"), quiet=True)
+
+
+def test_a_quiet_run_logs_the_texts_it_would_show_and_its_pictures_at_the_end(recipe, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    undo_denoiser(recipe().folder)
+    capsys.readouterr()
+    train_denoiser.main(recipe("wandb_project=stories", "train_denoiser.sample_every=2"), quiet=True)
+    assert "sample" not in capsys.readouterr().out
+    (media,) = Path("wandb").glob("offline-run-*/files/media")
+    tables = [json.loads(file.read_text(encoding="utf-8")) for file in (media / "table").glob("*.json")]
+    whole = max(tables, key=lambda table: len(table["data"]))
+    assert whole["columns"] == ["step", "what", "text"]
+    assert [row[:2] for row in whole["data"]] == [[step, "sample"] for step in (2, 2, 2, 4, 4, 4)]
+    drawn = {file.name.partition("_")[0] for file in (media / "images").glob("*.png")}
+    assert drawn == {"curves", "trajectory", "reconstruction"}
+    assert not list(recipe().folder.glob("*.png"))
+
+
+def test_a_log_ends_with_its_stage(recipe, monkeypatch):
+    import wandb
+
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    undo_denoiser(recipe().folder)
+    monkeypatch.setattr(train_denoiser, "write_pipeline", lambda *_: begun.append(wandb.run is not None))
+    begun = []
+    train_denoiser.main(recipe("wandb_project=stories"), quiet=True)
+    assert begun == [True] and wandb.run is None
+
+
+def test_what_is_shown_is_printed_beside_the_bar(recipe, capsys):
+    undo_denoiser(recipe().folder)
+    train_denoiser.main(recipe("train_denoiser.sample_every=4"))
+    assert capsys.readouterr().out.count("  sample  ") == 3
 
 
 @pytest.mark.parametrize("project", ["", "stories"])
