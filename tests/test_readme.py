@@ -31,7 +31,7 @@ def test_the_python_snippet_runs_as_written_on_the_checkpoint_that_comes_with_la
 def test_every_make_target_of_the_readme_exists():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     named = set(re.findall(r"(?:^|`)make ([a-z-]+)", README, re.MULTILINE))
-    assert len(named) >= 7
+    assert len(named) >= 4
     assert named <= targets
 
 

@@ -15,6 +15,7 @@ def add_list(commands) -> None:
         "list", help="say which checkpoints are there, and which heads steer them",
         description="Checkpoints that come with latdiff and those in ./checkpoints, with the heads that steer them.",
     )
+    command.add_argument("--quiet", action="store_true", help="print nothing but the list")
     command.set_defaults(run=run_list)
 
 

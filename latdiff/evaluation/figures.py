@@ -28,7 +28,7 @@ def require_matplotlib() -> None:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
-        raise UserError('plots need matplotlib; install it with `pip install matplotlib`') from None
+        raise UserError("plots need matplotlib; install it with `pip install matplotlib`") from None
 
 
 @contextlib.contextmanager
