@@ -32,7 +32,7 @@ def on_files(files, config):
 def on_page_markdown(markdown: str, page, config, files) -> str:
     """Fill a page's markers, and say of a block that is not run why."""
     markdown = SOURCE.sub(r"](source/\1.md)", QUOTED.sub(r"[\1](../\1), `\2`", markdown))
-    markdown = NOT_RUN.sub(r"*Not run by the tests: \1.*", markdown)
+    markdown = NOT_RUN.sub(r"*Not run by the tests: \1.*{.aside}", markdown)
     for marker, fill in (("commands", commands), ("settings", settings)):
         if f"<!-- {marker} -->" in markdown:
             markdown = markdown.partition(f"<!-- {marker} -->")[0] + fill()
