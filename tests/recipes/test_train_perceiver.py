@@ -68,7 +68,7 @@ def break_off(monkeypatch, stage, before):
 
         going = going()
         return type("Bar", (), {"__iter__": lambda self: going, "set_postfix": lambda self, **given: None,
-                                "write": lambda self, text: None})()
+                                "write": lambda self, text: None, "total": steps})()
 
     monkeypatch.setattr(training, "progress_bar", bar)
     return starts
