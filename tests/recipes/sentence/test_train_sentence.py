@@ -38,7 +38,8 @@ def pipe(whole, monkeypatch):
 def test_a_run_leaves_a_codec_its_latents_and_its_figures(whole, recipe):
     folder = whole / "checkpoints" / "codec"
     assert [file.name for file in (folder / "train").iterdir()] == ["latents"]
-    assert {file.name for file in folder.iterdir()} == {"codec", "train", "metrics.json", "recipe.yaml"}
+    assert {file.name for file in folder.iterdir()} == {
+        "codec", "train", "metrics.json", "metrics.jsonl", "recipe.yaml"}
     figures = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["meaning"]
     assert figures["n"] == 4 and figures["decoding"] == "sampled" and figures["dtype"]
     assert 0 <= figures["token_accuracy"] <= 1 and -1 <= figures["cosine"] <= 1
