@@ -74,7 +74,7 @@ def figures() -> str:
     """The table of figures, a row for each with what it has to be held against."""
     ours, rival, trained_longer = map(document, (
         "storyworld-pretrained", "storyworld-rival", "storyworld-rival-gpu-0.98"))
-    (free,), (plain,), (longer,) = (one["unconditional"] for one in (ours, rival, trained_longer))
+    free, plain, longer = (one["unconditional"][0] for one in (ours, rival, trained_longer))
     first = document("first-text")
     of_two = [row for row in rival["reranked"] if len(row["targets"]) == 2]
     by_head = {name: [row for row in ours["guided"] if row["attribute"] == name] for name in ("sentiment", "topic")}

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 from huggingface_hub import ModelCard
@@ -186,3 +187,17 @@ def test_the_summary_says_how_much_seeds_differ():
     assert "4 samples, ancestral: distinct 0.750 ± 0.354, memorised 0.000 ± 0.000, 3 s" in said
     assert "over 2 seeds" in said
     assert "±" not in summary(documents()[0])
+
+
+def test_heads_are_on_the_card_with_how_good_they_are(tiny, checkpoint, tmp_path):
+    folder = shutil.copytree(tiny.checkpoint, tmp_path / "tiny")
+    write_card(folder)
+    assert "## Steering" not in (folder / "README.md").read_text(encoding="utf-8")
+    shutil.copytree(checkpoint / "heads" / "sentiment", folder / "heads" / "sentiment")
+    write_card(folder)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "- `--guide sentiment=LABEL`, `negative`, `positive`: right on " in card
+    config = folder / "heads" / "sentiment" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text(encoding="utf-8")) | {"report": {}}), encoding="utf-8")
+    write_card(folder)
+    assert "- `--guide sentiment=LABEL`, `negative`, `positive`\n" in (folder / "README.md").read_text(encoding="utf-8")

@@ -10,6 +10,8 @@ from huggingface_hub import ModelCard, ModelCardData
 from latdiff.config import Recipe, load_recipe
 from latdiff.data.sources import HUB_ID
 from latdiff.evaluation.report import grouped, older_figures, picture, summary
+from latdiff.heads.files import label_heads
+from latdiff.heads.guessing import held_out
 from latdiff.storage import written_whole
 
 TEMPLATE = """---
@@ -28,6 +30,15 @@ A latent diffusion model of text, trained by latdiff on {{ recipe.data.source }}
 or in Python, with `from latdiff import open_checkpoint`
 
     open_checkpoint("{{ folder }}")({{ '"%s", ' % words if words }}num_samples=8).texts
+{%- if heads %}
+
+## Steering
+
+Heads that come with it, and how often each is right on texts that it was not fitted on:
+{% for line in heads %}
+- {{ line }}
+{%- endfor %}
+{%- endif %}
 
 ## Measurements
 
@@ -116,11 +127,21 @@ def write_card(folder: Path, name: str | None = None) -> None:
     card = ModelCard.from_template(
         card_data(recipe), template_str=TEMPLATE, recipe=recipe, folder=place, figures=figures,
         words=CONDITIONS.get(recipe.data.condition), flag="prompt" if recipe.data.condition == "start" else "cond",
-        summary=summary(figures), samples=samples,
+        summary=summary(figures), samples=samples, heads=head_lines(folder),
         pictures=[(name, file.name, CAPTIONS[name]) for name, file in files.items() if file.exists()],
         sweep=sweep_tables(figures.get("sweep", [])),
     )
     _save(card, folder)
+
+
+def head_lines(folder: Path) -> list[str]:
+    """A line of Markdown for every head of labels in a checkpoint: how it is asked for, and how good it is."""
+    lines = []
+    for head in label_heads(folder):
+        labels = ", ".join(f"`{label}`" for label in map(str, head.classes_))
+        known = f": {held_out(head.report)}" if "accuracy" in (head.report or {}) else ""
+        lines.append(f"`--guide {head.name}=LABEL`, {labels}{known}")
+    return lines
 
 
 def write_baseline_card(folder: Path, what: str, auto: str, measured: str) -> None:
