@@ -13,7 +13,7 @@ LATDIFF    := .venv/bin/latdiff
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart quickstart-short english train-english test soak soak-fuzz lint \
-        pretrain-backbone train-ae train-diffusion train-ar train-seq2seq head sample evaluate
+        pretrain-backbone demo train-ae train-diffusion train-ar train-seq2seq head sample evaluate
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,6 +79,9 @@ soak-fuzz: install ## FUZZ_EXAMPLES inputs (100,000) for every parser, into docs
 lint: install ## style, likely mistakes and types
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+
+demo: install ## a page at 127.0.0.1 to sample, steer, edit and fit heads, e.g. ARGS="english --port 7861"
+	$(LATDIFF) demo $(ARGS)
 
 pretrain-backbone: install ## a small T5 of your own on the recipe's texts
 	$(LATDIFF) pretrain-backbone "$(RECIPE)" $(ARGS)

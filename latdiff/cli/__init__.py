@@ -10,6 +10,7 @@ import latdiff
 from latdiff import threads
 from latdiff.bars import without_bars
 from latdiff.checkpoints import folder_of
+from latdiff.cli.demo import add_demo
 from latdiff.cli.evaluation import add_evaluate
 from latdiff.cli.heads import add_fit_head
 from latdiff.cli.models import add_check_checkpoint, add_fetch, add_publish
@@ -50,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"latdiff {latdiff.__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     for add in (add_training, add_sample, add_edit, add_fit_head, add_evaluate, add_check_config, add_fetch,
-                add_publish, add_check_checkpoint):
+                add_publish, add_check_checkpoint, add_demo):
         add(commands)
     for command in commands.choices.values():
         command.set_defaults(parser=command)

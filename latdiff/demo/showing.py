@@ -13,8 +13,9 @@ from latdiff.heads.guessing import held_out
 
 CSS = """
 .gradio-container {max-width: 1280px !important; margin: 0 auto !important}
-.ld-tries {align-items: center; gap: .4em !important} .ld-tries > .block {flex: 0 0 auto; min-width: 0 !important}
-.ld-head .form, .ld-head .gap {gap: 0} .ld-head .block {padding: .1em .6em; border: 0; box-shadow: none}
+.ld-tries {align-items: center; gap: .4em !important; flex-wrap: wrap !important}
+.ld-tries > * {flex: 0 0 auto !important; min-width: 0 !important; white-space: nowrap; width: auto !important}
+.ld-head .form, .ld-head .gap {gap: 0} .ld-head .block {padding: .1em .6em .6em; border: 0; box-shadow: none}
 .ld-head > button {text-align: left}
 .ld p {margin: .2em 0 0}
 .ld-status {color: var(--body-text-color-subdued); margin-bottom: .6em}
@@ -41,7 +42,7 @@ CSS = """
 .ld-share > .ld-bar {flex: 1; height: 10px; margin: 0; border-radius: 5px}
 .ld-share > .ld-bar > span {border-radius: 5px}
 .ld-common > .ld-bar > span {background: var(--body-text-color-subdued)}
-.ld-good {border-left-color: #059669}
+.ld .ld-good {border-left-color: #059669}
 @media (max-width: 640px) {.ld-row, .ld-moment {flex-direction: column; gap: .3em}
   .ld-moment > span {flex-basis: auto} .ld-share > span:first-child {flex: 0 0 9em}}
 """
