@@ -12,7 +12,7 @@ PY         := .venv/bin/python
 LATDIFF    := .venv/bin/latdiff
 
 .DEFAULT_GOAL := help
-.PHONY: help install try quickstart quickstart-short english train-english test soak soak-fuzz lint docs \
+.PHONY: help install try quickstart quickstart-short english train-english test soak soak-fuzz lint docs demo \
         pretrain-backbone train-ae train-diffusion train-ar train-seq2seq head sample evaluate
 
 help: ## this list
@@ -91,6 +91,9 @@ lint: install ## style, likely mistakes and types
 
 docs: .venv/.docs ## the documentation as pages in site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet $(ARGS)
+
+demo: install ## a page at 127.0.0.1 to sample, steer, edit and fit heads, e.g. ARGS="english --port 7861"
+	$(LATDIFF) demo $(ARGS)
 
 pretrain-backbone: install ## a small T5 of your own on the recipe's texts
 	$(LATDIFF) pretrain-backbone "$(RECIPE)" $(ARGS)

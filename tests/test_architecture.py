@@ -45,6 +45,7 @@ RANKS = {
     "diffusion": 5,
     "heads": 6,
     "pipelines": 7,
+    "demo": 8,
     "evaluation": 8,
     "cli": 9,
     "__main__": 10,

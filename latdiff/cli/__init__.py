@@ -13,6 +13,7 @@ from latdiff import threads
 from latdiff.bars import without_bars
 from latdiff.checkpoints import folder_of
 from latdiff.cli.completion import SHELLS, PrintCompletion
+from latdiff.cli.demo import add_demo
 from latdiff.cli.evaluation import add_evaluate
 from latdiff.cli.examples import EXIT, examples_of
 from latdiff.cli.heads import add_fit_head
@@ -66,8 +67,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--print-completion", action=PrintCompletion, choices=SHELLS,
                      help="print a script that completes commands and flags in a shell (needs shtab)")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    for add in (add_training, add_sample, add_edit, add_fit_head, add_evaluate, add_plot, add_check_config, add_list,
-                add_fetch, add_publish, add_check_checkpoint):
+    for add in (add_training, add_sample, add_edit, add_fit_head, add_evaluate, add_plot, add_demo, add_list,
+                add_check_config, add_fetch, add_publish, add_check_checkpoint):
         add(commands)
     for name, command in commands.choices.items():
         command.set_defaults(parser=command)

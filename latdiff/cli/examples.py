@@ -41,6 +41,7 @@ EXAMPLES = {
         "latdiff plot checkpoints/storyworld",
         "latdiff plot english --output pictures --labels sentiment=reviews.csv:tone",
     ),
+    "demo": ("latdiff demo", "latdiff demo english --port 7861"),
     "list": ("latdiff list",),
     "fetch": ("latdiff fetch", "latdiff fetch smollm2-135m-instruct --quiet"),
     "publish": (

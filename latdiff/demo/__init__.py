@@ -1,0 +1,1 @@
+"""The demo page: what is asked for is checked, drawn or fitted without a browser; `page` alone knows Gradio."""

@@ -1,0 +1,70 @@
+"""The page on this machine's own address, until Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+from latdiff.demo.shelf import Shelf
+from latdiff.errors import UserError
+
+LOOPBACK = "127.0.0.1"
+WAITING = 256  # requests that may wait; any further one is told so
+PORTS = range(7860, 7960)  # of which the first free one is taken where none is named
+
+
+def serve(name: str, folder: Path, port: int | None = None) -> None:
+    """Serve the page until Ctrl-C or SIGTERM.
+
+    Args:
+        name: of the first checkpoint, as the page shows it.
+        folder: where it lies.
+        port: to listen at; None takes a free one.
+
+    Raises:
+        UserError: Without Gradio, for a checkpoint that cannot be opened, and for a port that is taken.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with tempfile.TemporaryDirectory(prefix="latdiff-demo-") as uploads:
+        os.environ["GRADIO_TEMP_DIR"] = uploads
+        page, address = start(name, folder, port)
+        print(f"latdiff demo: {address} (for this machine alone; Ctrl-C ends it)", flush=True)
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            print()
+        finally:
+            page.close(verbose=False)
+
+
+def start(name: str, folder: Path, port: int | None = None) -> tuple[Any, str]:
+    """As `serve`, but goes on at once: the page, which has `close`, and its address."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # Gradio reads it as it is imported
+    try:
+        import gradio as gr
+    except ModuleNotFoundError:
+        raise UserError('the demo page needs gradio; install it with pip install "latdiff[demo]"') from None
+    from latdiff.demo.fitting import MOST_BYTES
+    from latdiff.demo.page import build
+    from latdiff.demo.showing import CSS
+
+    shelf = Shelf(name, folder)
+    with shelf.use(name):
+        pass  # what is wrong with it is said now, and the first visitor need not wait
+    page = build(shelf).queue(max_size=WAITING, default_concurrency_limit=8)
+    theme = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]).set(
+        block_title_background_fill="none", block_title_padding="0", block_title_text_color="*body_text_color",
+        block_title_text_weight="500")
+    try:
+        _, address, _ = page.launch(
+            server_name=LOOPBACK, server_port=port, share=False, quiet=True, show_error=True, prevent_thread_lock=True,
+            max_file_size=MOST_BYTES, state_session_capacity=WAITING, enable_monitoring=False, ssr_mode=False,
+            pwa=False, mcp_server=False, run_history=False, footer_links=[], theme=theme, css=CSS)
+    except OSError as error:
+        named = port or f"{PORTS[0]} to {PORTS[-1]}"
+        raise UserError(f"port {named} cannot be listened at ({error.args[0]}); name a free one with --port") from None
+    return page, address

@@ -1,0 +1,73 @@
+"""The page behind its address: many requests at once, malformed ones, what the command refuses, how it ends."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from benchmarks.demo import ask, malformed, start, storm
+from latdiff import cli
+
+
+def test_none_of_many_requests_is_lost_and_malformed_ones_are_told(served):
+    found = storm(served, "tiny", {"sentiment": {"positive": 1}}, requests=60, steps=2)
+    assert found["said"] == []
+    assert (found["answered"], found["mixed_up"]) == (60, 0)
+    assert (found["malformed_told"], found["malformed_lost"]) == (len(malformed("tiny")), 0)
+    assert ask(served, ["tiny", {}, 2, "", 0, 1, ""])[0] == "texts"
+
+
+def test_the_snippet_of_its_page_runs_as_written(served):
+    page = (Path(__file__).parents[2] / "docs" / "demo.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names = {}
+    exec(snippet.replace("http://127.0.0.1:7860", served).replace('"storyworld"', '"tiny"'), names)
+    assert len(names["texts"]) == 2
+
+
+def test_the_page_is_for_this_machine_asks_nobody_and_serves_no_files(served, talking):
+    with urllib.request.urlopen(f"{served}config") as answer:
+        config = json.load(answer)
+    assert config["analytics_enabled"] is False and served.startswith("http://127.0.0.1:")
+    for path in (talking / "model_index.json", "/etc/passwd"):
+        with pytest.raises(urllib.error.HTTPError):
+            urllib.request.urlopen(f"{served}gradio_api/file={path}")
+
+
+def test_it_says_where_it_is_and_ends_quietly(talking):
+    server, address = start(str(talking))
+    try:
+        assert ask(address, [str(talking), {}, 2, "", 0, 1, ""])[0] == "texts"
+    finally:
+        server.send_signal(signal.SIGINT)
+        rest, _ = server.communicate(timeout=60)
+    assert server.returncode == 0 and rest.strip() == ""
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["nowhere"], "holds no finished pipeline"),
+    (["--port", "0"], "--port is 0, must be from 1 to 65535"),
+])
+def test_what_cannot_be_served_is_said(words, said):
+    with pytest.raises(SystemExit) as error:
+        cli.main(["demo", *words])
+    assert said in str(error.value.code)
+
+
+def test_without_gradio_it_says_what_to_install(talking):
+    code = "import sys; sys.modules['gradio'] = None; from latdiff import cli; cli.main(['demo', sys.argv[1]])"
+    run = subprocess.run([sys.executable, "-c", code, talking], capture_output=True, text=True, env=os.environ)
+    assert run.returncode == 1 and run.stderr.strip().endswith('install it with pip install "latdiff[demo]"')
+
+
+def test_a_port_that_is_taken_is_named(served, talking):
+    port = served.rstrip("/").rpartition(":")[2]
+    with pytest.raises(SystemExit) as error:
+        cli.main(["demo", str(talking), "--port", port])
+    assert f"port {port} cannot be listened at" in str(error.value.code)
