@@ -23,7 +23,7 @@ from latdiff.heads.number import NumberHead
 from latdiff.pipelines.output import scores
 
 PREVIEWS = 6  # times that unfinished texts are decoded
-SECONDS = 90.0  # that drawing may take
+SECONDS = 120.0  # that drawing may take
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,11 @@ import sys
 import traceback
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 
 from latdiff.demo import examples, requests, showing
 from latdiff.demo.drawing import Frame, frames
@@ -192,8 +194,7 @@ class _Page:
     def _fit(self, checkpoint, own, name, pasted, file, text_column, label_column) -> list[Any]:
         """Fit a visitor's head, and add its sliders."""
         try:
-            path = file.get("path") if isinstance(file, dict) else file
-            fitted = fit(self.shelf, own, checkpoint, name, pasted, path, text_column, label_column)
+            fitted = fit(self.shelf, own, checkpoint, name, pasted, _uploaded(file), text_column, label_column)
             own = replaced(own, fitted)
             with self.shelf.use(fitted.checkpoint) as opened:
                 panel = panel_of(fitted.checkpoint, opened, own)
@@ -248,6 +249,16 @@ def _tries(groups: tuple[Group, ...], places: list[tuple[str, str | None]]) -> l
     firsts = [(group.head, group.values[-1]) for group in groups if group.values and not group.chance][:3]
     picks = [[one] for one in firsts] + ([firsts[:2]] if len(firsts) > 1 else [])
     return [(" + ".join(value for _, value in pick), [float(place in pick) for place in places]) for pick in picks]
+
+
+def _uploaded(file: Any) -> str | None:
+    """The path of a file that Gradio has received; no other is read, whatever a request names."""
+    if file is None:
+        return None
+    path = file.get("path") if isinstance(file, dict) else None
+    if not isinstance(path, str) or not Path(path).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
+        raise UserError("the file must be one that was uploaded to this page")
+    return path
 
 
 def _unforeseen(error: Exception) -> UserError:

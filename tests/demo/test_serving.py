@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from benchmarks.demo import ask, malformed, start, storm
 from latdiff import cli
+from latdiff.demo import serving
 
 
 def test_none_of_many_requests_is_lost_and_malformed_ones_are_told(served):
@@ -21,6 +23,37 @@ def test_none_of_many_requests_is_lost_and_malformed_ones_are_told(served):
     assert (found["answered"], found["mixed_up"]) == (60, 0)
     assert (found["malformed_told"], found["malformed_lost"]) == (len(malformed("tiny")), 0)
     assert ask(served, ["tiny", {}, 2, "", 0, 1, ""])[0] == "texts"
+
+
+def test_beyond_the_queue_a_request_is_told_so(talking, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    monkeypatch.setattr(serving, "WAITING", 3)
+    page, address = serving.start("tiny", talking)
+    try:
+        with ThreadPoolExecutor(12) as pool:
+            answers = list(pool.map(lambda seed: ask(address, ["tiny", {}, 40, "", seed, 8, ""]), range(12)))
+    finally:
+        page.close(verbose=False)
+    assert {kind for kind, _ in answers} == {"texts", "told"}
+    assert all("Queue is full" in said for kind, said in answers if kind == "told")
+
+
+def test_only_uploaded_files_are_read(served, tmp_path):
+    """The button that fits a head, pressed by a program that names a file of its own choice."""
+    file = tmp_path / "other.csv"
+    file.write_text("text,hush\na,b\n", encoding="utf-8")
+    with urllib.request.urlopen(f"{served}config") as answer:
+        (button,) = [one["id"] for one in json.load(answer)["dependencies"] if one["api_name"] == "_fit"]
+    named = str(file)
+    for given in ({"path": named}, {"path": named, "meta": {"_type": "gradio.FileData"}}, named):
+        data = ["tiny", None, "tone", "", given, "text", "label"]
+        body = {"data": data, "fn_index": button, "session_hash": f"s{len(str(given))}"}
+        request = urllib.request.Request(f"{served}gradio_api/queue/join", json.dumps(body).encode(),
+                                         {"Content-Type": "application/json"})
+        urllib.request.urlopen(request).close()
+        with urllib.request.urlopen(f"{served}gradio_api/queue/data?session_hash={body['session_hash']}") as stream:
+            said = stream.read().decode()
+        assert "process_completed" in said and "hush" not in said
 
 
 def test_the_snippet_of_its_page_runs_as_written(served):
