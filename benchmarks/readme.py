@@ -95,7 +95,7 @@ def figures() -> str:
     ]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     machines = f"{ours['machine']}, {ours['date']}"
-    return f"| | latdiff | to compare |\n|---|---|---|\n{table}\n\n{machines}, five seeds."
+    return f"| | latdiff | to compare |\n|---|---|---|\n{table}\n\nStories: {machines}, five seeds."
 
 
 BLOCKS: dict[str, Callable[[], str]] = {"english": english, "commands": commands, "figures": figures}

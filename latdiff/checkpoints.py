@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import importlib
 import json
 import os
@@ -15,8 +16,11 @@ from typing import Any
 import yaml
 
 from latdiff.errors import UserError, first_line, shortened, shown
-from latdiff.storage import LOCK, plain_refusal, sync
+from latdiff.storage import plain_refusal, sync
 
+PUBLISHED = ("model_index.json", "heads", "recipe.yaml", "metrics.json", "metrics.jsonl", "versions.json", "README.md",
+             "checksums.txt")  # beside the parts
+PICTURES = "metrics-*.png"
 SHIPPED = Path(str(resources.files("latdiff.pretrained")))  # pipelines that come with latdiff, such as english
 
 
@@ -152,7 +156,7 @@ def publish(folder: Path, output: Path) -> None:
     import torch
     from safetensors.torch import load_file, save_file
 
-    shutil.copytree(folder, output, ignore=shutil.ignore_patterns("train", LOCK, "samples.txt"))
+    shutil.copytree(folder, output, ignore=_others(folder))
     without_paths(output)
     recipe, figures = output / "recipe.yaml", output / "metrics.json"
     if recipe.exists():
@@ -173,6 +177,23 @@ def folder_size(folder: Path) -> int:
     """How many bytes a checkpoint's files hold, without what training keeps beside them."""
     files = (file for file in folder.rglob("*") if "train" not in file.relative_to(folder).parts[:1])
     return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _others(folder: Path) -> Callable[[str, list[str]], list[str]]:
+    """What `shutil.copytree` leaves out of a pipeline's folder: whatever is no part of it, such as a file of texts."""
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        kept = {name for name, part in index.items() if isinstance(part, list)} | {*PUBLISHED}
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(f"{folder / 'model_index.json'} is damaged ({first_line(error)}); copy the folder "
+                              "again") from None
+
+    def left_out(place: str, names: list[str]) -> list[str]:
+        if Path(place) != folder:
+            return []
+        return [name for name in names if name not in kept and not fnmatch.fnmatch(name, PICTURES)]
+
+    return left_out
 
 
 def without_paths(folder: Path) -> None:

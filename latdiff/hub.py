@@ -85,7 +85,7 @@ def _upload(
         api.create_repo(repo_id, private=private, exist_ok=True)
         return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message, create_pr=create_pr))
     except Exception as error:  # the hub raises kinds of its own, and those of its client
-        raise HubError(f"nothing was pushed to {repo_id} ({first_line(error)}); `hf auth login` logs in, and `hf auth "
+        raise HubError(f"{repo_id} could not be pushed to ({first_line(error)}); `hf auth login` logs in, and `hf auth "
                        "whoami` says under which names you may write") from error
 
 

@@ -250,3 +250,12 @@ def test_a_folder_that_holds_no_pipeline_is_not_looked_for_on_the_hub(path, tmp_
 def test_a_pipeline_of_another_name_is_proposed(tiny):
     with pytest.raises(CheckpointError, match=r"did you mean tiny\?"):
         LatentTextDiffusionPipeline.from_pretrained(tiny.checkpoint.with_name("tinny"))
+
+
+def test_a_published_copy_holds_the_pipeline_and_nothing_that_lies_beside_it(copy, tmp_path):
+    for name in ("reviews.csv", "notes.txt", ".unfinished", "metrics-latents.png"):
+        (copy / name).write_text("mine", encoding="utf-8")
+    publish(copy, tmp_path / "small")
+    names = {file.name for file in (tmp_path / "small").iterdir()}
+    assert "metrics-latents.png" in names and "model_index.json" in names
+    assert not names & {"reviews.csv", "notes.txt", ".unfinished", "train", "samples.txt"}

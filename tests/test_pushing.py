@@ -116,5 +116,5 @@ def test_a_link_out_of_the_checkpoint_is_not_published_to_the_hub(checkpoint, tm
 
 
 def test_a_hub_that_cannot_be_reached_is_one_sentence(checkpoint):
-    with pytest.raises(HubError, match=r"nothing was pushed to ada/x \(.*offline.*\); `hf auth login` logs in"):
+    with pytest.raises(HubError, match=r"ada/x could not be pushed to \(.*offline.*\); `hf auth login` logs in"):
         load_head(checkpoint / "heads" / "tense").push_to_hub("ada/x")

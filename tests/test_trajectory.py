@@ -60,3 +60,9 @@ def test_the_global_random_numbers_are_left_alone(pipe):
     before = torch.get_rng_state()
     trajectory(pipe, generator=seeded())
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("given", [{"candidates": 2}, {"keep": 0.5}, {"output_type": "latent"}, {"return_dict": False}])
+def test_what_would_return_other_than_one_text_is_refused(pipe, given):
+    with pytest.raises(UserError, match=f"of one text .*leave out {next(iter(given))}"):
+        trajectory(pipe, **given)

@@ -41,7 +41,7 @@ def run_plot(options: argparse.Namespace) -> None:
 
     require_matplotlib()
     labelled = list(read_labelled_words("--labels", options.labels))
-    document = options.output / f"{folder.name}.json" if options.output else folder / "metrics.json"
+    document = options.output / f"{Path(options.given).name}.json" if options.output else folder / "metrics.json"
     subject = Subject(folder, options.given, document, options.seed, quiet=options.quiet)
     subject.check()
     subject.guides = read_guides(folder, wanted, options.mode)

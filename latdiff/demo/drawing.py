@@ -177,7 +177,9 @@ class _Drawing:
 
     def _steps(self) -> int:
         steps = self.wanted.steps or self.pipe.config.num_inference_steps
-        return max(1, round(steps * self.wanted.edit_strength)) if self.wanted.text else steps
+        if not self.wanted.text:
+            return steps
+        return steps - min(steps - 1, round(steps * (1 - self.wanted.edit_strength)))  # as `first_step` counts them
 
     def _check(self, *_: Any) -> None:
         """Raise where nobody waits any more, or it takes too long."""
@@ -227,4 +229,5 @@ class _Drawing:
 
 def _of_sliders(warning: str) -> str:
     """A warning of the pipeline's, with the advice that holds where scales are sliders."""
+    warning = re.sub(r" Lower scales, such as .*$", " Move the sliders down.", warning)
     return re.sub(r" Try \S+=.*$", " Move the sliders down.", warning)

@@ -108,6 +108,7 @@ CAPTIONS = {
     "trajectory": "Where a head steers, its probability should rise above the dashed line, the same noise unsteered, "
                   "and the text say so at the end. If the last estimate is much larger than real texts, words break.",
 }
+KNOWN = {"texts", "accuracy", "majority"}  # of a head's report, for its line
 TAGS = "text-generation", "latent-diffusion", "text-diffusion"
 COLUMNS = {"mode": "", "scale": ".4g"} | dict.fromkeys(
     ("success", "worst", "validity", "slot_tv_floors", "perplexity", "distinct"), ".3f")
@@ -139,7 +140,7 @@ def head_lines(folder: Path) -> list[str]:
     lines = []
     for head in label_heads(folder):
         labels = ", ".join(f"`{label}`" for label in map(str, head.classes_))
-        known = f": {held_out(head.report)}" if "accuracy" in (head.report or {}) else ""
+        known = f": {held_out(head.report)}" if set(head.report or ()) >= KNOWN else ""
         lines.append(f"`--guide {head.name}=LABEL`, {labels}{known}")
     return lines
 

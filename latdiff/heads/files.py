@@ -117,7 +117,7 @@ def _made_of(config: dict, tensors: dict[str, torch.Tensor]) -> AttributeHead | 
 def _check_parts(config: dict, tensors: dict[str, torch.Tensor]) -> None:
     """Raise HeadError for parts that are not what `save_head` writes, before they are found out in use."""
     report, levels = config["report"], config.get("log_snrs") or []
-    shares = [report[key] for key in ("accuracy", "majority") if key in report]
+    shares = [report[key] for key in ("accuracy", "majority", "alike") if key in report]
     counts = [report[key] for key in ("texts", "different_texts") if report.get(key) is not None]
     right = {
         "name": isinstance(config["name"], str),

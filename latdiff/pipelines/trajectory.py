@@ -20,6 +20,8 @@ from latdiff.pipelines.call import conditions_of, guides_of
 from latdiff.pipelines.latent import LatentTextDiffusionPipeline
 from latdiff.pipelines.output import scores
 
+OF_SEVERAL = {"candidates", "keep", "num_samples", "output_type", "return_dict"}  # what of a call makes no sense here
+
 
 @dataclass(frozen=True)
 class Step:
@@ -58,13 +60,16 @@ def trajectory(
         The steps; the last one has the text and the scores that the call itself returns.
 
     Raises:
-        UserError: What a call does, for several conditions, and for fewer than two rows.
+        UserError: What a call does, for several conditions, for fewer than two rows, and for `candidates`, `keep` and
+            whatever else would return other than one text.
     """
     rows = None if rows is None else check_whole("rows", rows, least=2)
     guides = [] if guides is None else guides_of(guides)
     scored = [guide for guide in guides if isinstance(guide, Guide)] if scored is None else list(scored)
     if isinstance(conditions_of(call.get("cond")), list):
         raise UserError("cond is a list, but a trajectory is of one text; give one condition")
+    if refused := sorted(OF_SEVERAL & set(call)):
+        raise UserError(f"a trajectory is of one text and of all that a call returns; leave out {', '.join(refused)}")
     watch = _Watch()
     out = pipe(num_samples=1, guides=[*guides, watch], **call)
     kept = evenly(len(watch.estimates), rows)
