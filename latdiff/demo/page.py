@@ -22,6 +22,7 @@ from latdiff.errors import UserError
 
 ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
 RAW: dict[str, Any] = {"preprocess": False, "api_visibility": "private"}  # `requests` checks what arrives
+LIVE: dict[str, Any] = {"interactive": True}  # Gradio takes a box for output that only listeners of `_sliders` read
 HEAD = """# Latent text diffusion, steered by sliders
 Each text is denoised as a whole from random latents. A slider pushes every denoising step towards a value: 0 is off,
 1 is the usual push. Move one, press **Sample**, and compare with what the same noise gives without it."""
@@ -66,34 +67,39 @@ class _Page:
             "show_progress": "minimal", "show_progress_on": [self.about], **RAW, **ONE_AT_A_TIME}
         page.load(**looked)
         self.checkpoint.change(**looked)
+        self.panel.change(lambda panel: [gr.Button(interactive=panel is not None)] * 2, self.panel,
+                          [self.go, self.edit_go], api_visibility="private")
 
     def _settings(self) -> None:
         names = list(self.shelf.folders)
         self.checkpoint = gr.Dropdown(names, value=names[0], label="Checkpoint", elem_id="checkpoint")
         self.about = gr.HTML("opening the checkpoint ...", elem_id="about")
         with gr.Accordion("Steps, sampler, seed, number of texts", open=False, elem_id="settings"):
-            self.steps = gr.Slider(1, requests.MOST_STEPS, value=25, step=1, label="Steps", elem_id="steps")
-            self.sampler = gr.Dropdown(sampler_choices(), value="", label="Sampler", elem_id="sampler")
+            self.steps = gr.Slider(1, requests.MOST_STEPS, value=25, step=1, label="Steps", elem_id="steps", **LIVE)
+            self.sampler = gr.Dropdown(sampler_choices(), value="", label="Sampler", elem_id="sampler", **LIVE)
             with gr.Row():
-                self.seed = gr.Number(0, precision=0, label="Seed", elem_id="seed", min_width=90)
+                self.seed = gr.Number(0, precision=0, label="Seed", elem_id="seed", min_width=90, **LIVE)
                 self.samples = gr.Slider(1, requests.MOST_SAMPLES, value=3, step=1, label="Texts", elem_id="samples",
-                                         min_width=120)
+                                         min_width=120, **LIVE)
 
     def _sample_tab(self) -> None:
-        self.words = gr.Textbox(visible=False, label="First words", elem_id="words", max_length=requests.MOST_LETTERS)
-        self.label = gr.Dropdown([("none", "")], value="", visible=False, label="Class", elem_id="class")
+        self.words = gr.Textbox(visible=False, label="First words", elem_id="words", max_length=requests.MOST_LETTERS,
+                                **LIVE)
+        self.label = gr.Dropdown([("none", "")], value="", visible=False, label="Class", elem_id="class",
+                                 **LIVE)
         with gr.Row():
-            self.go = gr.Button("Sample", variant="primary", elem_id="go")
+            self.go = gr.Button("Sample", variant="primary", elem_id="go", interactive=False)
             another = gr.Button("Another seed", elem_id="another")
         another.click(lambda: random.randrange(10**6), outputs=[self.seed], api_visibility="private")
         self.drawn = gr.HTML("Texts appear here as they emerge from noise.", elem_id="drawn", min_height=120)
 
     def _edit_tab(self) -> None:
         gr.Markdown(EDIT)
-        self.text = gr.Textbox(label="Your text", lines=4, max_length=requests.MOST_LETTERS, elem_id="text")
+        self.text = gr.Textbox(label="Your text", lines=4, max_length=requests.MOST_LETTERS, elem_id="text", **LIVE)
         gr.Examples([[text] for text in examples.TEXTS], self.text, label="Or click one")
-        self.far = gr.Slider(0.05, 1, value=0.65, step=0.05, label="Strength: how much may change", elem_id="far")
-        self.edit_go = gr.Button("Edit", variant="primary", elem_id="edit-go")
+        self.far = gr.Slider(0.05, 1, value=0.65, step=0.05, label="Strength: how much may change", elem_id="far",
+                             **LIVE)
+        self.edit_go = gr.Button("Edit", variant="primary", elem_id="edit-go", interactive=False)
         self.edited = gr.HTML(elem_id="edited", min_height=80)
 
     def _fit_tab(self) -> None:

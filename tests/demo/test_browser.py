@@ -14,6 +14,7 @@ def visitor(served):
 
 
 def test_a_slider_changes_the_text_and_a_head_of_ones_own_steers(visitor):
+    visitor.slider("positive")
     plain = visitor.sample()
     assert len(plain) == 3 and all(plain)
     assert visitor.move("positive", 16) == 4.0
@@ -34,6 +35,21 @@ def test_a_slider_changes_the_text_and_a_head_of_ones_own_steers(visitor):
 
     away = [url for url in visitor.requested() if not url.startswith((visitor.driver.current_url, "data:", "blob:"))]
     assert away == []
+
+
+def test_every_box_can_be_changed(visitor):
+    visitor.slider("positive")
+    visitor.push(visitor.named("Steps, sampler"))
+    visitor.box("#seed input")
+    visitor.tab("Edit a text")
+    visitor.box("#text textarea")
+    boxes = visitor.find("#settings input, #text textarea, #far input")
+    assert len(boxes) == 9 and all(one.is_enabled() for one in boxes)
+    visitor.tab("Sample")
+    visitor.write("#seed", "7")
+    first = visitor.sample()
+    visitor.write("#seed", "8")
+    assert visitor.sample() != first
 
 
 def test_what_is_wrong_is_said_in_a_sentence_where_the_answer_would_be(visitor):
