@@ -79,7 +79,7 @@ def figures() -> str:
     of_two = [row for row in rival["reranked"] if len(row["targets"]) == 2]
     by_head = {name: [row for row in ours["guided"] if row["attribute"] == name] for name in ("sentiment", "topic")}
     rows = [
-        ("stories, unsteered: valid", percent(free["validity"]),
+        ("unsteered stories that the grammar could have written", percent(free["validity"]),
          f"a language model of this size {percent(plain['validity'])}, longer trained {percent(longer['validity'])}"),
         ("distance from the grammar's frequencies¹", f"{free['slot_tv']['mean']:.3f}",
          f"real stories {free['slot_tv']['floor']:.3f}, those models {plain['slot_tv']['mean']:.3f} and "
@@ -91,7 +91,7 @@ def figures() -> str:
         ("English reviews steered to negative, to positive: right²", both("steered"),
          f"real ones {both('real texts')}, SmolLM2 when asked {both('prompted', 'english-rivals')}"),
         ("of these, English sentences, read by eye", read_as_english(), ""),
-        ("minutes from clone to first steered text", f"{first['seconds']['all'] / 60:.1f}", "all downloaded"),
+        ("minutes from clone to first steered text", f"{first['seconds']['all'] / 60:.1f}", "downloads included"),
     ]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     machines = f"{ours['machine']}, {ours['date']}"

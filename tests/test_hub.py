@@ -53,7 +53,7 @@ def test_a_head_of_a_hub_id_has_a_folder_of_its_own(hub, checkpoint, fingerprint
            "--name", "time"]
     before = fingerprint(checkpoint)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match=r"owner/tiny lies where latdiff or the hub put it, not here; .* --output"):
+    with pytest.raises(SystemExit, match=r"owner/tiny came with latdiff or from the hub, .* --output"):
         cli.main(fit)
     cli.main([*fit, "--output", "time"])
     assert fingerprint(checkpoint) == before

@@ -43,8 +43,8 @@ def run_fit_head(options: argparse.Namespace) -> None:
         raise UserError(f"--name is {shown(options.name)}, must be a word of at most 60 letters, digits, '_', '-' and "
                         "'.'")
     if options.output is None and Path(options.checkpoint) != Path(options.given).expanduser():
-        raise UserError(f"{options.given} lies where latdiff or the hub put it, not here; name a folder for the head "
-                        "with --output")
+        raise UserError(f"{options.given} came with latdiff or from the hub, and its own folder is not for "
+                        "writing; name a folder for the head with --output")
     folder = options.output or Path(options.checkpoint) / "heads" / options.name
     if options.output is None:
         refuse_outside(folder, Path(options.checkpoint))

@@ -32,8 +32,8 @@ def run_plot(options: argparse.Namespace) -> None:
     wanted = guide_words(options.guide, options.avoid)
     folder = Path(options.checkpoint)
     if options.output is None and folder != Path(options.given).expanduser():
-        raise UserError(f"{options.given} lies where latdiff or the hub put it, not here; name a folder for the "
-                        "pictures with --output")
+        raise UserError(f"{options.given} came with latdiff or from the hub, and its own folder is not for "
+                        "writing; name a folder for the pictures with --output")
     from latdiff.evaluation.card import write_card
     from latdiff.evaluation.figures import require_matplotlib
     from latdiff.evaluation.labelled import read_labelled_words

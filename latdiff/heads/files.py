@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from latdiff.checkpoints import folder_of, save_whole
-from latdiff.errors import first_line, shown
+from latdiff.checkpoints import folder_of, save_whole, shipped
+from latdiff.errors import first_line, nearest, shown
 from latdiff.heads.attribute import AttributeHead
 from latdiff.heads.inputs import HeadError, checked_labels
 from latdiff.heads.number import LEAST, NumberHead
@@ -62,7 +62,8 @@ def load_head(folder: str | Path, subfolder: str = "") -> AttributeHead | Number
         >>> load_head("checkpoints/storyworld/heads/sentiment").classes_.tolist()
         ['negative', 'positive']
     """
-    folder = folder_of(folder) / subfolder
+    here = Path(folder).expanduser()
+    folder = (shipped(folder) if here.parent.is_dir() and here.parent != Path() else folder_of(folder)) / subfolder
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if isinstance(config, dict) and "labels" in config and "kind" not in config:
@@ -73,7 +74,8 @@ def load_head(folder: str | Path, subfolder: str = "") -> AttributeHead | Number
         beside = sorted(p.parent.name for p in folder.parent.glob("*/config.json"))
         raise HeadError(
             f"no head in {folder} ({' and '.join(absent)} missing); "
-            f"fitted heads there: {', '.join(beside) or 'none'}. Fit one with `latdiff fit-head`, name another "
+            f"fitted heads there: {', '.join(beside) or 'none'}"
+            f"{nearest(folder.name, beside) or '.'} Fit one with `latdiff fit-head`, name another "
             "checkpoint's that was fitted on the same codec, or copy a folder again that lacks files."
         ) from None
     except HeadError as error:
