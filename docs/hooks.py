@@ -5,6 +5,7 @@ mkdocs calls the functions by their names. Nothing here loads torch.
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from pathlib import Path
@@ -56,7 +57,7 @@ def settings() -> str:
     tables = ["## Of the recipe itself\n\n" + _table(Recipe.model_fields)]
     for name, section in SECTIONS.items():
         readers = ", ".join(f"`{stage.command}`" for stage in STAGES.values() if name in stage.sections)
-        about = f"{section.__doc__.strip()} Read by {readers}."
+        about = f"{inspect.cleandoc(section.__doc__)}\n\nRead by {readers}."
         tables.append(f"## {name}\n\n{about}\n\n{_table(section.model_fields, name)}")
     return "\n\n".join(tables) + "\n"
 
