@@ -17,7 +17,8 @@ from latdiff.cli.heads import _regularisation
 from latdiff.cli.options import _seed
 from latdiff.config import SCHEDULERS, sampler_words
 from latdiff.errors import UserError
-from latdiff.evaluation.command import _judges, _labelled, _rerank_words
+from latdiff.evaluation.command import _judges, _rerank_words
+from latdiff.evaluation.labelled import read_labelled_words
 from latdiff.heads.attribute import AttributeHead
 from latdiff.heads.number import NumberHead
 
@@ -89,7 +90,7 @@ def test_reranking(text):
 @bounded
 def test_judges(text):
     if "/" not in text[1:-1]:  # no hub id
-        list(_judges(list(_labelled([text])), list(HEADS.values())))
+        list(_judges(list(read_labelled_words("--judge", [text])), list(HEADS.values())))
 
 
 @given(text=words, number=st.booleans())

@@ -416,7 +416,8 @@ def test_wandb_prints_no_colours_where_none_are_wanted(recipe, monkeypatch):
 
     said = io.StringIO()
     said.isatty = lambda: True
-    tracker = SimpleNamespace(init_trackers=lambda *_, **__: click.echo(click.style("begun", fg="red"), file=said))
+    tracker = SimpleNamespace(
+        trackers=[], init_trackers=lambda *_, **__: click.echo(click.style("begun", fg="red"), file=said))
     monkeypatch.setenv("WANDB_MODE", "disabled")
     for wanted in ("", "1"):
         monkeypatch.setenv("NO_COLOR", wanted)
