@@ -47,7 +47,7 @@ def start(name: str, folder: Path, port: int | None = None) -> tuple[Any, str]:
     try:
         import gradio as gr
     except ModuleNotFoundError:
-        raise UserError('the demo page needs gradio; install it with pip install "latdiff[demo]"') from None
+        raise UserError("the demo page needs gradio; install it with `pip install gradio`") from None
     from latdiff.demo.fitting import MOST_BYTES
     from latdiff.demo.page import build
     from latdiff.demo.showing import CSS
