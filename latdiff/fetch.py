@@ -106,6 +106,11 @@ def published(name: str) -> Published:
     return MODELS[name]
 
 
+def is_here(name: str) -> bool:
+    """Whether a model of MODELS has been fetched, whole."""
+    return all((BUNDLED / name / file).is_file() for file in FILES)
+
+
 def located(name: str) -> str:
     """Where the model is that a recipe or a checkpoint names.
 
@@ -119,7 +124,7 @@ def located(name: str) -> str:
         FetchError: For a model that is not here.
     """
     if name in MODELS:
-        if all((BUNDLED / name / file).is_file() for file in FILES):
+        if is_here(name):
             return str(BUNDLED / name)
         raise FetchError(f"{name} is not here yet; `latdiff fetch {name}` brings it, or name a folder or a hub id in "
                          f"its place, such as {MODELS[name].hub}")

@@ -35,7 +35,7 @@ class Decoded(NamedTuple):
 
 @runtime_checkable
 class Codec(Protocol):
-    """Text to latents [B, L, D] and back; a new one inherits `decode` and `round_trip`.
+    """Text to latents [B, L, D] and back; a new one inherits `decode`, `round_trip` and `push_to_hub`.
 
     A codec that is saved with a pipeline is a diffusers ModelMixin, or has `save_pretrained` and `from_pretrained`.
 
@@ -122,6 +122,18 @@ class Codec(Protocol):
             0 to 1, or None by a codec that does not decode token by token.
         """
         return None
+
+    def push_to_hub(
+        self, repo_id: str, commit_message: str | None = None, private: bool | None = None, token: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Upload the codec to the Hugging Face hub, where `load_codec("owner/name")` finds it.
+
+        Arguments and errors are as in a pipeline's `push_to_hub`.
+        """
+        from latdiff.codecs.files import push_codec  # which imports codecs
+
+        return push_codec(self, repo_id, commit_message, private, token, create_pr)
 
     def round_trip(self, latents: Tensor, texts: list[str], batch_size: int = 256) -> Tensor:
         """How far latents lie from those of the texts that were written from them, read again.

@@ -49,18 +49,6 @@ class TextCodec(Codec):
         """Its parts, by the names under which a pipeline saves them."""
         return {"tokenizer": self.tokenizer, "text_model": self.text_model, "autoencoder": self.autoencoder}
 
-    def push_to_hub(
-        self, repo_id: str, commit_message: str | None = None, private: bool | None = None, token: str | None = None,
-        create_pr: bool = False,
-    ) -> str:
-        """Upload the codec to the Hugging Face hub, where `load_codec("owner/name")` finds it.
-
-        Arguments and errors are as in a pipeline's `push_to_hub`.
-        """
-        from latdiff.codecs.files import push_codec  # which imports this module
-
-        return push_codec(self, repo_id, commit_message, private, token, create_pr)
-
     @property
     def latent_shape(self) -> tuple[int, int]:
         """(L, D)."""

@@ -113,17 +113,7 @@ class WritingCodec(SavedModel, Codec):
                 adapter.base_model_name_or_path = None  # the codec's configuration names it; peft would ask the hub
             self.language_model.save_pretrained(Path(folder) / "adapter")
 
-    def push_to_hub(
-        self, repo_id: str, commit_message: str | None = None, private: bool | None = None, token: str | None = None,
-        create_pr: bool = False,
-    ) -> str:
-        """Upload the codec to the Hugging Face hub, where `load_codec("owner/name")` finds it.
-
-        Arguments and errors are as in a pipeline's `push_to_hub`.
-        """
-        from latdiff.codecs.files import push_codec  # which imports this module
-
-        return push_codec(self, repo_id, commit_message, private, token, create_pr)
+    push_to_hub = Codec.push_to_hub  # not that of diffusers' models, which knows no card of ours
 
     def attach(self, language_model=None, tokenizer=None, encoder=None, encoder_tokenizer=None) -> Self:
         """Take the two frozen models and their tokenizers, by default those that the configuration names.

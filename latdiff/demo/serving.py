@@ -28,7 +28,8 @@ def serve(name: str, folder: Path, port: int | None = None) -> None:
     Raises:
         UserError: Without Gradio, for a checkpoint that cannot be opened, and for a port that is taken.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell has what it begins in the background ignore the first
+        signal.signal(number, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="latdiff-demo-") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads
         page, address = start(name, folder, port)

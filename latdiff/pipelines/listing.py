@@ -10,7 +10,7 @@ from typing import Any
 
 from latdiff.checkpoints import SHIPPED, folder_size
 from latdiff.errors import shortened
-from latdiff.fetch import FILES, MODELS
+from latdiff.fetch import MODELS, is_here
 
 HERE = Path("checkpoints")
 
@@ -37,7 +37,7 @@ class Listed:
 
 
 def pipelines_in(folder: Path, prefix: str = "") -> list[Listed]:
-    """The finished pipelines in a folder, by name; what cannot be read of one is left out, and nothing is loaded."""
+    """The finished pipelines in a folder, by name; unreadable details of one are left out, and nothing is loaded."""
     folders = sorted(index.parent for index in folder.glob("*/model_index.json"))
     return [_listed(one, f"{prefix}{one.name}") for one in folders]
 
@@ -54,7 +54,7 @@ def pipelines_here() -> list[Listed]:
 
 def models_here() -> dict[str, bool]:
     """Whether each model of `latdiff fetch` has been fetched."""
-    return {name: all((SHIPPED / name / file).is_file() for file in FILES) for name in MODELS}
+    return {name: is_here(name) for name in MODELS}
 
 
 def _listed(folder: Path, name: str) -> Listed:
