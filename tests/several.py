@@ -108,17 +108,18 @@ def member(job, folder: Path, port: int, index: int, count: int, at: tuple[int, 
 
 
 def together(soak: Soak, job, folder: Path, count: int, at: tuple[int, int, int] = (-1, -1, 0), change=None,
-             others=None) -> list[int]:
+             others=None, ends_others=True) -> list[int]:
     """Exit codes of `count` processes that train in a folder; where one fails, the rest is sent SIGTERM.
 
     `change` is called with its index in every process before it begins; `others` is what all but the first train.
+    Without `ends_others` the rest has to notice by itself: a signal that comes while it ends has Python's own handler.
     """
     port = free_port()
     members = [soak.context.Process(target=member, args=(job if index == 0 else others or job, folder, port, index,
                                                          count, at, change)) for index in range(count)]
     for one in members:
         one.start()
-    until, ended = time.monotonic() + ENDED, False
+    until, ended = time.monotonic() + ENDED, not ends_others
     while time.monotonic() < until and any(one.is_alive() for one in members):
         if not ended and any(one.exitcode for one in members):
             ended = True

@@ -80,8 +80,9 @@ def test_a_run_goes_on_with_another_number_of_processes(soak, alone, begun):
 def test_a_process_that_dies_ends_the_others_with_a_sentence_and_loses_no_step(soak, alone, begun, name, stage):
     """Whether they wait for it with their gradients, or, in whitening, for its rows."""
     job, folder = ALL[name], begun(ALL[name])
-    codes = together(soak, job, folder, 2, at=(1, 3, signal.SIGKILL))
+    codes = together(soak, job, folder, 2, at=(1, 3, signal.SIGKILL), ends_others=False)
     assert codes == [1, -signal.SIGKILL]
+    assert "the other processes cannot be reached" in (folder / "error-0.txt").read_text(encoding="utf-8")
     with safe_open(folder / "checkpoints" / "tiny" / "train" / f"{stage}.safetensors", "pt") as state:
         assert int(state.metadata()["step"]) == 4
     assert together(soak, job, folder, 1) == [0]
@@ -132,6 +133,6 @@ def test_processes_that_were_given_other_things_are_refused(soak, begun, name, o
 def test_a_batch_that_does_not_go_round_is_refused(soak, begun):
     small = replace(RESUMED, settings=(*RESUMED.settings, "train_denoiser.batch_size=1"))
     folder = begun(small)
-    assert together(soak, small, folder, 2) == [1, 1]
+    assert together(soak, small, folder, 2, ends_others=False) == [1, 1]
     assert "a batch of train_denoiser has 1 rows for 2 processes; raise train_denoiser.batch_size" in (
         folder / "error-0.txt").read_text(encoding="utf-8")
