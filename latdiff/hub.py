@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from latdiff.checkpoints import without_paths
+from latdiff.checksums import write_checksums
 from latdiff.errors import UserError, first_line, shown
 from latdiff.fetch import MODELS
 
@@ -37,7 +38,7 @@ def push(
     save: Callable[[Path], None], repo_id: str, what: str, snippet: str = "", commit_message: str | None = None,
     private: bool | None = None, token: str | None = None, create_pr: bool = False,
 ) -> str:
-    """Save into a folder of its own, and upload what is then in it, with a card where none was saved.
+    """Save into a folder of its own, and upload what is then in it, with a card where neither it nor the hub has one.
 
     Args:
         save: Makes the folder whose path it is given.
@@ -62,11 +63,14 @@ def push(
         save(folder)
         without_paths(folder)
         _refuse_models_of_here(folder)
-        if not (folder / "README.md").exists():
+        if (folder / "model_index.json").exists():
+            write_checksums(folder)  # also in place of those that an earlier push has left there
+        plain_card = not (folder / "README.md").exists()
+        if plain_card:
             card = CARD.format(name=folder.name, what=what, snippet=snippet)
             (folder / "README.md").write_text(card, encoding="utf-8")
         return _upload(folder, repo_id, commit_message or f"Upload {what[0].lower()}{what[1:]}", private, token,
-                       create_pr)
+                       create_pr, plain_card)
 
 
 def check_id(repo_id: object) -> None:
@@ -76,14 +80,17 @@ def check_id(repo_id: object) -> None:
 
 
 def _upload(
-    folder: Path, repo_id: str, message: str, private: bool | None, token: str | None, create_pr: bool
+    folder: Path, repo_id: str, message: str, private: bool | None, token: str | None, create_pr: bool, plain_card: bool
 ) -> str:
+    """Upload a folder, without its card where that is plain and the repository has one."""
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)
-        return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message, create_pr=create_pr))
+        stays = ["README.md"] if plain_card and api.file_exists(repo_id, "README.md") else None
+        return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message, create_pr=create_pr,
+                                     ignore_patterns=stays))
     except Exception as error:  # the hub raises kinds of its own, and those of its client
         raise HubError(f"{repo_id} could not be pushed to ({first_line(error)}); `hf auth login` logs in, and `hf auth "
                        "whoami` says under which names you may write") from error

@@ -91,7 +91,7 @@ class Shown:
             bar.write(f"  {what:{width}}  {text}")
         self.rows += [[step + 1, what, text] for what, text in texts]
         for tracker in self.accelerate.trackers:
-            tracker.log_table("samples", columns=SHOWN, data=list(self.rows), step=step)
+            tracker.log_table("samples", columns=SHOWN, data=list(self.rows), step=step + 1)
 
 
 class Curve:
@@ -138,12 +138,12 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 def report(step: int, loss: Tensor, bar: tqdm, accelerate: Accelerator, curve: Curve,
            **figures: Tensor | float) -> None:
-    """Every twentieth step and after the last: the loss on the bar, and all figures in the curve and the run's log."""
+    """Every twentieth step and after the last: the loss on the bar, all figures in the curve and the run's log."""
     if step % 20 == 0 or step + 1 == bar.total:
         bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
         found = {name: float(value) for name, value in {"loss": loss.detach(), **figures}.items()}
         curve.add(step + 1, **found)
-        accelerate.log(found, step=step)
+        accelerate.log(found, step=step + 1)
 
 
 def progress_bar(start: int, steps: int, title: str, quiet: bool) -> tqdm:

@@ -339,7 +339,7 @@ class Run:
     def log_picture(self, name: str, path: Path) -> None:
         """Add a picture to the run's log."""
         for tracker in self.accelerate.trackers:
-            tracker.log_images({name: [str(path)]}, step=self.step)
+            tracker.log_images({name: [str(path)]}, step=self.step + 1)
 
     def finish(self) -> nn.Module:
         """The trained module, out of accelerate's wrapper and with the averaged weights if there are any."""

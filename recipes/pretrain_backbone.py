@@ -24,6 +24,7 @@ from latdiff.data.corpus import Corpus, load_corpus
 from latdiff.data.tokens import (
     IGNORED,
     corrupt_spans,
+    kept_report,
     labels_of,
     length_report,
     pad,
@@ -53,12 +54,12 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     tokenizer = tokenizer_of(recipe, corpus)
     whole = tokenize(tokenizer, corpus.train + corpus.extra)
     ids = short_enough(whole, recipe.data.max_tokens)
-    print(f"{len(ids):,} texts of at most {recipe.data.max_tokens} tokens, {len(tokenizer)} pieces")
+    print(kept_report(len(ids), recipe.data.max_tokens, {"too long": len(whole) - len(ids)} | corpus.dropped))
     print(length_report(whole))
 
     torch.manual_seed(recipe.seed)
     model = fast_attention(T5ForConditionalGeneration(model_config(recipe, len(tokenizer))))
-    print(f"T5 with {sum(p.numel() for p in model.parameters()):,} weights -> {folder}")
+    print(f"T5 with {sum(p.numel() for p in model.parameters()):,} weights and {len(tokenizer):,} pieces -> {folder}")
     run = Run(recipe, "backbone", state, settings, quiet)
     model = run.prepare(model, corpus.train + corpus.extra)
     for step, rows in run.steps(BatchOrder(len(ids), settings.batch_size, recipe.seed, ids.lengths)):

@@ -29,6 +29,7 @@ from latdiff.data.tokens import (
     IGNORED,
     MOST_TOO_LONG,
     corrupt_spans,
+    kept_report,
     labels_of,
     lead_in,
     length_report,
@@ -198,8 +199,7 @@ def readable(recipe: Recipe, tokenizer, corpus: Corpus, limit: int) -> PackedIds
     whole = tokenize(tokenizer, corpus.train)
     own = short_enough(whole, recipe.data.max_tokens)
     left_out = {"too long": len(whole) - len(own)} | corpus.dropped
-    counts = ", ".join(f"{count:,} {why}" for why, count in left_out.items())
-    print(f"{len(own):,} texts of at most {recipe.data.max_tokens} tokens; left out: {counts}")
+    print(kept_report(len(own), recipe.data.max_tokens, left_out))
     print(length_report(whole))
     unseen = sum(len(row) <= limit for row in tokenize(tokenizer, corpus.valid))
     if len(own) < 2 or not unseen:

@@ -21,7 +21,7 @@ from latdiff.codecs.writing import WritingCodec
 from latdiff.config import Recipe
 from latdiff.data.corpus import Corpus, DataError, load_corpus
 from latdiff.data.packed import PackedTexts
-from latdiff.data.tokens import IGNORED, length_report
+from latdiff.data.tokens import IGNORED, kept_report, length_report
 from latdiff.draws import Draws
 from latdiff.errors import UserError
 from latdiff.evaluation.report import update_metrics
@@ -282,8 +282,7 @@ def readable(recipe: Recipe, codec: WritingCodec, corpus: Corpus) -> tuple[Texts
     own = Texts.of(recipe, codec, corpus.train, corpus.train_conditions)
     more = PackedTexts(itertools.compress(corpus.extra, codec.fits(corpus.extra, limit)))
     left_out = {"too long": len(corpus.train) - len(own.all)} | corpus.dropped
-    counts = ", ".join(f"{count:,} {why}" for why, count in left_out.items())
-    print(f"{len(own.all):,} texts of at most {limit} tokens; left out: {counts}")
+    print(kept_report(len(own.all), limit, left_out))
     print(length_report(codec.tokenize(corpus.train)))
     if more:
         print(f"{len(more):,} extra texts that are short enough, for the codec alone")

@@ -7,6 +7,7 @@ import shutil
 import pytest
 from huggingface_hub import ModelCard
 
+from latdiff import cli
 from latdiff.config import load_recipe
 from latdiff.evaluation.averaging import averaged
 from latdiff.evaluation.card import sweep_tables, write_baseline_card, write_card
@@ -201,3 +202,20 @@ def test_heads_are_on_the_card_with_how_good_they_are(tiny, checkpoint, tmp_path
     config.write_text(json.dumps(json.loads(config.read_text(encoding="utf-8")) | {"report": {}}), encoding="utf-8")
     write_card(folder)
     assert "- `--guide sentiment=LABEL`, `negative`, `positive`\n" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_card_that_somebody_has_edited_stays(tiny, tmp_path, recwarn):
+    folder = shutil.copytree(tiny.checkpoint, tmp_path / "tiny")
+    path = folder / "README.md"
+    path.unlink(missing_ok=True)
+    write_card(folder)
+    first = path.read_text(encoding="utf-8")
+    write_card(folder, "ada/tiny")
+    assert "ada/tiny" in path.read_text(encoding="utf-8") != first and not recwarn.list
+    path.write_text(first.replace("# tiny", "# My stories"), encoding="utf-8")
+    with pytest.warns(UserWarning, match=r"README.md has been edited since latdiff wrote it, .*; move it away"):
+        write_card(folder)
+    assert "# My stories" in path.read_text(encoding="utf-8")
+    with pytest.warns(UserWarning, match="has been edited"):
+        cli.main(["publish", str(folder), str(tmp_path / "copy")])
+    assert "# My stories" in (tmp_path / "copy" / "README.md").read_text(encoding="utf-8")

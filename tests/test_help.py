@@ -99,3 +99,10 @@ def test_completion_without_shtab_says_what_it_needs(monkeypatch):
     monkeypatch.setitem(sys.modules, "shtab", None)
     with pytest.raises(SystemExit, match=r"error: --print-completion needs shtab, .* pip install shtab"):
         cli.main(["--print-completion", "bash"])
+
+
+@pytest.mark.parametrize("words, meant", [(["sampel"], "sample"), (["check-conf"], "check-config")])
+def test_a_command_that_there_is_not_names_the_nearest(words, meant, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(words)
+    assert f"; did you mean {meant}?" in capsys.readouterr().err

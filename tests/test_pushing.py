@@ -25,11 +25,13 @@ print(pipe.push_to_hub("ada/stories", heads=[head], token="secret"))
 head.push_to_hub("ada/tense", private=True, token="secret")
 pipe.codec.push_to_hub("ada/codec", token="secret")
 cli.main(["publish", "tiny", "--to-hub", "ada/published", "--quiet"])
+pipe.push_to_hub("ada/published")
 
 assert open_checkpoint("ada/stories").codec.digest == pipe.codec.digest == load_codec("ada/codec").digest
 for found in (load_head("ada/tense"), load_head("ada/stories", subfolder="heads/tense")):
     assert (found.weight == head.weight).all() and found.codec_digest == pipe.codec.digest
 assert isinstance(LatentTextDiffusionPipeline.from_pretrained("ada/published"), LatentTextDiffusionPipeline)
+cli.main(["check-checkpoint", "ada/published"])
 guides = ["--guide", "ada/tense=past:1", "--guide", "sentiment=positive:1"]
 cli.main(["sample", "ada/published", "--num-samples", "1", "--json", "--quiet", *guides])
 """
@@ -57,8 +59,9 @@ def pushed(checkpoint, tmp_path_factory):
 
 
 def test_what_was_pushed_opens_by_its_id_with_heads(pushed):
-    address, published, row = pushed.said
+    address, published, *checked, row = pushed.said
     assert "/ada/stories/commit/" in address and published.startswith("tiny -> http")
+    assert any("checksums" in line for line in checked)
     assert set(json.loads(row)["guides"]) == {"tense", "sentiment"}
 
 

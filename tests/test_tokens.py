@@ -108,7 +108,8 @@ def test_the_limit_for_a_share_of_the_texts_is_the_least_that_keeps_it(texts, mo
 
 def test_the_report_on_lengths_names_the_setting():
     ids = [[7] * 20] * 198 + [[7] * 31, [7] * 500]
-    assert length_report(ids) == "data.max_tokens=20 would keep 99 % of the training texts, 500 all of them"
+    assert length_report(ids) == (
+        "99 % of the training texts have at most 20 tokens; data.max_tokens=500 would keep all of them")
 
 
 def test_a_saved_vocabulary_reads_the_same(vocabulary):

@@ -22,7 +22,7 @@ from latdiff.cli.models import add_check_checkpoint, add_fetch, add_publish
 from latdiff.cli.plots import add_plot
 from latdiff.cli.recipes import add_check_config, add_training
 from latdiff.cli.sampling import add_edit, add_sample
-from latdiff.cli.unknown import refuse_unknown
+from latdiff.cli.unknown import Parser, refuse_unknown
 from latdiff.errors import plain_errors
 
 WIDTH = 78  # of a description
@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line of all subcommands; builds it without loading torch."""
     description = "Latent text diffusion: train, sample, steer, measure."
     lines = argparse.RawDescriptionHelpFormatter
-    top = argparse.ArgumentParser(prog="latdiff", description=description, epilog=EXIT, formatter_class=lines)
+    top = Parser(prog="latdiff", description=description, epilog=EXIT, formatter_class=lines)
     top.add_argument("--version", action="version", version=f"latdiff {latdiff.__version__}")
     top.add_argument("--print-completion", action=PrintCompletion, choices=SHELLS,
                      help="print a script that completes commands and flags in a shell (needs shtab)")

@@ -6,9 +6,9 @@ EXIT = """\
 exit status:
   0    done
   1    an error, which is said in a sentence
-  2    words that the command does not know
-  130  stopped by Ctrl-C; a training saves first, and the same command goes on
-  141  nobody reads the output any more, as behind `| head`
+  2    a command or a flag that there is not
+  130  stopped by Ctrl-C; a training saves first, and the same command goes on. The demo page ends with 0
+  141  the output was closed early, as by `| head`
   143  stopped by SIGTERM, likewise
 
 `latdiff COMMAND --help` has examples, and `latdiff --print-completion bash` completes commands and flags."""

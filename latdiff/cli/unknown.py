@@ -1,8 +1,9 @@
-"""Flags that a subcommand does not have: its usage, and what may have been meant."""
+"""Commands, choices and flags that there are not: the usage, and what may have been meant."""
 
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterator
 from typing import NoReturn
 
@@ -10,6 +11,14 @@ from latdiff.config import STAGES, Recipe
 from latdiff.errors import nearest
 
 OTHERS = {"--num-inference-steps": "--steps"}  # names that pipelines have for flags
+
+
+class Parser(argparse.ArgumentParser):
+    """One whose message about a choice that there is none of names the nearest."""
+
+    def error(self, message: str) -> NoReturn:
+        found = re.search(r"invalid choice: '(.+)' \(choose from (.+)\)", message)
+        super().error(message + (nearest(found[1], re.findall(r"[\w.-]+", found[2])) if found else ""))
 
 
 def refuse_unknown(options: argparse.Namespace, rest: list[str], words: list[str]) -> NoReturn:

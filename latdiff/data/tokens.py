@@ -10,7 +10,7 @@ import math
 import random
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import sentencepiece
@@ -143,10 +143,16 @@ def limit_for(ids: Sequence[list[int]], percent: int) -> int:
     return sorted(map(len, ids))[math.ceil(percent * len(ids) / 100) - 1]
 
 
+def kept_report(kept: int, max_tokens: int, left_out: Mapping[str, int]) -> str:
+    """One line on how many texts are read and, by reason, how many are not."""
+    counts = ", ".join(f"{count:,} {why}" for why, count in left_out.items())
+    return f"{kept:,} texts of at most {max_tokens} tokens; left out: {counts}"
+
+
 def length_report(ids: Sequence[list[int]]) -> str:
-    """One line on the max_tokens that would keep 99 % and all of the texts."""
+    """One line on how many tokens the texts have, which data.max_tokens has to allow for."""
     most, whole = limit_for(ids, 99), limit_for(ids, 100)
-    return f"data.max_tokens={most} would keep 99 % of the training texts, {whole} all of them"
+    return f"99 % of the training texts have at most {most} tokens; data.max_tokens={whole} would keep all of them"
 
 
 def unknown_share(tokenizer, ids: Sequence[list[int]]) -> float:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from latdiff.data.corpus import read_labelled
-from latdiff.demo.requests import MOST_PASTED, head_name, text_of
+from latdiff.demo.requests import MOST_NAME, MOST_PASTED, head_name, text_of
 from latdiff.demo.shelf import Shelf
 from latdiff.errors import UserError, shortened, shown
 from latdiff.heads.attribute import AttributeHead
@@ -32,7 +32,7 @@ class Fitted:
     Attributes:
         checkpoint: whose latents it reads.
         head: fitted.
-        counts: how many texts each label has.
+        counts: how many texts of each label it was fitted on.
         left_out: how many rows were left out, by reason.
         seconds: that fitting took.
     """
@@ -79,23 +79,25 @@ def fit(shelf: Shelf, own: tuple[Fitted, ...], checkpoint: Any, name: Any, paste
     columns = [text_of(which, column, 200).strip() or usual for which, column, usual in (
         ("column of the texts", text_column, "text"), ("column of the labels", label_column, "label"))]
     content, ending = _content(text_of("examples", pasted, MOST_PASTED), file)
-    others = [one for one in own if (one.checkpoint, one.head.name) != (given, name)]
+    named = text_of("name of the attribute", name, 10 * MOST_NAME).strip()
+    others = [one for one in own if (one.checkpoint, one.head.name) != (given, named)]
     if len(others) >= MOST_HEADS:
         raise UserError(f"there are {len(others)} heads of yours already, which is as many as the page keeps; give "
                         "this one the name of a head that it may replace, or load the page again")
     with shelf.use(given) as opened:
         called = head_name(name, opened.heads)
         read = _read(content, ending, *columns)
-        counts = {label: read.labels.count(label) for label in sorted(set(read.labels))}
-        if len(counts) > MOST_LABELS:
-            raise UserError(f"the column {columns[1]!r} has {len(counts):,} different labels, must have at most "
-                            f"{MOST_LABELS} here ({shortened(', '.join(counts), 120)})")
+        given_labels = sorted(set(read.labels))
+        if len(given_labels) > MOST_LABELS:
+            raise UserError(f"the column {columns[1]!r} has {len(given_labels):,} different labels, must have at most "
+                            f"{MOST_LABELS} here ({shortened(', '.join(given_labels), 120)})")
         codec = opened.pipe.codec
         fits = codec.fits(read.texts)
         texts, labels = (list(itertools.compress(column, fits)) for column in (read.texts, read.labels))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the page itself says where a head is at chance
             head = fit_head(codec, texts, labels, name=called)
+    counts = {label: labels.count(label) for label in given_labels}
     left_out = {"too long": fits.count(False), **read.dropped}
     return Fitted(given, head, counts, {why: count for why, count in left_out.items() if count},
                   time.monotonic() - began)

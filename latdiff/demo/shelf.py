@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from latdiff.heads.number import NumberHead
 from latdiff.pipelines.files import load_for_commands
 from latdiff.pipelines.index import check_finished
 from latdiff.pipelines.latent import LatentTextDiffusionPipeline
+from latdiff.pipelines.listing import HERE, pipelines_in
 
 KEPT = 2  # pipelines in memory
 Heads = dict[str, AttributeHead | NumberHead]
@@ -61,8 +61,9 @@ class Shelf:
     def __init__(self, name: str, folder: Path):
         check_finished(folder)
         found = {name: folder}
-        for place, prefix in ((SHIPPED, ""), (Path("checkpoints"), "checkpoints/")):
-            found |= {prefix + one.name: one for one in _pipelines(place) if prefix + one.name not in found}
+        for place, prefix in ((SHIPPED, ""), (HERE, f"{HERE}/")):
+            found |= {one.name: place / one.name.removeprefix(prefix) for one in pipelines_in(place, prefix)
+                      if one.kind == LatentTextDiffusionPipeline.__name__ and one.name not in found}
         self.folders = {name: one for name, one in found.items()
                         if one == folder or one.resolve() != folder.resolve()}
         self._opened: OrderedDict[str, Opened] = OrderedDict()
@@ -86,14 +87,6 @@ class Shelf:
                 self._opened[name] = _open(self.folders[name])
             self._opened.move_to_end(name)
             yield self._opened[name]
-
-
-def _pipelines(place: Path) -> Iterator[Path]:
-    """Folders of pipelines that sample, by name."""
-    for file in sorted(place.glob("*/model_index.json")):
-        with contextlib.suppress(OSError, ValueError, RecursionError, AttributeError):
-            if json.loads(file.read_text(encoding="utf-8")).get("_class_name") == "LatentTextDiffusionPipeline":
-                yield file.parent
 
 
 def _open(folder: Path) -> Opened:

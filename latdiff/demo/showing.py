@@ -110,7 +110,7 @@ def problem_html(error: UserError) -> str:
 
 def _status(frame: Frame) -> str:
     said = f"{frame.steps} steps, {frame.seconds:.1f} s" if frame.done else (
-        f"step {frame.step} of {frame.steps}" if frame.steps else "the same noise without guides first")
+        f"step {frame.step} of {frame.steps}" if frame.steps else "first, the same noise without guides")
     share = frame.step / max(1, frame.steps)
     bar = "" if frame.done else f'<div class="ld-bar"><span style="width: {share:.0%}"></span></div>'
     return f'<div class="ld-status">{said}{bar}</div>'

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -110,12 +112,15 @@ CAPTIONS = {
 }
 KNOWN = {"texts", "accuracy", "majority"}  # of a head's report, for its line
 TAGS = "text-generation", "latent-diffusion", "text-diffusion"
+MARK = "<!-- written by latdiff, which leaves this card alone once it is edited: {} -->"
 COLUMNS = {"mode": "", "scale": ".4g"} | dict.fromkeys(
     ("success", "worst", "validity", "slot_tv_floors", "perplexity", "distinct"), ".3f")
 
 
 def write_card(folder: Path, name: str | None = None) -> None:
     """Write the checkpoint's README.md: what it is, how to sample from it, and what was measured.
+
+    One that somebody has edited is left as it is, with a warning.
 
     Args:
         folder: The checkpoint, with its recipe.yaml, and with metrics.json and pictures where there are any.
@@ -164,8 +169,24 @@ def write_baseline_card(folder: Path, what: str, auto: str, measured: str) -> No
 
 
 def _save(card: ModelCard, folder: Path) -> None:
-    with written_whole(folder / "README.md") as beside:
-        card.save(beside)
+    """Write a card with a digest of itself behind it; warn and leave it where the one that is there was edited."""
+    path, text = folder / "README.md", str(card).rstrip() + "\n\n"
+    if path.is_file() and not path.is_symlink() and not _is_ours(path.read_text(encoding="utf-8", errors="replace")):
+        warnings.warn(f"{path} has been edited since latdiff wrote it, and stays as it is; move it away for a new card",
+                      stacklevel=3)
+        return
+    with written_whole(path) as beside:
+        beside.write_text(f"{text}{MARK.format(_digest(text))}\n", encoding="utf-8")
+
+
+def _is_ours(text: str) -> bool:
+    """Whether a card is still as it was written."""
+    above, mark, _ = text.rpartition(MARK.partition("{")[0])
+    return bool(mark) and text == f"{above}{MARK.format(_digest(above))}\n"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
 
 
 def card_data(recipe: Recipe, library: str = "latdiff", tags: Sequence[str] = TAGS) -> ModelCardData:
