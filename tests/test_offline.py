@@ -62,9 +62,10 @@ def test_it_is_not_asked_where_libraries_are_offline_anyway(online, monkeypatch)
 def test_a_data_set_and_a_model_of_the_hub_are_refused_without_a_second_try(online, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # where nothing listens
     online(Session("ConnectError"))
-    began = time.monotonic()
+    waited = []
+    monkeypatch.setattr(time, "sleep", waited.append)  # as clients do between one try and the next
     with pytest.raises(DataError, match="the hub was queried for it, but the hub cannot be reached"):
         load_corpus(load_recipe("e2e").data, 0)
     with pytest.raises(LanguageModelError, match=r"could not be fetched from the hub \(offline"):
         load_language_model(None, "owner/name")
-    assert time.monotonic() - began < 10
+    assert sum(waited) < 1
