@@ -20,6 +20,7 @@ _HOMES = {
     "StarPipeline": "pipelines.star",
     "StarPlanner": "models.star",
     "TextCodec": "codecs.t5",
+    "TokenDiffusionPipeline": "pipelines.tokens",
     "fit_head": "heads.fitting",
     "load_head": "heads.files",
     "Codec": "codecs.protocol",
