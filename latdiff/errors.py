@@ -65,6 +65,11 @@ def shortened(text: str, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[: most - 4]} ..."
 
 
+def printable(value: object) -> str:
+    """A value as a text on one line, with a space in place of each letter that is none, as those that move a cursor."""
+    return "".join(letter if letter.isprintable() else " " for letter in str(value))
+
+
 def written(text: str) -> str:
     r"""A text as UTF-8 can hold it, with halves of surrogate pairs as \ud800 and the like."""
     return text.encode("utf-8", "backslashreplace").decode()
