@@ -14,7 +14,7 @@ from typing import Any
 from latdiff.errors import UserError, first_line
 from latdiff.evaluation.metrics import mean_of
 from latdiff.precision import compute_dtype
-from latdiff.storage import new_file, write_text
+from latdiff.storage import new_file, unfinished, write_text
 
 BY_WORDS = "the label's words stand in the text"  # a row's judge, where there is no other
 NO_FLUENCY = ("fluency: not measured; `latdiff evaluate ... --fluency MODEL` does that, MODEL a causal language model "
@@ -209,11 +209,11 @@ def row_line(row: dict) -> str:
 
 def check_writable(path: Path) -> None:
     """Raise UserError where `write_json` could not write: better before measuring than after."""
-    unfinished = path.with_suffix(".unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        new_file(unfinished)
-        unfinished.unlink()
+        beside = unfinished(path)
+        new_file(beside)
+        beside.unlink()
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}); name another file") from None
 
