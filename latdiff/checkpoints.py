@@ -44,11 +44,18 @@ def folder_of(checkpoint: str | Path) -> Path:
     path = shipped(checkpoint)
     if path.exists() or not may_be_id(checkpoint):
         return path
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     try:
         return Path(snapshot_download(str(checkpoint)))
-    except Exception as error:  # the hub raises kinds of its own, and those of its client
+    except GatedRepoError as error:
+        raise UserError(f"{checkpoint} is no folder here, and on the hub it is gated: ask for access at "
+                        f"{constants.ENDPOINT}/{checkpoint}, and log in with `hf auth login`") from error
+    except RepositoryNotFoundError as error:  # the hub does not tell which of the two
+        raise UserError(f"{checkpoint} is no folder here, and the hub has no such model, or it is private; look for a "
+                        "typing mistake, or log in with `hf auth login`") from error
+    except Exception as error:  # the hub raises more kinds of its own, and those of its client
         raise UserError(
             f"{checkpoint} is no folder here, and could not be fetched from the hub ({first_line(error)}); give the "
             "path of a checkpoint, or the id of one that can be reached"
