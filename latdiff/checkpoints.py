@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from latdiff.errors import UserError, first_line, shortened, shown
+from latdiff.errors import UserError, first_line, shortened, shown, written
 from latdiff.storage import plain_refusal, sync
 
 PUBLISHED = ("model_index.json", "heads", "recipe.yaml", "metrics.json", "metrics.jsonl", "versions.json", "README.md",
@@ -75,8 +75,12 @@ def shipped(path: str | Path) -> Path:
     """
     try:
         here, there = Path(path).expanduser(), SHIPPED / str(path)
+        str(path).encode()  # as the readers of weights do
         comes_along = any((there / name).is_file() for name in ("model_index.json", "config.json"))
         return there if comes_along and not here.exists() else here
+    except UnicodeEncodeError:
+        raise CheckpointError(f"{written(str(path))} is no name in UTF-8, which files of weights are opened by; rename "
+                              "the folder") from None
     except (OSError, RuntimeError, ValueError) as error:  # too long a name, no right to enter, the home of nobody
         raise CheckpointError(f"{shown(str(path))} cannot be looked for: {first_line(error)}") from None
 

@@ -1,5 +1,8 @@
 """Where a checkpoint lies: here, or on the hub."""
 
+import os
+from pathlib import Path
+
 import httpx
 import huggingface_hub
 import pytest
@@ -65,6 +68,13 @@ def test_what_the_hub_refuses_is_told_apart(kind, said, monkeypatch):
     with pytest.raises(UserError) as refused:
         folder_of("owner/x")
     assert str(refused.value) == said
+
+
+def test_a_name_that_is_not_utf_8_is_refused_before_anything_is_opened(tmp_path):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff"))
+    folder.mkdir()
+    with pytest.raises(UserError, match=r"a\\udcff is no name in UTF-8, .*; rename the folder"):
+        folder_of(folder)
 
 
 def test_a_head_of_a_hub_id_has_a_folder_of_its_own(hub, checkpoint, fingerprint, tmp_path, monkeypatch, capsys):
