@@ -62,6 +62,11 @@ def folder_of(checkpoint: str | Path) -> Path:
         ) from error
 
 
+def name_of(checkpoint: str | Path) -> str:
+    """What a checkpoint is called: the last name of its path, as of a folder or a hub id; of `.`, the folder's own."""
+    return Path(os.path.abspath(Path(checkpoint).expanduser())).name
+
+
 def may_be_id(checkpoint: str | Path) -> bool:
     """Whether it reads like a hub id owner/name, of which names below checkpoints/ are none."""
     name = str(checkpoint)

@@ -10,7 +10,7 @@ from huggingface_hub.constants import ENDPOINT
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 from latdiff import cli
-from latdiff.checkpoints import folder_of
+from latdiff.checkpoints import folder_of, name_of
 from latdiff.errors import UserError
 
 
@@ -75,6 +75,14 @@ def test_a_name_that_is_not_utf_8_is_refused_before_anything_is_opened(tmp_path)
     folder.mkdir()
     with pytest.raises(UserError, match=r"a\\udcff is no name in UTF-8, .*; rename the folder"):
         folder_of(folder)
+
+
+def test_a_checkpoint_is_called_by_the_last_name_of_its_path(tmp_path, monkeypatch):
+    (tmp_path / "b" / "c").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("b")
+    monkeypatch.chdir(tmp_path / "b" / "c")
+    names = {".": "c", "..": "b", "owner/tiny": "tiny", "runs/v1.5/": "v1.5", tmp_path / "link": "link"}
+    assert {given: name_of(given) for given in names} == names
 
 
 def test_a_head_of_a_hub_id_has_a_folder_of_its_own(hub, checkpoint, fingerprint, tmp_path, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """`latdiff plot`: which pictures there are of a checkpoint, what they are drawn from, and why there are no others."""
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -185,6 +186,24 @@ def test_lines_that_no_training_wrote_are_left_out_of_the_curves(line, tmp_path)
     lines = [one if isinstance(one, str) else json.dumps(one) for one in (*good, line)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines), encoding="utf-8")
     assert pictures.curves_of(read_curves(tmp_path / "metrics.jsonl")) == {"denoiser": ([1, 21], [1.0, 1 / 21])}
+
+
+def test_pictures_of_the_working_directory_are_named_after_it(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text('{"stage": "denoiser", "step": 1, "loss": 1.0}', encoding="utf-8")
+    monkeypatch.chdir(folder)
+    cli.main(["plot", ".", "--output", "../pics"])
+    assert drawn(capsys.readouterr().out)["curves"] == "../pics/mine-curves.png"
+    assert [file.name for file in (tmp_path / "pics").iterdir()] == ["mine-curves.png"]
+
+
+def test_a_folder_of_pictures_whose_name_is_not_utf_8_is_printed_all_the_same(tmp_path, monkeypatch, capsys):
+    (tmp_path / "metrics.jsonl").write_text('{"stage": "denoiser", "step": 1, "loss": 1.0}', encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    cli.main(["plot", str(tmp_path), "--output", os.fsdecode(b"pics\xff")])
+    assert drawn(capsys.readouterr().out)["curves"].startswith("pics\\udcff/")
+    assert len(list(Path(os.fsdecode(b"pics\xff")).iterdir())) == 1
 
 
 def test_more_stages_than_any_training_has_are_not_drawn(tmp_path):

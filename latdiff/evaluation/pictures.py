@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from latdiff.checkpoints import class_of
+from latdiff.checkpoints import class_of, name_of
 from latdiff.codecs.files import load_codec
 from latdiff.codecs.protocol import Codec
 from latdiff.config import load_recipe
@@ -84,7 +84,7 @@ class Subject:
     @property
     def name(self) -> str:
         """Of the checkpoint, for titles."""
-        return Path(self.given).name
+        return name_of(self.given)
 
     @cached_property
     def figures(self) -> dict:
