@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from latdiff.errors import UserError, first_line, shortened, shown
+from latdiff.errors import UserError, first_line, shortened, shown, written
 from latdiff.storage import plain_refusal, sync
 
 PUBLISHED = ("model_index.json", "heads", "recipe.yaml", "metrics.json", "metrics.jsonl", "versions.json", "README.md",
@@ -44,15 +44,27 @@ def folder_of(checkpoint: str | Path) -> Path:
     path = shipped(checkpoint)
     if path.exists() or not may_be_id(checkpoint):
         return path
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     try:
         return Path(snapshot_download(str(checkpoint)))
-    except Exception as error:  # the hub raises kinds of its own, and those of its client
+    except GatedRepoError as error:
+        raise UserError(f"{checkpoint} is no folder here, and on the hub it is gated: ask for access at "
+                        f"{constants.ENDPOINT}/{checkpoint}, and log in with `hf auth login`") from error
+    except RepositoryNotFoundError as error:  # the hub does not tell which of the two
+        raise UserError(f"{checkpoint} is no folder here, and the hub has no such model, or it is private; look for a "
+                        "typing mistake, or log in with `hf auth login`") from error
+    except Exception as error:  # the hub raises more kinds of its own, and those of its client
         raise UserError(
             f"{checkpoint} is no folder here, and could not be fetched from the hub ({first_line(error)}); give the "
             "path of a checkpoint, or the id of one that can be reached"
         ) from error
+
+
+def name_of(checkpoint: str | Path) -> str:
+    """What a checkpoint is called: the last name of its path, as of a folder or a hub id; of `.`, the folder's own."""
+    return Path(os.path.abspath(Path(checkpoint).expanduser())).name
 
 
 def may_be_id(checkpoint: str | Path) -> bool:
@@ -68,8 +80,12 @@ def shipped(path: str | Path) -> Path:
     """
     try:
         here, there = Path(path).expanduser(), SHIPPED / str(path)
+        str(path).encode()  # as the readers of weights do
         comes_along = any((there / name).is_file() for name in ("model_index.json", "config.json"))
         return there if comes_along and not here.exists() else here
+    except UnicodeEncodeError:
+        raise CheckpointError(f"{written(str(path))} is no name in UTF-8, which files of weights are opened by; rename "
+                              "the folder") from None
     except (OSError, RuntimeError, ValueError) as error:  # too long a name, no right to enter, the home of nobody
         raise CheckpointError(f"{shown(str(path))} cannot be looked for: {first_line(error)}") from None
 

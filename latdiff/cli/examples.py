@@ -9,7 +9,7 @@ exit status:
   2    a command or a flag that there is not
   130  stopped by Ctrl-C; a training saves first, and the same command goes on. The demo page ends with 0
   141  the output was closed early, as by `| head`
-  143  stopped by SIGTERM, likewise
+  143  stopped by SIGTERM; a training saves first here too
 
 `latdiff COMMAND --help` has examples, and `latdiff --print-completion bash` completes commands and flags."""
 

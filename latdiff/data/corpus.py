@@ -24,6 +24,7 @@ from latdiff.worlds import Oracle, world
 
 WORLD_TRAINING, WORLD_TEXTS = 60_000, 400  # how many of a world to train on, and for all else
 TEXT_COLUMN = "--text-column, in a recipe data.text_column, --labels or --judge HEAD=DATA:COLUMN:TEXT_COLUMN"
+LABEL_COLUMN = "--label-column, in a recipe data.condition_column, --labels or --judge HEAD=DATA:COLUMN"
 LACKING = {"none": "blank", "label": "without a text or a label", "text": "without a text or a source",
            "prefix": "of less than two sentences", "start": "blank"}
 
@@ -388,7 +389,7 @@ def _labelled(table: Table, texts: list[str], column: str) -> Iterator[tuple[int
     if not known:
         there = columns((row for _, row in table.rows), column)
         raise DataError(f"{table.place}: no row has a column {column!r}{there}; name that of the labels: "
-                        "--label-column, in a recipe data.condition_column, --labels or --judge HEAD=DATA:COLUMN")
+                        f"{LABEL_COLUMN}")
 
 
 def _none_for_nan(value):

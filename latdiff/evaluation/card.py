@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from latdiff.config import Recipe, load_recipe
 from latdiff.data.sources import HUB_ID
-from latdiff.evaluation.report import grouped, older_figures, picture, summary
+from latdiff.evaluation.report import grouped, of_any_figures, older_figures, picture, summary
 from latdiff.heads.files import label_heads
 from latdiff.heads.guessing import held_out
 from latdiff.storage import written_whole
@@ -125,18 +125,23 @@ def write_card(folder: Path, name: str | None = None) -> None:
     Args:
         folder: The checkpoint, with its recipe.yaml, and with metrics.json and pictures where there are any.
         name: By which it is opened, such as a hub id (default: the folder).
+
+    Raises:
+        UserError: For figures that no evaluation has written.
     """
     figures, recipe = older_figures(folder / "metrics.json"), load_recipe(str(folder / "recipe.yaml"), saved=True)
-    samples = [text for row in figures.get("unconditional", [])[:1] for text in row["samples"][:5]]
+    heads = head_lines(folder)
     files = {name: picture(folder / "metrics.json", name) for name in CAPTIONS}
     place = name or (folder.name if folder.is_absolute() else folder)
-    card = ModelCard.from_template(
-        card_data(recipe), template_str=TEMPLATE, recipe=recipe, folder=place, figures=figures,
-        words=CONDITIONS.get(recipe.data.condition), flag="prompt" if recipe.data.condition == "start" else "cond",
-        summary=summary(figures), samples=samples, heads=head_lines(folder),
-        pictures=[(name, file.name, CAPTIONS[name]) for name, file in files.items() if file.exists()],
-        sweep=sweep_tables(figures.get("sweep", [])),
-    )
+    with of_any_figures(folder / "metrics.json"):
+        samples = [text for row in figures.get("unconditional", [])[:1] for text in row["samples"][:5]]
+        card = ModelCard.from_template(
+            card_data(recipe), template_str=TEMPLATE, recipe=recipe, folder=place, figures=figures,
+            words=CONDITIONS.get(recipe.data.condition), flag="prompt" if recipe.data.condition == "start" else "cond",
+            summary=summary(figures), samples=samples, heads=heads,
+            pictures=[(name, file.name, CAPTIONS[name]) for name, file in files.items() if file.exists()],
+            sweep=sweep_tables(figures.get("sweep", [])),
+        )
     _save(card, folder)
 
 

@@ -30,7 +30,7 @@ def plot_lengths(histograms: dict[str, list[int]], path: Path, checkpoint: str) 
             else:
                 style = ("-", "--", ":")[index // 10 % 3]
                 axes.step(range(len(shares)), shares, where="mid", label=name, linestyle=style)
-        shortest = min(next(n for n, count in enumerate(counts) if count) for counts in histograms.values())
+        shortest = min(next((n for n, count in enumerate(counts) if count), 0) for counts in histograms.values())
         axes.set(xlabel="words a text", ylabel="share of texts", ylim=(0, None), xlim=(max(0, shortest - 1), None))
         whole_numbers(axes.xaxis)
         figure.legend(loc="outside right upper", fontsize="small")

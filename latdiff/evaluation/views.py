@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from latdiff.errors import as_number, printable
 from latdiff.evaluation.figures import COLOURS, MARKERS, drawing, label_of, logarithmic, whole_numbers
 from latdiff.evaluation.labelled import LabelledLatents
 from latdiff.evaluation.projection import Projection, project
 from latdiff.pipelines.trajectory import Step
 
 LETTERS, LINE = 74, 0.19  # of a line of text beside a trajectory, and its height in inches
+LARGEST, FURTHEST = float(np.finfo(np.float32).max), 10**12  # loss and step that may be drawn
 STEEP = 8.0  # a loss that falls by so much is drawn on a logarithmic scale
 
 
@@ -91,7 +93,7 @@ def plot_trajectory(steps: Sequence[Step], path: Path, checkpoint: str, total: i
         total: How many steps its sampling takes.
         unsteered: The same steps from the same noise without guides.
     """
-    texts = [textwrap.wrap(_plain(step.text), LETTERS, max_lines=4, placeholder=" ...") for step in steps]
+    texts = [textwrap.wrap(printable(step.text), LETTERS, max_lines=4, placeholder=" ...") for step in steps]
     height = LINE * (max(map(len, texts)) + 0.6)
     titles = list(steps[0].scores)
     steered = f"steered towards {' and '.join(map(label_of, titles))}" if titles else "unsteered"
@@ -122,22 +124,20 @@ def plot_trajectory(steps: Sequence[Step], path: Path, checkpoint: str, total: i
         for one in axes[:-1]:
             one.legend(fontsize="x-small", loc="lower center", bbox_to_anchor=(0.5, 1))
         if unsteered:
-            said = f"the same noise, unsteered: {_plain(unsteered[-1].text)}"
+            said = f"the same noise, unsteered: {printable(unsteered[-1].text)}"
             figure.supxlabel(textwrap.fill(said, 120, max_lines=4, placeholder=" ..."), fontsize=9, x=0.02, ha="left",
                              color="0.35")
 
 
-def _plain(text: str) -> str:
-    """A text whose every letter can be drawn."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
-
-
 def curves_of(lines: Sequence[Mapping[str, Any]]) -> dict[str, tuple[list[int], list[float]]]:
-    """Stage -> its steps, ascending, and their losses, of the lines of a metrics.jsonl; stages in their order there."""
+    """Stage -> its steps, ascending, and their losses, of the lines of a metrics.jsonl; stages in their order there.
+
+    Lines that no training writes are left out, as of a loss that float32 cannot hold.
+    """
     found: dict[str, dict[int, float]] = {}
     for line in lines:
-        if isinstance(line.get("loss"), (int, float)) and np.isfinite(line["loss"]):
-            found.setdefault(line["stage"], {})[line["step"]] = line["loss"]
+        if abs(loss := as_number(line.get("loss"))) <= LARGEST and 0 < line["step"] < FURTHEST:
+            found.setdefault(line["stage"], {})[line["step"]] = loss
     return {stage: (sorted(of), [of[step] for step in sorted(of)]) for stage, of in found.items()}
 
 
