@@ -37,7 +37,7 @@ def interrupt(monkeypatch):
 
     def stop(module, step=None):
         def bar(start, steps, title, quiet):
-            if module.__name__.rpartition("_")[2] != title:
+            if module.__name__.rpartition(".")[2].rpartition("_")[2] != title:
                 return progress_bar(start, steps, title, quiet)
 
             def going():

@@ -31,7 +31,7 @@ from safetensors.torch import load_file
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir")  # audited by Python
 STAGES = ("pretrain_backbone", "train_autoencoder", "train_denoiser", "train_ar", "train_seq2seq", "train_sentence",
-          "train_perceiver", "train_star", "train_wellformed")
+          "train_perceiver", "train_star", "train_wellformed", "distill")
 WORDS = """
 name: words
 dtype: float32
@@ -53,6 +53,10 @@ PAIRS = ("data.source=pairs.jsonl", "data.condition=text", "data.condition_colum
          "train_seq2seq.batch_size=4")
 
 
+FEW = ("name=few", "stages=[distill]", "distill.teacher=checkpoints/tiny", "distill.steps=6", "distill.levels=4",
+       "distill.batch_size=8", "distill.save_every=2", "sampling.scheduler=ddim", "sampling.steps=2")
+
+
 @dataclass(frozen=True)
 class Job:
     """A command that is killed: a stage, its recipe and settings; `after` is what has to be finished before."""
@@ -69,6 +73,7 @@ JOBS = (
     Job("train-ae", "train_autoencoder", after="pretrain-backbone"),
     Job("train-diffusion", "train_denoiser", after="train-ae"),
     Job("train-diffusion from nothing", "train_denoiser"),
+    Job("distill", "distill", settings=FEW, after="train-diffusion"),
     Job("train-ar", "train_ar", after="pretrain-backbone"),
     Job("train-seq2seq", "train_seq2seq", settings=PAIRS, after="pretrain-backbone"),
     Job("train-sentence", "train_sentence", "words.yaml", ("codec=sentence",)),
