@@ -18,6 +18,7 @@ RANKS = {
     "threads": 0,
     "muon": 0,
     "bars": 0,
+    "nats": 0,
     "offline": 0,
     "batches": 1,
     "optimising": 1,

@@ -139,6 +139,14 @@ def test_a_judge_of_fluency_is_named_and_its_perplexity_shown(tmp_path):
     assert "perplexity by gpt2" in said and "perplexity 3.2" in said and "not measured" not in said
 
 
+def test_the_card_has_a_models_nats_beside_the_worlds(tmp_path):
+    row = {"n": 1000, "left_out": 0, "kind": "bound", "nats": 39.04, "nats_per_word": 0.8831, "nats_of_world": 33.04,
+           "excess": {"mean": 6.0, "standard_error": 0.12}, "sampling_error": 0.1}
+    (tmp_path / "metrics.json").write_text(json.dumps({"seeds": [0], "likelihood": row}), encoding="utf-8")
+    said = "≤ 39.04 nats a text, ≤ 0.883 a word; excess ≤ 6.00 ± 0.12 over the world's own 33.04 (bound)"
+    assert f"likelihood of 1,000 unseen texts: {said}" in card_of(tmp_path, "storyworld").text
+
+
 def test_what_training_alone_measured_does_not_speak_of_fluency(tmp_path):
     assert "fluency" not in summary({"reconstruction": {"n": 2, "exact_match": 0.5, "under_noise": {}}})
     assert "fluency" not in card_of(tmp_path, "storyworld").text

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from latdiff import storyworld
+from latdiff.config import load_recipe
+from latdiff.data.corpus import load_corpus
 from latdiff.evaluation.generators import LanguageModelGenerator
 
 
@@ -17,6 +19,8 @@ def test_evaluate_writes_every_figure(latdiff, checkpoint, tmp_path, fingerprint
                       "--samplers", "ddim:2", "renoise:3")
     document = json.loads(file.read_text(encoding="utf-8"))
     assert {"checkpoint", "machine", "unseen", "reconstruction", "unconditional", "guided", "composed"} <= set(document)
+    assert "likelihood" not in document and "likelihood" not in printed
+    assert list(document["unseen"]["brier"]) == list(document["unconditional"][0]["brier"]) == [*"1234", "mean"]
     assert document["seeds"] == [1, 2]
     assert set(document["sd"]) == {"unconditional", "guided", "composed"}  # texts are brought back once
     assert document["sd"]["unconditional"][1]["distinct"] >= 0
@@ -132,6 +136,26 @@ def test_rivals_are_held_to_the_same_figures(latdiff, tiny, tmp_path):
     assert not {"reconstruction", "denoising"} & set(of_file) and "by_class" not in of_file
 
 
+def test_a_language_model_is_measured_in_nats_beyond_the_worlds_and_others_are_silent(latdiff, tiny, tmp_path):
+    file, flags = tmp_path / "m.json", ("--num-samples", 4, "--seeds", 2)
+    printed = latdiff("evaluate", "--json", file, *flags, folder=tiny.ar)
+    document = json.loads(file.read_text(encoding="utf-8"))
+    recipe = load_recipe(str(tiny.recipe))
+    unseen = load_corpus(recipe.data, recipe.seed).valid[:4]
+    row, own = document["likelihood"], LanguageModelGenerator(tiny.ar).log_prob(unseen).values
+    world = [storyworld.log_prob(text) for text in unseen]
+    assert (row["n"], row["left_out"], row["kind"]) == (4, 0, "exact")
+    assert row["nats"] == pytest.approx(-own.mean().item())
+    assert row["excess"]["mean"] == pytest.approx(sum(world) / 4 - own.mean().item()) and row["excess"]["mean"] > 100
+    assert row["excess"]["standard_error"] > 0
+    assert "likelihood" not in document["sd"]  # it is the same at every seed
+    assert "likelihood of 4 unseen texts: " in printed and " over the world's own " in printed
+    (tmp_path / "stories.txt").write_text("\n".join(unseen), encoding="utf-8")
+    assert "likelihood" not in latdiff("evaluate", "--json", file, "--num-samples", 2, "--seeds", 1, "--recipe",
+                                       tiny.ar / "recipe.yaml", folder=tmp_path / "stories.txt")
+    assert "likelihood" not in json.loads(file.read_text(encoding="utf-8"))
+
+
 def test_a_rival_is_controlled_by_taking_the_best_of_its_texts(latdiff, checkpoint, tiny, tmp_path, monkeypatch):
     file = tmp_path / "ar.json"
     flags = ("--num-samples", 4, "--seeds", 1, "--rerank", f"{checkpoint}:3")
@@ -169,7 +193,7 @@ def test_a_file_of_texts_needs_a_recipe_to_be_held_against(refused, tmp_path):
 def test_one_text_a_seed_has_no_figures_of_pairs(latdiff, tiny, tmp_path):
     latdiff("evaluate", "--json", tmp_path / "m.json", "--num-samples", 1, "--seeds", 2, folder=tiny.ar)
     document = json.loads((tmp_path / "m.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)  # no NaN
-    assert "self_bleu" not in document["unconditional"][0]
+    assert not {"self_bleu", "brier"} & set(document["unconditional"][0])
 
 
 def test_a_file_with_too_few_texts_for_all_seeds(refused, tmp_path, tiny):

@@ -30,6 +30,7 @@ from latdiff.evaluation.figures import require_matplotlib
 from latdiff.evaluation.generators import Generator, LanguageModelGenerator, PipelineGenerator, TextsGenerator
 from latdiff.evaluation.judges import FluencyJudge, LabelJudge, MauveJudge, SeenTexts, SimilarityJudge
 from latdiff.evaluation.labelled import read_labelled_words
+from latdiff.evaluation.likelihood import likelihood
 from latdiff.evaluation.metrics import require_packages
 from latdiff.evaluation.pictures import draw_measured
 from latdiff.evaluation.report import (
@@ -176,7 +177,7 @@ def _measure_pipeline(options: argparse.Namespace, folder: Path, labelled: list)
     unseen = scorer.corpus.valid[: options.num_samples]
     back = reconstruction(pipe.codec, unseen, options.seed, pipe.decoding, bleu=True)
     of_training = (training_figures(folder).get("reconstruction") or {}) | back
-    return measure, _of_all_seeds(scorer, options) | {
+    return measure, _of_all_seeds(PipelineGenerator(pipe), scorer, options) | {
         "machine": machine(pipe.config.dtype), "decoding": pipe.decoding, "keep": keep,
         "reconstruction": of_training, "denoising": denoising(pipe, unseen, options.seed),
     }
@@ -215,7 +216,7 @@ def _measure_texts(options: argparse.Namespace, place: Path, labelled: list) -> 
             found["reranked"] = [partial(reranked, *asked, codec, sets, k)]
         return found
 
-    return measure, _of_all_seeds(scorer, options)
+    return measure, _of_all_seeds(generator, scorer, options)
 
 
 def _generator(options: argparse.Namespace, place: Path) -> Generator:
@@ -256,8 +257,11 @@ def _scorer(options: argparse.Namespace, recipe: Recipe, heads: list[AttributeHe
     return Scorer(recipe, corpus, judges, fluency, mauve, similarity)
 
 
-def _of_all_seeds(scorer: Scorer, options: argparse.Namespace) -> dict:
-    return {"scorers": scorer.scorers(), "unseen": scorer.unseen(options.num_samples)}
+def _of_all_seeds(generator: Generator, scorer: Scorer, options: argparse.Namespace) -> dict:
+    """Figures of no samples; a likelihood is the model's at any seed, but for the draws of a bound."""
+    found = {"scorers": scorer.scorers(), "unseen": scorer.unseen(options.num_samples)}
+    own = likelihood(generator, scorer.corpus.valid[: options.num_samples], scorer.oracle, options.seed)
+    return found | ({"likelihood": own} if own else {})
 
 
 def _judges(labelled: list[tuple[str, list[str], list]], heads: list) -> Iterator[tuple]:

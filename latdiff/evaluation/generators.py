@@ -15,12 +15,14 @@ from torch import Tensor
 
 from latdiff.codecs.protocol import Codec
 from latdiff.data.corpus import load_texts
+from latdiff.data.tokens import tokenize
 from latdiff.diffusion.guidance import Guide
 from latdiff.diffusion.noise import streams
 from latdiff.diffusion.sampling import make_scheduler
 from latdiff.errors import UserError
 from latdiff.evaluation.judges import LONGEST
-from latdiff.lm import causal_language_model, class_prefix, write
+from latdiff.lm import causal_language_model, class_prefix, context, ends_of, token_losses, write
+from latdiff.nats import Nats
 from latdiff.pipelines.output import check_guides, scores
 
 
@@ -53,6 +55,15 @@ class Generator(Protocol):
         """n unconditional texts, and what can be said of how they were written: `seconds`, `texts_per_second`."""
         began = time.monotonic()
         return self.generate(None, n, seed), _pace(n, began)
+
+    def log_prob(self, texts: Sequence[str], seed: int = 0) -> Nats | None:
+        """How likely texts are to the model, asked for nothing and whatever samples from it; None where none can say.
+
+        Args:
+            texts: B of them.
+            seed: of a bound that is estimated by sampling; the same seed gives the same estimates.
+        """
+        return None
 
 
 def _check_number(prompts: Sequence[str] | None, n: int) -> None:
@@ -96,6 +107,11 @@ class PipelineGenerator(Generator):
             read = distances.isfinite()
             pace |= {"round_trip": distances[read].mean().item()} if read.any() else {}
         return out.texts, pace
+
+    def log_prob(self, texts: Sequence[str], seed: int = 0) -> Nats | None:
+        """What the pipeline's own `log_prob(texts, generator)` says, where its class has one."""
+        own = getattr(self.pipe, "log_prob", None)
+        return None if own is None else own(list(texts), generator=torch.Generator().manual_seed(seed))
 
     def _write(self, prompts: Sequence[str] | None, n: int, seed: int):
         _check_number(prompts, n)
@@ -153,6 +169,25 @@ class LanguageModelGenerator(Generator):
             some = slice(begin, begin + self.BATCH)
             written += write(self.model, ids[some], own[some], LONGEST, self._top_p)
         return self.tokenizer.batch_decode(written, skip_special_tokens=True)
+
+    def log_prob(self, texts: Sequence[str], seed: int = 0) -> Nats | None:
+        """Exact: the sum over the tokens of each text and its end, by the tokenizer's own tokenisation of it.
+
+        The model could spell the same text by other tokens, or end it by another of its ends; they are left out, so
+        that the text itself is at least as likely. A text with pieces that the tokenizer does not know, or longer than
+        what the model reads or `generate` writes, is NaN. None for a model that ends no text.
+        """
+        ends, end = ends_of(self.model), self.tokenizer.eos_token_id
+        if not ends:
+            return None
+        end = end if end in ends else min(ends)
+        longest, scored = min(LONGEST, context(self.model) - 1), []
+        for row in tokenize(self.tokenizer, list(texts)):
+            row = row[1:] if row[:1] == [self.start] else row  # some tokenizers write the beginning themselves
+            row = row if row[-1:] == [end] else [*row, end]
+            scored.append(row if len(row) <= longest and self.tokenizer.unk_token_id not in row[:-1] else [])
+        nats, counts = token_losses(self.model, self.start, scored)
+        return Nats(-nats.where(counts > 0, torch.nan), "exact")
 
 
 class BestOf:

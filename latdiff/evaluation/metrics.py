@@ -50,6 +50,36 @@ def diversity(texts: list[str]) -> float:
     return math.prod(distinct_ngrams(texts, n) for n in (2, 3, 4))
 
 
+def brier(texts: list[str], references: list[str]) -> dict[str, float]:
+    """How near texts come to the law of references, place by place: a Brier score estimated from samples alone.
+
+    BrierLM (Shao et al. 2025, CALM) scores a reference's n-gram x by two independent samples s1 and s2 of what stands
+    in its place, 1[s1 = x] + 1[s2 = x] - 1[s1 = s2], whose mean is 2 Σ pq - Σ q² for a law p of the references and q of
+    the samples: largest for q = p, and less by Σ (p - q)² for any other. There the samples go on from the reference's
+    own context. Here, for generators that begin from nothing, they are whole texts, and what stands in a place is the
+    n-gram that begins with a text's i-th word, or none, which equals nothing. So the score sees which words stand
+    where, and how varied they are; it is blind to whether what stands far apart goes together.
+
+    Args:
+        texts: M independent samples, two or more; the mean is over all pairs of them.
+        references: N real texts.
+
+    Returns:
+        For n = 1 to 4 under "1" to "4" the sum over places a reference's n-gram, times 100, and their geometric `mean`:
+        0 where one is not positive, for the samples are then more like each other than like the references.
+    """
+    scores = {str(n): 100 * _brier(texts, references, n) for n in range(1, 5)}
+    return scores | {"mean": math.prod(max(0.0, score) for score in scores.values()) ** (1 / len(scores))}
+
+
+def _brier(texts: list[str], references: list[str], n: int) -> float:
+    drawn, real = (Counter(place for text in some for place in enumerate(ngrams(text, n)))
+                   for some in (texts, references))
+    hits = sum(count * drawn[place] for place, count in real.items()) / len(texts)
+    alike = sum(count * (count - 1) for count in drawn.values()) / (len(texts) * (len(texts) - 1))
+    return (2 * hits - len(references) * alike) / max(1, real.total())
+
+
 def self_bleu(texts: list[str]) -> float:
     """BLEU of every text against all the others, 0 to 100 (Zhu et al. 2018): the lower, the more varied.
 

@@ -37,6 +37,18 @@ def denoising_line(measured: dict) -> str:
         f"time {t:g} {error:.3f}" for t, error in pairs)
 
 
+def likelihood_line(measured: dict) -> str:
+    """The figures of `likelihood`."""
+    most = "≤ " if measured["kind"] == "bound" else ""
+    said = f"{most}{measured['nats']:.2f} nats a text, {most}{measured['nats_per_word']:.3f} a word"
+    if "excess" in measured:
+        excess = measured["excess"]
+        around = f" ± {excess['standard_error']:.2f}" if "standard_error" in excess else ""
+        said += f"; excess {most}{excess['mean']:.2f}{around} over the world's own {measured['nats_of_world']:.2f}"
+    left = f" ({measured['left_out']:,} left out)" if measured["left_out"] else ""
+    return f"likelihood of {measured['n']:,} unseen texts{left}: {said} ({measured['kind']})"
+
+
 def summary(document: dict) -> str:
     """The main figures of an evaluation, one a line, each beside the figure that it has to be compared with.
 
@@ -53,6 +65,8 @@ def summary(document: dict) -> str:
         lines.append(reconstruction_table(document["reconstruction"]))
     if "denoising" in document:
         lines.append(denoising_line(document["denoising"]))
+    if "likelihood" in document:
+        lines.append(likelihood_line(document["likelihood"]))
     scorers = document.get("scorers", {})
     lines += [f"{name} is judged by {judge}" for name, judge in scorers.get("judges", {}).items()]
     lines += [f"{figure} by {scorers[key]}" for key, figure in (

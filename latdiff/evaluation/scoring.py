@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -88,13 +88,13 @@ class Scorer:
                         if self.judges else {})
 
     def unseen(self, n: int) -> dict:
-        """The figures of n unseen texts themselves, and MAUVE between training texts and them: what to hope for."""
+        """The figures of n unseen texts themselves, and of training texts held against them: what to hope for."""
         texts = self.corpus.valid[:n]
-        return self._figures(texts) | self._mauve(self.corpus.train, texts)
+        return self._figures(texts) | self._likeness(self.corpus.train[:n], texts)
 
     def unsteered(self, texts: list[str]) -> dict:
         """Quality, likeness to the corpus, variety and memorisation of texts that were asked for nothing."""
-        return self._figures(texts) | self._mauve(texts, self.corpus.valid)
+        return self._figures(texts) | self._likeness(texts, self.corpus.valid)
 
     def steered(self, texts: list[str], targets: dict[str, str]) -> dict:
         """Success of texts that were asked to have labels, by the name of the attribute, and what it cost."""
@@ -128,8 +128,10 @@ class Scorer:
             "word_histogram": metrics.word_histogram(texts),
         } | ({"self_bleu": metrics.self_bleu(texts[:SELF_BLEU_TEXTS])} if len(texts) > 1 else {})
 
-    def _mauve(self, texts: Sequence[str], references: Sequence[str]) -> dict:
-        return {} if self.mauve is None else {"mauve": self.mauve.mauve(texts, references)}
+    def _likeness(self, texts: list[str], references: list[str]) -> dict:
+        """Figures of texts held against as many references."""
+        found = {"brier": metrics.brier(texts, references[: len(texts)])} if len(texts) > 1 else {}
+        return found | ({} if self.mauve is None else {"mauve": self.mauve.mauve(texts, references)})
 
     def _hits(self, texts: list[str], targets: dict[str, str]) -> tuple[list[bool], str]:
         """Whether each text has all the labels, and who says so."""

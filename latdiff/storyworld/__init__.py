@@ -7,16 +7,17 @@ weather), and everything else is sampled uniformly from lists: names, places, ob
 every sentence. `sample` generates stories from a seed. `read` takes any text and says whether it is a story of
 this world, what is wrong with it (`ERRORS`) and which attributes and choices it shows. `marginals` gives the
 exact probability of every choice, `log_prob` that of a whole story, `prefix_log_prob` that of its first words,
-`count_stories` the number of stories, and `compare` measures a set of texts against them.
+`prefix_posterior` what those say of an attribute, `count_stories` the number of stories, and `compare` measures a set
+of texts against them.
 """
 
 from .compare import Comparison, compare
 from .grammar import ATTRIBUTES, BOUND, Story, count_stories, marginals, sample
 from .likelihood import log_prob
 from .oracle import ERRORS, Reading, read
-from .prefixes import prefix_log_prob
+from .prefixes import prefix_log_prob, prefix_posterior
 
 __all__ = ["ATTRIBUTES", "ERRORS", "Comparison", "Reading", "Story", "attributes", "bound", "compare",
-           "count_stories", "log_prob", "marginals", "prefix_log_prob", "read", "sample"]
+           "count_stories", "log_prob", "marginals", "prefix_log_prob", "prefix_posterior", "read", "sample"]
 
 attributes, bound = ATTRIBUTES, BOUND  # the names that `latdiff.worlds.Oracle` asks for

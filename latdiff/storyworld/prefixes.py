@@ -1,4 +1,7 @@
-"""The exact probability that a story begins with given words: a sum over all choices that could have made them."""
+"""The exact probability that a story begins with given words, and what that says of its attributes.
+
+It is a sum over all choices that could have made the words.
+"""
 
 from __future__ import annotations
 
@@ -55,6 +58,30 @@ def prefix_log_prob(words: str, **attributes: str | int) -> float:
     early = list(combinations({**fixed, **later[0]}))
     share = math.fsum(_sentence("opening", values, words, ". ", then) for values in early) / len(early)
     return min(0.0, math.log(share)) if share else -math.inf
+
+
+def prefix_posterior(words: str, attribute: str) -> dict[str, float]:
+    """Probability of each value of an attribute, given that a story which `sample` generates begins with a text.
+
+    Before the outcome both sentiments have 1/2: whoever is surer of a story's end there, a head, a plan or a model, is
+    wrong by a measurable amount.
+
+    Args:
+        words: what some story begins with; with the empty string, the values have their prior.
+        attribute: one of `ATTRIBUTES`.
+
+    Returns:
+        The attribute's values in their order, with probabilities that sum to 1.
+
+    Raises:
+        ValueError: for an unknown attribute, and for words that no story begins with.
+    """
+    values = ATTRIBUTES.get(attribute, ("",))  # of an unknown one, prefix_log_prob says what there is
+    found = {value: math.exp(prefix_log_prob(words, **{attribute: value})) for value in values}
+    total = math.fsum(found.values())  # the prior is uniform
+    if not total:
+        raise ValueError(f"no story begins with {words!r}, so that it says nothing of the {attribute}.")
+    return {value: share / total for value, share in found.items()}
 
 
 def _sentences(roles: tuple[str, ...], values: Mapping[str, str], left: str) -> float:

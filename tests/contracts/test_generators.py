@@ -1,11 +1,14 @@
 """One suite that every generator of texts passes, two toys included, and what is each one's own."""
 
 import json
+import math
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from transformers import GPT2Config, GPT2LMHeadModel
 
 import latdiff as package
 from latdiff import cli, storyworld
@@ -21,6 +24,7 @@ from latdiff.evaluation.generators import (
 from latdiff.evaluation.judges import FluencyJudge
 from latdiff.heads.attribute import AttributeHead
 from latdiff.lm import LanguageModelError, class_prefix
+from latdiff.nats import Nats
 from latdiff.pipelines.files import open_checkpoint
 
 WRITTEN = [f"text {number}" for number in range(12)]
@@ -43,9 +47,12 @@ class Storyteller(Generator):
             raise UserError("the world is asked for nothing")
         return [story.text for story in storyworld.sample(n, seed)]
 
+    def log_prob(self, texts, seed=0):
+        return Nats(torch.tensor([storyworld.log_prob(text) for text in texts]).nan_to_num(neginf=torch.nan), "exact")
+
 
 class StoryPipeline(DiffusionPipeline):
-    """A toy of a pipeline: it has no codec and no denoiser."""
+    """A toy of a pipeline: it has no codec and no denoiser, and a bound by sampling."""
 
     def __init__(self, topic: str = "music"):
         super().__init__()
@@ -54,6 +61,11 @@ class StoryPipeline(DiffusionPipeline):
     def __call__(self, num_samples, generator):
         stories = storyworld.sample(num_samples, generator.initial_seed(), topic=self.config.topic)
         return SimpleNamespace(texts=[story.text for story in stories], latents=torch.zeros(num_samples, 1, 1))
+
+    def log_prob(self, texts, generator):
+        looseness = torch.rand(len(texts), generator=generator)
+        return Nats(torch.tensor([storyworld.log_prob(text) for text in texts]) - looseness, "bound",
+                    torch.full((len(texts),), 12**-0.5))
 
 
 @pytest.fixture(params=["pipeline", "language model", "nucleus", "file", "toy", "pipeline of another kind"])
@@ -81,11 +93,29 @@ def test_what_is_measured_is_what_is_written(generator):
     json.dumps(generator.settings | figures)
 
 
+def test_a_likelihood_is_a_number_of_nats_for_each_text_or_there_is_none(generator):
+    texts = [story.text for story in storyworld.sample(3, 4)]
+    found = generator.log_prob(texts, 1)
+    if found is None:
+        assert isinstance(generator, TextsGenerator) or hasattr(generator.pipe, "codec")
+        return
+    assert found.kind in ("exact", "bound")
+    assert found.values.shape == (3,) and (found.values < 0).all()
+    assert found.standard_errors is None or found.standard_errors.shape == (3,)
+    assert torch.equal(found.values, generator.log_prob(texts, 1).values)
+    if found.standard_errors is None:  # each text has its own, whatever stands beside it
+        alone = torch.cat([generator.log_prob([text], 2).values for text in texts])
+        torch.testing.assert_close(found.values, alone, rtol=1e-5, atol=1e-3)
+    else:
+        assert not torch.equal(found.values, generator.log_prob(texts, 2).values)
+
+
 def test_the_global_random_numbers_are_left_alone(generator):
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
     generator.generate(None, 2, 0)
+    generator.log_prob(["a text"])
     assert torch.rand(1) == expected
 
 
@@ -211,6 +241,59 @@ def test_a_language_models_text_depends_on_its_place_and_its_class_alone(tiny):
     music, walk, both = ([generator.classes[which] for which in row] for row in ([0] * 3, [1] * 3, [0, 1, 0]))
     of_music, of_walk, of_both = (generator.generate(labels, 3, 0) for labels in (music, walk, both))
     assert of_both == [of_music[0], of_walk[1], of_music[2]]
+
+
+class Letters:
+    """A tokenizer of one letter a token, as tokenizers of transformers are called."""
+
+    unk_token_id, eos_token_id, all_special_ids = 2, 1, (0, 1, 2)
+
+    def __init__(self, ends=True):
+        self.ends = [1] * ends
+
+    def __call__(self, texts, **settings):
+        return SimpleNamespace(input_ids=[[{"a": 3, "b": 4}.get(letter, 2) for letter in text] + self.ends
+                                          for text in texts])
+
+    def convert_tokens_to_ids(self, tokens):
+        return [2] * len(tokens)
+
+    def batch_decode(self, ids, skip_special_tokens):
+        return ["".join("^.?ab"[one] for one in row if one != self.eos_token_id) for row in ids]
+
+
+@pytest.fixture(params=[True, False], ids=["the tokenizer writes an end", "it writes none"])
+def letters(request, tiny):
+    """A language model of a, b, an unknown piece, a beginning and an end, with room for six of them."""
+    torch.manual_seed(1)
+    generator = LanguageModelGenerator(tiny.ar)
+    config = GPT2Config(vocab_size=5, n_positions=7, n_embd=8, n_layer=1, n_head=1, bos_token_id=0, eos_token_id=1,
+                        initializer_range=0.15, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0)
+    generator.model, generator.tokenizer = GPT2LMHeadModel(config).eval(), Letters(request.param)
+    return generator
+
+
+def test_a_language_models_likelihood_is_that_of_the_texts_it_writes(letters):
+    written, texts = Counter(letters.generate(None, 4000, 0)), ["", "a", "b", "aa", "ab", "ba", "bb"]
+    found = letters.log_prob(texts).values.exp()
+    assert (found > 0.002).all()
+    for text, share in zip(texts, found.tolist(), strict=True):
+        assert written[text] / 4000 == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / 4000))
+
+
+def test_a_language_model_says_nothing_of_texts_that_it_cannot_read(letters):
+    values = letters.log_prob(["aaaaa", "aaaaaa", "axa"]).values  # an end is the sixth token, then the seventh
+    assert values.isnan().tolist() == [False, True, True]
+
+
+def test_a_language_model_that_ends_no_text_has_no_likelihood(letters):
+    letters.model.generation_config.eos_token_id = None
+    assert letters.log_prob(["a"]) is None
+
+
+def test_what_samples_from_a_language_model_is_no_matter(tiny):
+    texts = [story.text for story in storyworld.sample(2, 4)]
+    assert torch.equal(*(LanguageModelGenerator(tiny.ar, top_p).log_prob(texts).values for top_p in (1, 0.5)))
 
 
 @pytest.mark.parametrize("top_p", [0, 1.5, -1])
