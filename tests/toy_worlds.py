@@ -46,7 +46,7 @@ class Table:
         return self.texts[torch.multinomial(self.probs, count, replacement=True, generator=generator)]
 
     def predictor(self, ids: Tensor) -> Tensor:
-        """Log-probabilities [B, L, V], see the module. Where what is seen is impossible all tokens are equally likely."""
+        """Log-probabilities [B, L, V], see the module; uniform where the others are impossible."""
         return self._rows[code(ids, self.vocab_size + 1)]
 
     def _conditionals(self, ids: Tensor) -> Tensor:
