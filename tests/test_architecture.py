@@ -43,6 +43,7 @@ RANKS = {
     "models": 4,
     "codecs": 5,
     "diffusion": 5,
+    "discrete": 5,
     "heads": 6,
     "pipelines": 7,
     "demo": 8,
