@@ -64,5 +64,17 @@ EXAMPLES = {
     ),
     "train-sentence": ("latdiff train-sentence english", "latdiff train-sentence english-own data.source=texts.txt"),
     "train-perceiver": ("latdiff train-perceiver english-perceiver",),
+    "train-tokens": ("latdiff train-tokens masked", "latdiff train-tokens block tokens.block_size=8"),
     "distill": ("latdiff distill storyworld-4",
                 "latdiff distill storyworld-4 name=mine-4 distill.teacher=checkpoints/mine data.source=mine.txt"),
+    "train-star": ("latdiff train-star star-storyworld", "latdiff train-star star-storyworld train_star.steps=500"),
+    "train-ar": ("latdiff train-ar storyworld", "latdiff train-ar storyworld train_ar.condition_dropout=1"),
+    "train-seq2seq": ("latdiff train-seq2seq asset-mini",),
+    "train-wellformed": ("latdiff train-wellformed english",),
+}
+
+
+def examples_of(command: str) -> str:
+    """The end of a command's help; empty where there are no examples."""
+    lines = [f"  {line}" for line in EXAMPLES.get(command, ())]
+    return "\n".join(["examples:", *lines]) if lines else ""
