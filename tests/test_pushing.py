@@ -35,6 +35,7 @@ cli.main(["check-checkpoint", "ada/published"])
 guides = ["--guide", "ada/tense=past:1", "--guide", "sentiment=positive:1"]
 cli.main(["sample", "ada/published", "--num-samples", "1", "--json", "--quiet", *guides])
 """
+DOTTED = ("ada/..", "ada/.", "../x", "ada/x.", "ada/-x", "ada/a--b", "ada/a..b", "ada/x.git", "ada/x\n", "ada/é")
 PARTS = {"autoencoder/config.json", "denoiser/config.json", "model_index.json", "scheduler/scheduler_config.json",
          "text_model/model.safetensors", "tokenizer/tokenizer.json", "versions.json", "README.md"}
 
@@ -96,7 +97,7 @@ def test_each_has_a_card_that_says_how_to_open_it(pushed):
 
 
 def test_mistakes_are_refused_before_anything_is_pushed(pipe, head, refused, writers, tmp_path):
-    for name in ("stories", "a/b/c", "/tmp/x", "ada/", None):
+    for name in ("stories", "a/b/c", "/tmp/x", "ada/", None, *DOTTED):
         with pytest.raises(HubError, match=r"is no hub id, must be owner/name, such as ada/stories"):
             head.push_to_hub(name)
     with pytest.raises(UserError, match="was fitted on latents of codec other, but the codec here is"):
@@ -109,6 +110,15 @@ def test_mistakes_are_refused_before_anything_is_pushed(pipe, head, refused, wri
     assert "give --to-hub owner/name as well" in refused("publish", tmp_path / "y", "--private")
     assert "is no hub id" in refused("publish", tmp_path / "y", "--to-hub", "stories")
     assert not (tmp_path / "y").exists() and not (tmp_path / "x").exists()
+
+
+def test_nothing_is_written_for_a_name_of_dots(pipe, tmp_path, monkeypatch):
+    """Which would lead out of the folder that is uploaded."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for name in DOTTED:
+        with pytest.raises(HubError, match="is no hub id"):
+            pipe.push_to_hub(name)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_link_out_of_the_checkpoint_is_not_published_to_the_hub(checkpoint, tmp_path):
