@@ -15,6 +15,7 @@ from toy_pipes import random_head
 
 from latdiff import cli, load_head
 from latdiff.errors import UserError
+from latdiff.heads.inputs import HeadError
 from latdiff.hub import HubError
 
 PROGRAM = """
@@ -119,6 +120,35 @@ def test_nothing_is_written_for_a_name_of_dots(pipe, tmp_path, monkeypatch):
         with pytest.raises(HubError, match="is no hub id"):
             pipe.push_to_hub(name)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["/tmp/x", "../../x", "..", ".x", "a/b", "a\\b", "a\0b", "a\nb", "", 61 * "x", None])
+def test_the_name_of_a_head_is_no_path_to_write_to(pipe, head, tmp_path, monkeypatch, name):
+    head.save(tmp_path / "mood")
+    config = tmp_path / "mood" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text(encoding="utf-8")) | {"name": name}), encoding="utf-8")
+    head.name = name
+    monkeypatch.setattr("latdiff.hub.tempfile", None)  # nothing is written
+    for call in (lambda: load_head(tmp_path / "mood"), lambda: pipe.push_to_hub("ada/x", heads=[head]),
+                 lambda: head.save(tmp_path / "other")):
+        with pytest.raises(HeadError, match=r"a head's name is .*, must be of 1 to 60 letters that can be shown"):
+            call()
+    assert not (tmp_path / "other").exists()
+
+
+def test_heads_are_pushed_one_or_several_each_of_its_own_name(pipe, head, monkeypatch):
+    monkeypatch.setattr("latdiff.hub._upload", lambda folder, *_: sorted(
+        str(file.relative_to(folder)) for file in folder.glob("heads/*/config.json")))
+    other = random_head(pipe.codec.digest)
+    other.name = "Größe in m"
+    assert pipe.push_to_hub("ada/x", heads=head) == ["heads/mood/config.json"]
+    assert pipe.push_to_hub("ada/x", heads=iter([head, other])) == [
+        "heads/Größe in m/config.json", "heads/mood/config.json"]
+    with pytest.raises(UserError, match=r"two of the heads are called 'mood', .* with head.name = "):
+        pipe.push_to_hub("ada/x", heads=[head, random_head(pipe.codec.digest)])
+    for wrong in ("tone", ["tone"], 5, None, [None]):
+        with pytest.raises(UserError, match=r"heads has .*, must be fitted heads: heads=\[load_head\(...\)\]"):
+            pipe.push_to_hub("ada/x", heads=wrong)
 
 
 def test_a_link_out_of_the_checkpoint_is_not_published_to_the_hub(checkpoint, tmp_path):
