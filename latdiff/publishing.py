@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from latdiff.storage import plain_refusal, sync
 PUBLISHED = ("model_index.json", "heads", "recipe.yaml", "metrics.json", "metrics.jsonl", "versions.json", "README.md",
              "checksums.txt")  # beside the parts
 PICTURES = "metrics-*.png"
+WORDS = ("text_column", "condition_column", "classes", "splits", "judged_as_good")  # settings that are no paths
 
 
 def publish(folder: Path, output: Path, *more: Callable[[Path], Any]) -> None:
@@ -105,9 +106,11 @@ def _write(file: Path, target: Path, at_top: bool) -> None:
 def _for_others(file: Path) -> str:
     """The text of a configuration, recipe or document of figures, without paths of this machine."""
     if file.name == "recipe.yaml":
-        return str(yaml.safe_dump(_with_names(read_settings(file, saved=True)), sort_keys=False))
+        return str(yaml.safe_dump(_with_names(read_settings(file, saved=True), WORDS), sort_keys=False))
     if file.name == "metrics.json":
-        return json.dumps(_with_names(settings_of(file)), indent=2) + "\n"
+        figures = settings_of(file)
+        rows = [key for key, value in figures.items() if isinstance(value, list)]  # of what was said, and asked for
+        return json.dumps(_with_names(figures, rows), indent=2) + "\n"
     return without_path(file)
 
 
@@ -126,10 +129,13 @@ def _write_halved(file: Path, target: Path) -> None:
               metadata={"format": "pt"})
 
 
-def _with_names(value: Any) -> Any:
-    """The value with the last name of every path from the root or from a home folder in it."""
+def _with_names(value: Any, words: Collection[str]) -> Any:
+    """The value with the last name of every path from the root or from a home folder in it.
+
+    What stands under `words` is no path, whatever it begins with, and stays.
+    """
     if isinstance(value, dict):
-        return {key: _with_names(one) for key, one in value.items()}
+        return {key: one if key in words else _with_names(one, words) for key, one in value.items()}
     if isinstance(value, list):
-        return [_with_names(one) for one in value]
+        return [_with_names(one, words) for one in value]
     return Path(value).name if isinstance(value, str) and value.startswith(("/", "~")) else value

@@ -1,11 +1,13 @@
 """`latdiff publish`: the copy is whole or not there, and what is wrong with a checkpoint is said of that itself."""
 
+import json
 import os
 import re
 import shutil
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 from latdiff import cli
@@ -17,6 +19,10 @@ from latdiff.publishing import publish
 def copy(checkpoint, tmp_path):
     """A copy of the checkpoint, with two heads, to damage."""
     return shutil.copytree(checkpoint, tmp_path / "copy")
+
+
+def change(file, **given):
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | given), encoding="utf-8")
 
 
 def refusal(*arguments):
@@ -131,3 +137,30 @@ def test_weights_of_no_numbers_are_copied(copy, tmp_path):
     save_file(load_file(file) | {"empty": torch.zeros(0, 5)}, file, metadata={"format": "pt"})
     publish(copy, tmp_path / "small")
     assert load_file(tmp_path / "small" / "denoiser" / file.name)["empty"].shape == (0, 5)
+
+
+# Paths, and texts that look like them
+
+
+def test_only_settings_are_cut_to_names_and_no_texts(copy, tmp_path):
+    texts, row = ["/ is a slash.", "~ is a tilde/mark."], {"n": 2, "sampler": "a", "distinct": 1.0, "memorised": 0.0}
+    asked = [{"attribute": "tone", "target": "/s", "targets": {"a": "~/b"}, "n": 2, "success": 1.0, "scale": 1.0}]
+    change(copy / "metrics.json", unconditional=[row | {"samples": texts}], guided=asked, adopted_from="~/runs/first",
+           scorers={"fluency": "/home/me/gpt2", "judges": {"tone": "/home/me/judge"}})
+    cli.main(["publish", str(copy), str(tmp_path / "small")])
+    found = json.loads((tmp_path / "small" / "metrics.json").read_text(encoding="utf-8"))
+    assert found["unconditional"][0]["samples"] == texts and found["guided"] == asked
+    assert found["scorers"] == {"fluency": "gpt2", "judges": {"tone": "judge"}} and found["adopted_from"] == "first"
+    card = (tmp_path / "small" / "README.md").read_text(encoding="utf-8")
+    assert all(f"\n- {text}\n" in card for text in texts)
+
+
+def test_columns_and_classes_of_a_recipe_are_no_paths(copy, tmp_path):
+    recipe = copy / "recipe.yaml"
+    given = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    words = {"text_column": "/text", "condition_column": "~label", "classes": ["/s", "~", "01"], "splits": ["/a", "b"]}
+    given["data"] |= words | {"source": "/home/me/a.csv", "extra_sources": ["~/b.csv", "wmt/wmt14"]}
+    recipe.write_text(yaml.safe_dump(given), encoding="utf-8")
+    publish(copy, tmp_path / "small")
+    data = yaml.safe_load((tmp_path / "small" / "recipe.yaml").read_text(encoding="utf-8"))["data"]
+    assert data == given["data"] | {"source": "a.csv", "extra_sources": ["b.csv", "wmt/wmt14"]}
