@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from latdiff.checkpoints import folder_of, save_whole, shipped
 from latdiff.errors import first_line, nearest, shown
 from latdiff.heads.attribute import AttributeHead
-from latdiff.heads.inputs import HeadError, checked_labels
+from latdiff.heads.inputs import HeadError, check_name, checked_labels
 from latdiff.heads.number import LEAST, NumberHead
 from latdiff.heads.regression import FOLDS
 
@@ -22,6 +22,7 @@ TENSORS = {"weight", "bias", "fitted_on"}
 
 def save_head(head: AttributeHead | NumberHead, folder: str | Path) -> None:
     """Write a fitted head's config.json and model.safetensors into the folder, whole or not at all."""
+    check_name(head.name)
     folder = Path(folder)
     settings = {key: value.item() if isinstance(value, np.generic) else value
                 for key, value in head.get_params().items()}
@@ -118,11 +119,11 @@ def _made_of(config: dict, tensors: dict[str, torch.Tensor]) -> AttributeHead | 
 
 def _check_parts(config: dict, tensors: dict[str, torch.Tensor]) -> None:
     """Raise HeadError for parts that are not what `save_head` writes, before they are found out in use."""
+    check_name(config["name"])
     report, levels = config["report"], config.get("log_snrs") or []
     shares = [report[key] for key in ("accuracy", "majority", "alike") if key in report]
     counts = [report[key] for key in ("texts", "different_texts") if report.get(key) is not None]
     right = {
-        "name": isinstance(config["name"], str),
         "codec_digest": config["codec_digest"] is None or isinstance(config["codec_digest"], str),
         "radius": config["radius"] is None or _is_number(config["radius"]),
         "sd": "sd" not in config or _is_number(config["sd"]),
