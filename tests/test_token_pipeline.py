@@ -6,9 +6,8 @@ from transformers import AutoTokenizer
 
 from latdiff import TokenDiffusionPipeline, open_checkpoint, storyworld
 from latdiff.checkpoints import SHIPPED, CheckpointError
-from latdiff.codecs.protocol import TextError
 from latdiff.errors import UserError
-from latdiff.models.token_model import token_model
+from latdiff.models.token_model import mask_id_of, token_model
 
 TEXTS = [story.text for story in storyworld.sample(3, seed=0)]
 
@@ -61,9 +60,28 @@ def test_bounds_are_near_those_of_chance_and_of_each_text_alone(made, process):
     pipe = made(process)
     found = pipe.log_prob(TEXTS, draws=8, generator=seeded())
     alone = pipe.log_prob(TEXTS[:1], draws=8, generator=seeded())
-    assert found.nats.shape == found.error.shape == (3,)
-    assert torch.allclose(found.nats[:1], alone.nats, rtol=1e-4)
-    assert (found.nats / 80 > 4).all() and (found.nats / 80 < 12).all()
+    assert found.values.shape == found.standard_errors.shape == (3,) and found.kind == "bound"
+    assert torch.allclose(found.values[:1], alone.values, rtol=1e-4)
+    assert (found.values / 80 < -4).all() and (found.values / 80 > -12).all()
+
+
+def test_blocks_of_one_token_have_an_exact_likelihood(made):
+    pipe = made("block", block_size=1)
+    found = pipe.log_prob(TEXTS)
+    assert found.kind == "exact" and found.standard_errors is None
+    ids = torch.tensor(pipe._filled_up([pipe._ids(TEXTS[0])]))
+    mask, start = mask_id_of(pipe.model), torch.tensor([[mask_id_of(pipe.model) + 1]])
+    total = 0.0
+    for place in range(ids.shape[1]):  # each token behind those before it, the mask in its own place
+        logits = pipe.model(torch.cat([start, ids[:, :place], torch.tensor([[mask]])], 1)).logits[0, -1, :mask]
+        total += logits.double().log_softmax(-1)[ids[0, place]].item()
+    assert found.values[0].item() == pytest.approx(total, rel=1e-5)
+
+
+def test_texts_that_cannot_be_read_have_no_likelihood(made):
+    found = made().log_prob(["Short.", "Long. " * 80, "\u4e2d"], draws=2, generator=seeded())
+    assert found.values.isnan().tolist() == [False, True, True]
+    assert made().log_prob(["Long. " * 80], generator=seeded()).values.isnan().all()
 
 
 def test_what_was_given_stays_where_blanks_are_filled_in(made):
@@ -108,11 +126,6 @@ def test_processes_that_cannot_fill_in_say_so(made, process):
 def test_what_is_out_of_range_is_refused(made, process, asked, said):
     with pytest.raises(UserError, match=said):
         made(process)(1, **asked)
-
-
-def test_texts_that_are_too_long_have_no_bound(made):
-    with pytest.raises(TextError, match=r"text 1 of 2 has .* tokens, must have fewer than 80"):
-        made().log_prob(["Short.", "Long. " * 80])
 
 
 def test_parts_that_do_not_fit_are_refused(tokenizer):

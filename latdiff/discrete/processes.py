@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from latdiff.discrete.blocks import block_predictor, write_blocks
-from latdiff.discrete.bounds import Bound, estimated_bound
+from latdiff.discrete.bounds import Bound, estimated_bound, exact_bound
 from latdiff.discrete.masked import check_block, masked_loss, masked_predictor
 from latdiff.discrete.reverse import uniform_kernel, walk
 from latdiff.discrete.sampling import Sampled, ancestral, confidence, first_hitting
@@ -31,9 +31,11 @@ class Process(Protocol):
 
     Attributes:
         fills: whether it writes between tokens that are given.
+        exact: whether its bound is the probability itself.
     """
 
-    fills: bool
+    fills: bool = False
+    exact: bool = False
 
     @abstractmethod
     def loss(self, model: LlamaForCausalLM, ids: Tensor, generator) -> Tensor:
@@ -86,14 +88,19 @@ class Blocks(Process):
 
     size: int
     end_id: int
-    fills = False
+
+    @property
+    def exact(self) -> bool:  # type: ignore[override]
+        return self.size == 1
 
     def loss(self, model, ids, generator):
         return masked_loss(block_predictor(model, ids, self.size), ids, mask_id_of(model), generator, self.size)
 
     def bound(self, model, ids, streams, draws):
-        return estimated_bound(block_predictor(model, ids, self.size), ids, mask_id_of(model), streams, draws,
-                               self.size)
+        predictor, mask_id = block_predictor(model, ids, self.size), mask_id_of(model)
+        if 2**self.size <= draws:  # all that can be hidden of a block takes fewer calls
+            return exact_bound(predictor, ids, mask_id, self.size)
+        return estimated_bound(predictor, ids, mask_id, streams, draws, self.size)
 
     def write(self, model, ids, steps, streams, top_p=1.0, order="first-hitting"):
         check_order(order, ORDERS[:2])
@@ -104,8 +111,6 @@ class Blocks(Process):
 @dataclass(frozen=True)
 class Uniform(Process):
     """Uniform diffusion (Schiff et al. 2024): tokens turn into any others, and may be revised on the way back."""
-
-    fills = False
 
     def loss(self, model, ids, generator):
         return uniform_loss(_of_noise(model), ids, mask_id_of(model), generator)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,11 +18,11 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 from latdiff.checkpoints import CheckpointError
 from latdiff.codecs.protocol import TextError, as_texts
 from latdiff.diffusion.noise import Seeds, streams
-from latdiff.discrete.bounds import Bound
 from latdiff.discrete.processes import Blocks, Masked, Process, Uniform
 from latdiff.errors import UserError, check_number, check_whole, nearest
 from latdiff.lm import load_pretrained
 from latdiff.models.token_model import mask_id_of
+from latdiff.nats import Nats
 from latdiff.versions import record_versions
 
 WORD = "a"  # in place of a blank, to see which tokens a mark behind it has
@@ -195,24 +196,34 @@ class TokenDiffusionPipeline(DiffusionPipeline):
         return [row + [end] * (length - len(row)) for row in rows]
 
     @torch.no_grad()
-    def log_prob(self, texts: Iterable[str], draws: int = 128, generator: Seeds = None, batch_size: int = 256) -> Bound:
-        """Upper bounds on -log p of N texts, as nats, and their standard errors.
+    def log_prob(self, texts: Iterable[str], draws: int = 128, generator: Seeds = None, batch_size: int = 256) -> Nats:
+        """How likely N texts are at least, each as its tokens and L - T ends behind them.
 
         Args:
             texts: N of them.
-            draws: of noise for each text; its error falls with their square root, or faster.
+            draws: of noise for each text, where the bound is an estimate; its error falls with their square root, or
+                faster.
             generator: torch's, or a list with one for each text.
             batch_size: how many texts at once.
 
+        Returns:
+            Nats [N]; NaN for a text that is too long, or has pieces that the tokenizer does not know.
+
         Raises:
-            TextError: For a text that is missing, empty or too long.
+            TextError: For a text that is missing or empty.
         """
-        texts = as_texts(texts)
-        rows = self._filled_up(list(map(self._ids, texts)))
-        ids, own = torch.tensor(rows, device=self.model.device), streams(generator, len(rows))
+        rows = list(map(self._ids, as_texts(texts)))
+        read = torch.tensor([len(row) < self.config.length and self.tokenizer.unk_token_id not in row for row in rows])
+        ids = torch.tensor(self._filled_up(list(itertools.compress(rows, read))), device=self.model.device)
+        own = list(itertools.compress(streams(generator, len(rows)), read))
+        batch_size = check_whole("batch_size", batch_size)
         found = [self.process.bound(self.model, ids[at : at + batch_size], own[at : at + batch_size], draws)
                  for at in range(0, len(ids), batch_size)]
-        return Bound(torch.cat([one.nats for one in found]).cpu(), torch.cat([one.error for one in found]).cpu())
+        values, errors = torch.full((2, len(rows)), torch.nan, dtype=torch.float64)
+        values[read] = -torch.cat([one.nats.cpu().double() for one in found] or [values[:0]])
+        errors[read] = torch.cat([one.error.cpu().double() for one in found] or [errors[:0]])
+        exact = self.process.exact
+        return Nats(values, "exact" if exact else "bound", None if exact else errors)
 
     def _write(self, ids: Tensor, steps: int | None, order: str | None, top_p: float | None,
                own: Sequence[torch.Generator], batch_size: int) -> TokenPipelineOutput:
