@@ -21,7 +21,7 @@ from latdiff.errors import plain_errors
 from latdiff.evaluation.card import write_card
 from latdiff.evaluation.report import update_metrics
 from latdiff.lm import load_tokenizer
-from latdiff.models.backbone import BackboneError
+from latdiff.models.backbone import BackboneError, fast_attention
 from latdiff.models.token_model import token_model
 from latdiff.pipelines.tokens import TokenDiffusionPipeline
 from latdiff.processes import agreed, by_main
@@ -51,8 +51,8 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     print(length_report(whole))
 
     torch.manual_seed(recipe.seed)
-    model = token_model(len(tokenizer), recipe.tokens.width, recipe.tokens.layers, recipe.tokens.heads,
-                        recipe.data.max_tokens)
+    model = fast_attention(token_model(len(tokenizer), recipe.tokens.width, recipe.tokens.layers, recipe.tokens.heads,
+                                       recipe.data.max_tokens))
     print(f"{recipe.tokens.process} diffusion with {sum(p.numel() for p in model.parameters()):,} weights -> {folder}")
     ema = EMAModel(model.parameters(), decay=settings.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
     run = Run(recipe, "tokens", state, settings, quiet)

@@ -21,6 +21,7 @@ from latdiff.diffusion.noise import Seeds, streams
 from latdiff.discrete.processes import Blocks, Masked, Process, Uniform
 from latdiff.errors import UserError, check_number, check_whole, nearest
 from latdiff.lm import load_pretrained
+from latdiff.models.backbone import fast_attention
 from latdiff.models.token_model import mask_id_of
 from latdiff.nats import Nats
 from latdiff.versions import record_versions
@@ -83,7 +84,7 @@ class TokenDiffusionPipeline(DiffusionPipeline):
         tokenizer, model = load_pretrained(
             AutoModelForCausalLM, folder / "model", lambda reason: CheckpointError(f"{folder / 'model'} {reason}"),
             folder / "tokenizer")
-        return {"tokenizer": tokenizer, "model": model}
+        return {"tokenizer": tokenizer, "model": fast_attention(model)}
 
     def save_pretrained(self, save_directory, *arguments, **settings) -> None:
         """As diffusers', with the versions of the libraries."""
