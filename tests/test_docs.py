@@ -313,6 +313,13 @@ def test_the_glossary_defines_it(term):
     assert term in anchors(DOCS / "glossary.md")
 
 
+@pytest.mark.parametrize("name", ["commands.md", "settings.md", "api.md"])
+def test_a_page_that_the_site_fills_says_so_in_the_repository_alone(name, monkeypatch):
+    monkeypatch.syspath_prepend(DOCS)
+    markdown, note = text_of(DOCS / name), "`make docs` fills this page"
+    assert note in markdown and note not in importlib.import_module("hooks").on_page_markdown(markdown, None, None, None)
+
+
 def test_settings_and_commands_are_made_without_torch():
     code = ("import sys; sys.path.insert(0, 'docs'); import hooks; found = hooks.commands() + hooks.settings(); "
             "assert 'torch' not in sys.modules; print(found)")
