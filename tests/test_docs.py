@@ -123,8 +123,8 @@ def run_shell(page, run=LAUNCHER.match):
 
 
 def with_topic(here):
-    cli.main(["fit-head", str(here / "storyworld"), "--quiet", "--data", "storyworld", "--label-column", "topic", "--name",
-              "topic", "--limit", "120"])
+    cli.main(["fit-head", str(here / "storyworld"), "--quiet", "--data", "storyworld", "--label-column", "topic",
+              "--name", "topic", "--limit", "120"])
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -315,7 +315,8 @@ def test_the_glossary_defines_it(term):
 def test_a_page_that_the_site_fills_says_so_in_the_repository_alone(name, monkeypatch):
     monkeypatch.syspath_prepend(DOCS)
     markdown, note = text_of(DOCS / name), "`make docs` fills this page"
-    assert note in markdown and note not in importlib.import_module("hooks").on_page_markdown(markdown, None, None, None)
+    filled = importlib.import_module("hooks").on_page_markdown(markdown, None, None, None)
+    assert note in markdown and note not in filled
 
 
 def test_settings_and_commands_are_made_without_torch():

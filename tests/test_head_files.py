@@ -107,7 +107,8 @@ def test_a_head_that_is_not_there_names_those_that_are(tmp_path):
 
 @pytest.mark.parametrize("name, heads", [
     ("storyworld/heads/sentimant", "sentiment, topic; did you mean sentiment?"),
-    ("storyworld/sentiment", "storyworld/heads/sentiment, storyworld/heads/topic; did you mean storyworld/heads/sentiment?"),
+    ("storyworld/sentiment",
+     "storyworld/heads/sentiment, storyworld/heads/topic; did you mean storyworld/heads/sentiment?"),
 ])
 def test_a_head_that_is_not_there_names_those_of_a_checkpoint_that_comes_along(name, heads, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

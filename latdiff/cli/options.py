@@ -8,7 +8,6 @@ from latdiff.config import DECODING
 from latdiff.config.writing import PRESETS
 from latdiff.errors import UserError, shown, whole_word
 
-
 CHECKPOINT = "storyworld or english, which come with latdiff, a folder such as checkpoints/mine, or a hub id"
 
 

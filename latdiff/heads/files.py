@@ -79,10 +79,11 @@ def load_head(folder: str | Path, subfolder: str = "") -> AttributeHead | Number
 
 
 def _no_head(folder: Path) -> HeadError:
-    """With the heads beside it, or with those of the checkpoint that it names or lies in, also of one that comes along."""
+    """With the heads beside it, or those of the checkpoint that it names or lies in, also of one that comes along."""
     absent = [name for name in FILES if not (folder / name).exists()]
     for place in (folder / "heads", folder.parent / "heads", folder.parent):
-        beside = sorted({file.parent.name for root in (Path(), SHIPPED) for file in (root / place).glob("*/config.json")})
+        found = (file for root in (Path(), SHIPPED) for file in (root / place).glob("*/config.json"))
+        beside = sorted({file.parent.name for file in found})
         if beside:
             break
     if place != folder.parent:
@@ -90,8 +91,8 @@ def _no_head(folder: Path) -> HeadError:
     near = nearest(folder.name if place == folder.parent else str(folder), beside)
     return HeadError(
         f"no head in {folder} ({' and '.join(absent)} missing); fitted heads there: {', '.join(beside) or 'none'}"
-        f"{near or '.'} Fit one with `latdiff fit-head`, name another checkpoint's that was fitted on the same codec, or "
-        "copy a folder again that lacks files.")
+        f"{near or '.'} Fit one with `latdiff fit-head`, name another checkpoint's that was fitted on the same codec, "
+        "or copy a folder again that lacks files.")
 
 
 def label_heads(checkpoint: str | Path) -> list[AttributeHead]:
