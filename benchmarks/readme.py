@@ -37,7 +37,7 @@ def success(rows: list[dict]) -> float:
 def english() -> str:
     """The same noise written without guides and with two, in real English."""
     one = json.loads(document("front-page")["english"]["output"].splitlines()[PAIR])
-    return (f"> unsteered: *{one['unsteered']}*\n>\n> the same noise, steered to a *review* that is *positive*: "
+    return (f"> unsteered: *{one['unsteered']}*\n>\n> the same noise, steered to a *positive* *review*: "
             f"*{one['text']}*")
 
 
