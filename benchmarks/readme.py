@@ -91,7 +91,7 @@ def figures() -> str:
         ("English reviews steered to negative, to positive: right²", both("steered"),
          f"real ones {both('real texts')}, SmolLM2 when asked {both('prompted', 'english-rivals')}"),
         ("of these, English sentences, read by eye", read_as_english(), ""),
-        ("minutes from clone to first steered text", f"{first['seconds']['all'] / 60:.1f}", "downloads included"),
+        ("minutes from clone to first steered text", f"{first['seconds']['all'] / 60:.1f}", "package index near"),
     ]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     machines = f"{ours['machine']}, {ours['date']}"
