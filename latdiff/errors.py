@@ -125,9 +125,9 @@ def _shown_items(value: list | tuple | dict, most: int) -> str:
     return left + ", ".join(items + more) + tail + right
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """'; did you mean X?' or '', for messages about a word that is not known."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.5) -> str:
+    """'; did you mean X?' or '', for messages about a word that is not known; the cutoff is how alike, at least."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
     return f"; did you mean {close[0]}?" if close else ""
 
 

@@ -215,7 +215,7 @@ def test_more_stages_than_any_training_has_are_not_drawn(tmp_path):
 
 def test_the_snippet_of_the_page_runs_as_written(checkpoint, tmp_path, monkeypatch, capsys):
     page = (Path(__file__).parents[1] / "docs" / "plots.md").read_text(encoding="utf-8")
-    shutil.copytree(checkpoint, tmp_path / "checkpoints" / "storyworld")
+    shutil.copytree(checkpoint, tmp_path / "storyworld")
     monkeypatch.chdir(tmp_path)
     for snippet in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
         exec(snippet, {})

@@ -18,6 +18,7 @@ from latdiff.pipelines.trajectory import Step
 
 LETTERS, LINE = 74, 0.19  # of a line of text beside a trajectory, and its height in inches
 LARGEST, FURTHEST = float(np.finfo(np.float32).max), 10**12  # loss and step that may be drawn
+SHORT = 0.15  # of the longest arrow: one that is shorter cannot be seen, and its label says so
 STEEP = 8.0  # a loss that falls by so much is drawn on a logarithmic scale
 
 
@@ -58,18 +59,28 @@ def _scatter(axes, projected: Projection) -> None:
     if rest.any():
         others = len(set(projected.labels[rest].tolist()))
         axes.scatter(*projected.points[rest].T, s=10, color="0.8", linewidths=0, label=f"{others} other labels")
+    arrows = _lengths(projected)
     for label, (colour, marker) in looks.items():
         points = projected.points[projected.labels == label]
-        axes.scatter(*points.T, s=16, color=colour, marker=marker, alpha=0.6, linewidths=0, label=label_of(label))
+        name = label_of(label) if arrows.get(label, 1) >= SHORT else f"{label_of(label)} (off this plane)"
+        axes.scatter(*points.T, s=16, color=colour, marker=marker, alpha=0.6, linewidths=0, label=name)
+
+
+def _lengths(projected: Projection) -> dict[Any, float]:
+    """Label -> how long its direction is on the plane, the longest of them 1; 0 for all where none falls on it."""
+    found = {label: float(np.linalg.norm(one)) for label, one in projected.directions.items()}
+    longest = max(found.values())
+    return {label: one / longest if longest else 0.0 for label, one in found.items()}
 
 
 def _arrows(axes, projected: Projection) -> None:
-    """The directions, the longest of them as long as most latents are far from the middle."""
+    """The directions that can be seen, the longest of them as long as most latents are far from the middle."""
     reach = float(np.quantile(np.linalg.norm(projected.points, axis=1), 0.9))
+    lengths, looks = _lengths(projected), _coloured(projected)
     longest = max(np.linalg.norm(one) for one in projected.directions.values())
-    looks = _coloured(projected)
-    for label, towards in projected.directions.items():
-        if label in looks and longest > 0:
+    for label in sorted(lengths, key=lengths.__getitem__, reverse=True):  # so that a long one hides no short one
+        towards = projected.directions[label]
+        if label in looks and lengths[label] >= SHORT:
             axes.annotate("", xy=towards / longest * reach, xytext=(0, 0), zorder=3, arrowprops={
                 "arrowstyle": "-|>", "color": looks[label][0], "linewidth": 2.2, "shrinkA": 0, "shrinkB": 0,
                 "path_effects": _outlined()})
@@ -114,7 +125,7 @@ def plot_trajectory(steps: Sequence[Step], path: Path, checkpoint: str, total: i
         sizes, signal = [step.norm for step in steps], [step.signal_variance for step in steps]
         axes[-2].plot(sizes, places, marker="o", color="0.3", label="size of estimate")
         axes[-2].plot(signal, places, linestyle=":", color="0.3", label="share of signal")
-        axes[-2].set(xlabel="1 is the size of real\ntexts, and no noise", xlim=(0, None))
+        axes[-2].set(xlabel="size (real texts: 1),\nor share of signal", xlim=(0, None))
         axes[0].set(yticks=places, ylim=(len(steps) - 0.5, -0.5), ylabel=f"denoising step, of {total}")
         axes[0].set_yticklabels([str(step.number) for step in steps])
         for place, lines in enumerate(texts):
