@@ -97,7 +97,10 @@ class PipelineGenerator(Generator):
         return self._write(prompts, n, seed).texts
 
     def measured(self, n: int, seed: int) -> tuple[list[str], dict]:
-        """As `Generator.measured`, with the mean `round_trip` where the output has latents of the pipeline's codec."""
+        """As `Generator.measured`, with the mean `round_trip` where the output has latents of the pipeline's codec.
+
+        `calls` is how often the network read a text in the mean, where the output says so.
+        """
         began = time.monotonic()
         out = self._write(None, n, seed)
         pace = _pace(n, began)
@@ -106,7 +109,8 @@ class PipelineGenerator(Generator):
             distances = codec.round_trip(out.latents, out.texts)
             read = distances.isfinite()
             pace |= {"round_trip": distances[read].mean().item()} if read.any() else {}
-        return out.texts, pace
+        calls = getattr(out, "calls", None)
+        return out.texts, pace | ({} if calls is None else {"calls": calls.double().mean().item()})
 
     def log_prob(self, texts: Sequence[str], seed: int = 0) -> Nats | None:
         """What the pipeline's own `log_prob(texts, generator)` says, where its class has one."""
