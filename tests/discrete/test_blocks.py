@@ -66,7 +66,7 @@ def one_block_after_another(model, clean, noisy, size):
     for start in range(0, L, size):
         block, before = slice(start, start + size), slice(max(start - size, 0), start)
         logits, past = read_block(model, past, clean[:, before], noisy[:, block])
-        assert past.mask.shape[1] == past.cache.get_seq_length() == start
+        assert past.mask.shape[1] == start
         found.append(logits)
     return torch.cat(found, 1)
 
@@ -159,7 +159,7 @@ def test_texts_are_those_written_without_a_cache_and_what_is_visible_stays(size,
 
 
 def test_what_is_written_has_the_networks_law():
-    model, size, count = random_token_model(3, spread=0.2), 2, 20_000
+    model, size, count = random_token_model(3, spread=0.2), 2, 10_000
     every = words(3, 4)
     predictor, nats = block_predictor(model, every, size), torch.zeros(81)
     orders = list(itertools.permutations(range(size)))

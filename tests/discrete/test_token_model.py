@@ -46,7 +46,8 @@ def test_with_a_causal_mask_it_is_the_language_model_of_transformers():
     model, ids = random_token_model(V), texts(3, L)
     found = token_logits(model, ids, MASKS["causal"])
     assert found.shape == (3, L, V)
-    torch.testing.assert_close(found, model(ids).logits[..., :V], rtol=0, atol=1e-5)
+    behind_start = torch.nn.functional.pad(ids, (1, 0), value=V + 1)
+    torch.testing.assert_close(found, model(behind_start).logits[:, 1:, :V], rtol=0, atol=1e-5)
     torch.testing.assert_close(token_logits(model, ids, MASKS["causal"], last=2), found[:, -2:])
 
 
@@ -58,6 +59,12 @@ def test_positions_may_come_twice():
     twice = token_logits(model, ids.repeat(1, 2), apart, torch.arange(L).repeat(2))
     torch.testing.assert_close(twice, alone.repeat(1, 2, 1), rtol=0, atol=1e-5)
     assert not torch.allclose(token_logits(model, ids, MASKS["full"], 2 * torch.arange(L)), alone, atol=1e-3)
+
+
+@torch.no_grad()
+def test_it_knows_where_it_is_in_a_text_of_masks_alone():
+    found = token_logits(random_token_model(V), torch.full((1, L), V), MASKS["full"])[0]
+    assert torch.pdist(found).min() > 0.01
 
 
 @torch.no_grad()
