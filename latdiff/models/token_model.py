@@ -36,7 +36,7 @@ def token_model(vocab_size: int, width: int = 256, layers: int = 8, heads: int =
     return LlamaForCausalLM(LlamaConfig(
         vocab_size=vocab_size + 2, hidden_size=width, intermediate_size=hidden, num_hidden_layers=layers,
         num_attention_heads=heads, max_position_embeddings=context + 1, tie_word_embeddings=True, bos_token_id=None,
-        eos_token_id=None, pad_token_id=None, initializer_range=width**-0.5,  # .02 is for widths above 1,000
+        eos_token_id=None, pad_token_id=None, initializer_range=width**-0.5,  # .02 is for wide ones
     ))
 
 

@@ -104,6 +104,14 @@ def test_gaps_are_filled_by_the_law_of_what_is_around_them():
     assert likeness(found[:, [0, 2]], (given / given.sum()).flatten(), 3) > 0.01
 
 
+def test_texts_are_read_together_whichever_places_are_hidden():
+    ids, reads = torch.ones(30, 8, dtype=torch.long), []
+    for row in range(30):
+        ids[row, [row % 8, (row + 3) % 8]] = 4
+    first_hitting(lambda noisy: reads.append(len(noisy)) or CHAIN.predictor(noisy), ids, 4, streams(30))
+    assert reads == [30, 30]
+
+
 @pytest.mark.parametrize("order", ORDERS)
 def test_a_text_depends_on_its_own_stream_alone(order):
     whole = ORDERS[order](CHAIN.predictor, blank(12, CHAIN), 4, streams(12))
