@@ -37,7 +37,7 @@ def success(rows: list[dict]) -> float:
 def english() -> str:
     """The same noise written without guides and with two, in real English."""
     one = json.loads(document("front-page")["english"]["output"].splitlines()[PAIR])
-    return (f"> unsteered: *{one['unsteered']}*\n>\n> the same noise, steered to a *review* that is *positive*: "
+    return (f"> unsteered: *{one['unsteered']}*\n>\n> the same noise, steered to a *positive* *review*: "
             f"*{one['text']}*")
 
 
@@ -91,7 +91,7 @@ def figures() -> str:
         ("English reviews steered to negative, to positive: right²", both("steered"),
          f"real ones {both('real texts')}, SmolLM2 when asked {both('prompted', 'english-rivals')}"),
         ("of these, English sentences, read by eye", read_as_english(), ""),
-        ("minutes from clone to first steered text", f"{first['seconds']['all'] / 60:.1f}", "downloads included"),
+        ("minutes from clone to first steered text", f"{first['seconds']['all'] / 60:.1f}", "package index near"),
     ]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     machines = f"{ours['machine']}, {ours['date']}"

@@ -14,6 +14,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 SOURCE = re.compile(r"\]\(\.\./((?:latdiff|recipes)/[\w/]+\.py)\)")  # a link from a page to the code
 QUOTED = re.compile(r"^<!-- code: (\S+\.py) (\S+) -->$", re.MULTILINE)  # above lines of it
+HERE_ALONE = re.compile(r"^<!-- in the repository alone -->\n(?:.+\n)+\n", re.MULTILINE)  # and the paragraph below it
 NOT_RUN = re.compile(r"^<!-- not run: (.+?) -->$", re.MULTILINE)
 
 
@@ -31,7 +32,8 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown: str, page, config, files) -> str:
-    """Fill a page's markers, and say of a block that is not run why."""
+    """Fill a page's markers, say of a block that is not run why, and leave out what is for readers in a clone."""
+    markdown = HERE_ALONE.sub("", markdown)
     markdown = SOURCE.sub(r"](source/\1.md)", QUOTED.sub(r"[\1](../\1), `\2`", markdown))
     markdown = NOT_RUN.sub(r"*Not run by the tests: \1.*{.aside}", markdown)
     for marker, fill in (("commands", commands), ("settings", settings)):

@@ -31,13 +31,15 @@ _HOMES = {
     "make_scheduler": "diffusion.sampling",
     "sample": "diffusion.sampling",
 }
-__all__ = sorted(_HOMES)
+__all__ = sorted([*_HOMES, "storyworld"])
 
 
 def __getattr__(name: str):
     # Loaded on first use: `import latdiff` and reading a recipe must not wait for torch.
     if name == "ModelMixin":  # diffusers looks for the base of a model beside it, before it loads one
         return importlib.import_module("diffusers").ModelMixin
+    if name == "storyworld":
+        return importlib.import_module("latdiff.storyworld")
     if name in _HOMES:
         return getattr(importlib.import_module(f"latdiff.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'latdiff' has no attribute {name!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import itertools
 import math
 import os
@@ -13,6 +14,7 @@ from collections.abc import Iterable
 from numbers import Integral, Real
 
 LONGEST = 8_000  # characters of a message
+FULL = (errno.ENOSPC, errno.EDQUOT)  # of a disk
 
 
 class UserError(ValueError):
@@ -31,13 +33,15 @@ class UserError(ValueError):
 def plain_errors():
     """Print a UserError as `error: ...` and exit with status 1, without a traceback, and a warning as `warning: ...`.
 
-    So does what the system refuses of a file. Ctrl-C ends with status 130, a closed pipe with 141.
+    So does what the system refuses of a file. Ctrl-C ends with status 130, a closed pipe with 141. What was printed is
+    written out before the end of the block, for Python itself would complain later, with status 120.
     """
     formatted = warnings.formatwarning
     warnings.formatwarning = lambda message, category, *place: (
         f"warning: {message}\n" if category is UserWarning else formatted(message, category, *place))
     try:
-        yield
+        with _printed():
+            yield
     except UserError as error:
         number = os.environ.get("RANK", "0")  # of several processes
         raise SystemExit(f"error: {error}" if number == "0" else f"process {number}: error: {error}") from None
@@ -45,14 +49,33 @@ def plain_errors():
         print("\nstopped", file=sys.stderr)
         raise SystemExit(130) from None
     except BrokenPipeError:  # `latdiff sample ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains as it flushes
+        _print_no_more()
         raise SystemExit(141) from None
     except OSError as error:
-        if error.filename is None:
+        if error.filename is not None:
+            raise SystemExit(f"error: {error.filename}: {error.strerror}") from None
+        if error.errno not in FULL:
             raise
-        raise SystemExit(f"error: {error.filename}: {error.strerror}") from None
+        _print_no_more()
+        raise SystemExit(f"error: the output could not be written ({error.strerror}); free some space, and give the "
+                         "same command again") from None
     finally:
         warnings.formatwarning = formatted
+
+
+@contextlib.contextmanager
+def _printed():
+    """At the end of the block, however it ends, what was printed in it is written out."""
+    try:
+        yield
+    finally:
+        if sys.stdout is not None:  # as where it was closed before Python began
+            sys.stdout.flush()
+
+
+def _print_no_more() -> None:
+    """Leave out what is still to be printed, where it cannot be."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def first_line(error: Exception) -> str:
@@ -63,6 +86,11 @@ def first_line(error: Exception) -> str:
 def shortened(text: str, most: int = 60) -> str:
     """A text of at most so many characters, with ... where its end is left out."""
     return text if len(text) <= most else f"{text[: most - 4]} ..."
+
+
+def printable(value: object) -> str:
+    """A value as a text on one line, with a space in place of each letter that is none, as those that move a cursor."""
+    return "".join(letter if letter.isprintable() else " " for letter in str(value))
 
 
 def written(text: str) -> str:
@@ -97,9 +125,9 @@ def _shown_items(value: list | tuple | dict, most: int) -> str:
     return left + ", ".join(items + more) + tail + right
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """'; did you mean X?' or '', for messages about a word that is not known."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.5) -> str:
+    """'; did you mean X?' or '', for messages about a word that is not known; the cutoff is how alike, at least."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
     return f"; did you mean {close[0]}?" if close else ""
 
 

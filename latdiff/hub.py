@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -74,9 +73,16 @@ def push(
 
 
 def check_id(repo_id: object) -> None:
-    """Raise HubError for what is no hub id owner/name."""
-    if not isinstance(repo_id, str) or not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", repo_id):
-        raise HubError(f"{shown(repo_id)} is no hub id, must be owner/name, such as ada/stories")
+    """Raise HubError for what is no hub id owner/name, by the hub's own rules, which allow no name of dots."""
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        if not isinstance(repo_id, str) or "/" not in repo_id:
+            raise ValueError
+        validate_repo_id(repo_id)
+    except ValueError:
+        raise HubError(f"{shown(repo_id)} is no hub id, must be owner/name, such as ada/stories: letters, digits, '_', "
+                       "'-' and '.', the latter two not at an end and not doubled, and at most 96 characters") from None
 
 
 def _upload(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import itertools
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,14 +23,15 @@ class StorageError(UserError):
 def written_whole(path: Path) -> Iterator[Path]:
     """A file beside `path` to write; at the end of the block it is synced to the disk and takes the place of `path`.
 
-    What is killed or fails meanwhile leaves `path` as it was. A link in either place is replaced, never followed.
+    What is killed or fails meanwhile leaves `path` as it was. A link in either place is replaced, never followed. Of
+    several processes that write one file at once, the last one's stays.
 
     Raises:
         StorageError: for a full disk, and for a folder that cannot be written into.
     """
-    beside = path.with_name(f"{path.name}.unfinished")
     with plain_refusal(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        beside = unfinished(path)
         new_file(beside)
         try:
             yield beside
@@ -43,6 +46,26 @@ def write_text(path: Path, text: str) -> None:
     """Write a text as UTF-8, whole or not at all. Raises StorageError as `written_whole` does."""
     with written_whole(path) as beside:
         beside.write_text(text, encoding="utf-8")
+
+
+def unfinished(path: Path) -> Path:
+    """Where this process writes what is to become a file; what processes that have died left there is deleted."""
+    for left in path.parent.glob(f"{glob.escape(path.name)}.unfinished*"):
+        ours = re.fullmatch(r"(\.([1-9][0-9]{0,8}))?(\.new)?", left.name.removeprefix(f"{path.name}.unfinished"))
+        if ours and not (ours[2] and _runs(int(ours[2]))):
+            left.unlink(missing_ok=True)
+    return path.with_name(f"{path.name}.unfinished.{os.getpid()}")
+
+
+def _runs(process: int) -> bool:
+    """Whether there is another process of a number."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return process != os.getpid()
 
 
 def new_file(path: Path) -> None:

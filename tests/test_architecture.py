@@ -38,6 +38,7 @@ RANKS = {
     "lm": 3,
     "mbr": 3,
     "progress": 3,
+    "publishing": 3,
     "resuming": 3,
     "training": 4,
     "models": 4,

@@ -102,7 +102,7 @@ def test_what_is_written_into_a_checkpoint_follows_no_link(tmp_path):
     folder.mkdir()
     victim.mkdir()
     names = ["README.md", "metrics-lengths.png", "metrics-lengths.png.unfinished", "metrics.json",
-             "metrics.json.unfinished", "metrics.unfinished"]
+             "metrics.json.unfinished"]
     for name in names:
         if name != "metrics.json":  # which is read before
             (victim / name).write_text("mine", encoding="utf-8")

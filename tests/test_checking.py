@@ -10,10 +10,11 @@ from sentence_models import other, perceiver_codec, sentence_codec
 
 import latdiff
 from latdiff import cli
-from latdiff.checkpoints import CheckpointError, publish
+from latdiff.checkpoints import CheckpointError
 from latdiff.checksums import changed_files
 from latdiff.codecs.files import save_codec
 from latdiff.pipelines.checking import check_checkpoint
+from latdiff.publishing import publish
 from latdiff.versions import recorded_versions
 
 

@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from latdiff import LatentTextDiffusionPipeline, cli, load_head
-from latdiff.checkpoints import CheckpointError, publish
+from latdiff.checkpoints import CheckpointError
 from latdiff.codecs.files import load_codec
 from latdiff.config import load_recipe
 from latdiff.pipelines.files import open_checkpoint
+from latdiff.publishing import publish
 
 
 def seeded():

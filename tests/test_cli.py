@@ -1,6 +1,7 @@
 """The `latdiff` command: what it prints and what it writes."""
 
 import json
+import shlex
 import shutil
 import warnings
 
@@ -193,10 +194,26 @@ def test_an_edit_says_which_texts_do_not_come_back_without_one(latdiff, monkeypa
 
 
 def test_a_head_in_a_folder_of_its_own_says_how_to_steer_with_it(latdiff, reviews, rows_of, tmp_path):
-    printed = latdiff("fit-head", "--data", reviews(rows_of(["calm", "wild", "dull"])), "--name", "mood",
+    printed = latdiff("fit-head", "--data", reviews(rows_of(["calm", "not wild", "dull"])), "--name", "mood",
                       "--output", tmp_path / "mood")
-    assert f"--guide {tmp_path / 'mood'}=..." in printed
-    assert load_head(tmp_path / "mood").classes_.tolist() == ["calm", "dull", "wild"]
+    command = next(line for line in printed.splitlines() if line.startswith("steer with it: "))
+    guide = shlex.split(command)[-2:]
+    assert guide == ["--guide", f"{tmp_path / 'mood'}=not wild"]
+    assert load_head(tmp_path / "mood").classes_.tolist() == ["calm", "dull", "not wild"]
+    assert len(latdiff("sample", "--num-samples", 1, *guide).splitlines()) == 1
+
+
+def test_a_head_of_numbers_is_steered_with_by_one_of_its_numbers(latdiff, reviews, rows_of, tmp_path):
+    printed = latdiff("fit-head", "--data", reviews(rows_of([4, 1, 2, 3, 5])), "--name", "stars", "--number",
+                      "--output", tmp_path / "stars")
+    assert f"--guide {tmp_path / 'stars'}=4" in printed
+
+
+def test_a_head_that_replaces_another_says_so(latdiff, reviews, rows_of, tmp_path):
+    words = ["fit-head", "--data", reviews(rows_of(["calm", "wild"])), "--name", "mood", "--output", tmp_path / "mood"]
+    first, again = latdiff(*words), latdiff(*words)
+    assert "(replaces" not in first
+    assert f"-> {tmp_path / 'mood'} (replaces the head that was there)" in again
 
 
 def test_fit_head_writes_a_head_and_says_how_good_it_is(latdiff, checkpoint, reviews, rows_of):

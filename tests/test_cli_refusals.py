@@ -202,7 +202,8 @@ def test_no_command_at_all(capsys):
     with pytest.raises(SystemExit) as error:
         cli.main([])
     assert error.value.code == 2
-    assert "usage: latdiff" in capsys.readouterr().err
+    assert capsys.readouterr().err == (
+        "latdiff: error: the following arguments are required: COMMAND\n`latdiff --help` lists the commands\n")
 
 
 @pytest.mark.parametrize(("words", "said"), [
@@ -221,5 +222,7 @@ def test_unknown_flags_name_the_one_that_was_meant(words, said, capsys):
         cli.main(words.split())
     printed = capsys.readouterr().err
     assert error.value.code == 2
-    assert printed.startswith(f"usage: latdiff {words.split()[0]} ") and "unrecognized arguments: --" in printed
+    command = f"latdiff {words.split()[0]}"
+    assert printed.startswith(f"{command}: error: unrecognized arguments: --")
+    assert printed.endswith(f"\n`{command} --help` shows its flags\n") and "usage" not in printed
     assert f"{said}\n" in printed or (said.endswith("Settings") and said in printed)

@@ -169,6 +169,7 @@ def test_labels_are_texts_and_rows_without_one_are_skipped(tmp_path):
     rows = [{"text": f"t{n}", "label": n % 2} for n in range(20)]
     rows += [
         {"text": "a"},
+        {"text": "b", "label": float("nan")},
         {"text": "b", "label": None},
         {"text": "c", "label": ""},
         {"text": " ", "label": 1},
@@ -207,6 +208,14 @@ LABEL_PROBLEMS = {
     ),
     "one class": (labelled(("pub", 9)), "slots.kind", r"only the class 'pub'; .*at least two classes"),
     "no label": ([{"text": "a", "label": None}], "label", r"label has no label at all; .*two classes"),
+    "a number and a text of one class": (
+        [{"text": f"t{n}", "label": label} for n, label in enumerate([0, 1, "1 ", True] * 5)], "label",
+        r"a.jsonl, line 2: label is 1, but line 3 has '1 ', and both would be one class; write it in all rows alike",
+    ),
+    "a truth value and a text of one class": (
+        [{"text": f"t{n}", "label": label} for n, label in enumerate(["True", False, True] * 5)], "label",
+        r"a.jsonl, line 1: label is 'True', but line 3 has True, and both",
+    ),
     "a small class": (
         labelled(("pub", 9), ("bar", 4)),
         "slots.kind",
@@ -221,7 +230,19 @@ def test_labels_that_cannot_be_used_are_explained(tmp_path, rows, column, messag
         load_labelled(str(jsonl(tmp_path / "a.jsonl", rows)), label_column=column)
 
 
+def test_numbers_may_be_written_as_texts_too_where_they_are_no_classes(tmp_path):
+    path = str(jsonl(tmp_path / "a.jsonl", [{"text": "a", "label": 4}, {"text": "b", "label": "4"}]))
+    assert load_labelled(path, classes=False)[1] == ["4", "4"]
+
+
 # Conditions
+
+
+def test_a_class_that_is_a_number_and_a_text_is_refused_in_training_too(tmp_path):
+    texts, kinds = [f"text number {i}" for i in range(20)], [i % 2 if i < 10 else str(i % 2) for i in range(20)]
+    jsonl(tmp_path / "train.jsonl", rows_with(text=texts, kind=kinds))
+    with pytest.raises(DataError, match="kind is 0, but line 11 has '0', and both would be one class"):
+        corpus(tmp_path, condition="label", condition_column="kind", valid_size=4)
 
 
 def rows_with(**columns):

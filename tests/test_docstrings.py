@@ -14,6 +14,8 @@ def public():
     """Name and object of everything that `latdiff` exports, and of its classes' own public methods."""
     for name in latdiff.__all__:
         found = getattr(latdiff, name)
+        if inspect.ismodule(found):
+            continue
         yield name, found
         if inspect.isclass(found):
             for method, function in vars(found).items():

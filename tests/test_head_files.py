@@ -105,6 +105,25 @@ def test_a_head_that_is_not_there_names_those_that_are(tmp_path):
     assert "fitted heads there: none" in refusal(load_head, tmp_path / "nowhere" / "topic")
 
 
+@pytest.mark.parametrize("name, heads", [
+    ("storyworld/heads/sentimant", "sentiment, topic; did you mean sentiment?"),
+    ("storyworld/sentiment",
+     "storyworld/heads/sentiment, storyworld/heads/topic; did you mean storyworld/heads/sentiment?"),
+])
+def test_a_head_that_is_not_there_names_those_of_a_checkpoint_that_comes_along(name, heads, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda _: pytest.fail("asked the hub"))
+    assert f"no head in {name} (" in refusal(load_head, name)
+    assert f"fitted heads there: {heads} Fit one" in refusal(load_head, name)
+
+
+def test_a_checkpoint_in_the_place_of_a_head_names_its_heads(tmp_path):
+    random_head().save(tmp_path / "mine" / "heads" / "mood")
+    (tmp_path / "t5").mkdir()
+    (tmp_path / "t5" / "config.json").write_text("{}", encoding="utf-8")  # beside it, and no head
+    assert f"fitted heads there: {tmp_path / 'mine' / 'heads' / 'mood'}" in refusal(load_head, tmp_path / "mine")
+
+
 def test_a_head_without_its_weights(tmp_path):
     random_head().save(tmp_path)
     (tmp_path / "model.safetensors").unlink()

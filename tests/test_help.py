@@ -55,7 +55,8 @@ def test_it_is_a_module_as_well_and_tells_its_version():
     (["check-config", "storyworld"], 0, ""),
     (["check-config", "nowhere"], 1, "error: no recipe 'nowhere'"),
     (["sample", "checkpoints/none", "--guide", "tone"], 1, "error: --guide is 'tone', must be HEAD=LABEL"),
-    ([], 2, "usage: latdiff"), (["smaple"], 2, "invalid choice: 'smaple'"), (["sample"], 2, "usage: latdiff sample"),
+    ([], 2, "`latdiff --help` lists"), (["smaple"], 2, "invalid choice: 'smaple'"),
+    (["sample"], 2, "`latdiff sample --help` shows"),
     (["check-config", "storyworld", "--speed"], 2, "unrecognized arguments: --speed"),
 ])
 def test_an_exit_status_means_what_help_says(words, status, said):

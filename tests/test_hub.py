@@ -1,10 +1,16 @@
 """Where a checkpoint lies: here, or on the hub."""
 
+import os
+from pathlib import Path
+
+import httpx
 import huggingface_hub
 import pytest
+from huggingface_hub.constants import ENDPOINT
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 from latdiff import cli
-from latdiff.checkpoints import folder_of
+from latdiff.checkpoints import folder_of, name_of
 from latdiff.errors import UserError
 
 
@@ -46,6 +52,37 @@ def test_a_hub_id_goes_wherever_a_folder_goes_heads_included(hub, checkpoint, ca
 def test_an_id_that_the_hub_does_not_have_is_one_sentence(hub):
     with pytest.raises(UserError, match=r"owner/none is no folder here, and could not be fetched .*404"):
         folder_of("owner/none")
+
+
+@pytest.mark.parametrize(("kind", "said"), [
+    (RepositoryNotFoundError, "owner/x is no folder here, and the hub has no such model, or it is private; look for a "
+                              "typing mistake, or log in with `hf auth login`"),
+    (GatedRepoError, f"owner/x is no folder here, and on the hub it is gated: ask for access at {ENDPOINT}/owner/x, "
+                     "and log in with `hf auth login`"),
+])
+def test_what_the_hub_refuses_is_told_apart(kind, said, monkeypatch):
+    def download(name, **_):
+        raise kind("404 Client Error. (Request ID: a)", response=httpx.Response(404, request=httpx.Request("GET", "")))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    with pytest.raises(UserError) as refused:
+        folder_of("owner/x")
+    assert str(refused.value) == said
+
+
+def test_a_name_that_is_not_utf_8_is_refused_before_anything_is_opened(tmp_path):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff"))
+    folder.mkdir()
+    with pytest.raises(UserError, match=r"a\\udcff is no name in UTF-8, .*; rename the folder"):
+        folder_of(folder)
+
+
+def test_a_checkpoint_is_called_by_the_last_name_of_its_path(tmp_path, monkeypatch):
+    (tmp_path / "b" / "c").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("b")
+    monkeypatch.chdir(tmp_path / "b" / "c")
+    names = {".": "c", "..": "b", "owner/tiny": "tiny", "runs/v1.5/": "v1.5", tmp_path / "link": "link"}
+    assert {given: name_of(given) for given in names} == names
 
 
 def test_a_head_of_a_hub_id_has_a_folder_of_its_own(hub, checkpoint, fingerprint, tmp_path, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """`latdiff plot`: which pictures there are of a checkpoint, what they are drawn from, and why there are no others."""
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -10,9 +11,12 @@ import pytest
 from huggingface_hub import ModelCard
 
 from latdiff import cli
+from latdiff.errors import UserError
 from latdiff.evaluation import pictures
+from latdiff.evaluation.card import write_card
 from latdiff.evaluation.pictures import Subject, draw
 from latdiff.evaluation.report import update_metrics
+from latdiff.progress import read_curves
 
 ROW = {"n": 4, "distinct": 1.0, "memorised": 0.0, "word_histogram": [0, 1, 3]}
 MEASURED = {
@@ -132,9 +136,86 @@ def test_where_nothing_can_be_drawn_the_command_fails(latdiff, tmp_path, capsys)
     assert capsys.readouterr().out.count("not drawn") == len(pictures.PICTURES)
 
 
+DEEP = "[" * 100_000
+LONG = 10**400
+
+
+@pytest.mark.parametrize("figures", [
+    {"unseen": [1], "unconditional": [1]},
+    {"unseen": ROW | {"word_histogram": [0, 0]}, "unconditional": []},
+    {"unseen": ROW | {"word_histogram": []}, "unconditional": [3]},
+    {"reconstruction": {"n": 1}},
+    {"reconstruction": 5},
+    {"sweep": [{"attribute": "x"}]},
+    {"denoising": {"times": [0.1], "errors": [LONG]}},
+    DEEP,
+    "[1]",
+], ids=lambda figures: str(figures)[:40])
+def test_figures_that_no_evaluation_wrote_are_not_drawn_and_all_else_is(tiny, figures, tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    shutil.copy(tiny.checkpoint / "metrics.jsonl", folder)
+    content = figures if isinstance(figures, str) else json.dumps(MEASURED | {"reconstruction": None} | figures)
+    (folder / "metrics.json").write_text(content, encoding="utf-8")
+    wanted = {"curves": pictures.curves} | pictures.MEASURED
+    found = {one.name: one for one in draw(Subject(folder, "mine", folder / "metrics.json"), wanted)}
+    undrawn = {"unseen": "lengths", "sweep": "control"}
+    bad = [undrawn.get(key, key) for key in figures if key != "unconditional"] if isinstance(figures, dict) else (
+        list(pictures.MEASURED))
+    assert found["curves"].path
+    for name in pictures.MEASURED:
+        assert bool(found[name].path) == (name not in {*bad, "reconstruction"})
+    for name in bad:
+        assert "metrics.json holds figures that no evaluation has written" in found[name].reason or (
+            "metrics.json exists but holds no figures" in found[name].reason)
+
+
+def test_a_card_is_not_written_of_figures_that_no_evaluation_wrote(copy):
+    (copy / "metrics.json").write_text(json.dumps({"seeds": 5}), encoding="utf-8")
+    with pytest.raises(UserError, match=r"metrics\.json holds figures that no evaluation has written"):
+        write_card(copy)
+
+
+@pytest.mark.parametrize("line", [
+    {"stage": "x", "step": 1, "loss": LONG}, {"stage": "x", "step": LONG, "loss": 1.0}, DEEP,
+    {"stage": "x", "step": 1, "loss": 1e308}, {"stage": "x", "step": 1, "loss": "1"},
+    {"stage": "x", "step": -3, "loss": 1.0},
+], ids=lambda line: str(line)[:40])
+def test_lines_that_no_training_wrote_are_left_out_of_the_curves(line, tmp_path):
+    good = [{"stage": "denoiser", "step": step, "loss": 1.0 / step} for step in (1, 21)]
+    lines = [one if isinstance(one, str) else json.dumps(one) for one in (*good, line)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    assert pictures.curves_of(read_curves(tmp_path / "metrics.jsonl")) == {"denoiser": ([1, 21], [1.0, 1 / 21])}
+
+
+def test_pictures_of_the_working_directory_are_named_after_it(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text('{"stage": "denoiser", "step": 1, "loss": 1.0}', encoding="utf-8")
+    monkeypatch.chdir(folder)
+    cli.main(["plot", ".", "--output", "../pics"])
+    assert drawn(capsys.readouterr().out)["curves"] == "../pics/mine-curves.png"
+    assert [file.name for file in (tmp_path / "pics").iterdir()] == ["mine-curves.png"]
+
+
+def test_a_folder_of_pictures_whose_name_is_not_utf_8_is_printed_all_the_same(tmp_path, monkeypatch, capsys):
+    (tmp_path / "metrics.jsonl").write_text('{"stage": "denoiser", "step": 1, "loss": 1.0}', encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    cli.main(["plot", str(tmp_path), "--output", os.fsdecode(b"pics\xff")])
+    assert drawn(capsys.readouterr().out)["curves"].startswith("pics\\udcff/")
+    assert len(list(Path(os.fsdecode(b"pics\xff")).iterdir())) == 1
+
+
+def test_more_stages_than_any_training_has_are_not_drawn(tmp_path):
+    lines = [json.dumps({"stage": f"s{number}", "step": 1, "loss": 1.0}) for number in range(500)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    (one,) = draw(Subject(tmp_path, "mine", tmp_path / "metrics.json"), {"curves": pictures.curves})
+    assert one.path is None and "metrics.jsonl has 500 stages" in one.reason
+
+
 def test_the_snippet_of_the_page_runs_as_written(checkpoint, tmp_path, monkeypatch, capsys):
     page = (Path(__file__).parents[1] / "docs" / "plots.md").read_text(encoding="utf-8")
-    shutil.copytree(checkpoint, tmp_path / "checkpoints" / "storyworld")
+    shutil.copytree(checkpoint, tmp_path / "storyworld")
     monkeypatch.chdir(tmp_path)
     for snippet in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
         exec(snippet, {})

@@ -46,8 +46,19 @@ def test_every_picture_says_what_it_shows(tmp_path, monkeypatch):
         assert figure.get_suptitle().startswith("tiny: ")
         assert all(axes.get_xlabel() and axes.get_ylabel() for axes in figure.axes)
     assert all(tick == int(tick) for tick in drawn[0].axes[0].get_xticks())
-    assert [text.get_text() for text in drawn[0].legends[0].texts] == ["unseen texts", "ddpm 25 steps"]
+    assert [text.get_text() for text in drawn[0].axes[0].get_legend().texts] == ["unseen texts", "ddpm 25 steps"]
     assert [text.get_text() for text in drawn[3].legends[0].texts] == ["x0, scales 1 to 4", "denoiser, scales 1 to 4"]
+
+
+def test_a_single_long_text_does_not_press_the_others_together(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *_, **__: drawn.append(figure))
+    counts = [0, 0, 1000, 3000, 1000, *[0] * 65, 1]
+    plot_lengths({"unseen texts": [0, 0, 1, 3, 1], "ddpm 25 steps": counts}, tmp_path / "a.png", "tiny")
+    plot_lengths({"unseen texts": [0, 0, 1, 3, 1]}, tmp_path / "a.png", "tiny")
+    assert [figure.axes[0].get_xlim() for figure in drawn] == [(1, 5), (1, 5)]
+    assert drawn[0].axes[0].get_xlabel() == "words a text (the longest, up to 70, are not shown)"
+    assert drawn[1].axes[0].get_xlabel() == "words a text"
 
 
 def test_what_training_measured_is_drawn_without_bleu(tmp_path):

@@ -15,6 +15,7 @@ from toy_pipes import random_head
 
 from latdiff import cli, load_head
 from latdiff.errors import UserError
+from latdiff.heads.inputs import HeadError
 from latdiff.hub import HubError
 
 PROGRAM = """
@@ -35,6 +36,7 @@ cli.main(["check-checkpoint", "ada/published"])
 guides = ["--guide", "ada/tense=past:1", "--guide", "sentiment=positive:1"]
 cli.main(["sample", "ada/published", "--num-samples", "1", "--json", "--quiet", *guides])
 """
+DOTTED = ("ada/..", "ada/.", "../x", "ada/x.", "ada/-x", "ada/a--b", "ada/a..b", "ada/x.git", "ada/x\n", "ada/é")
 PARTS = {"autoencoder/config.json", "denoiser/config.json", "model_index.json", "scheduler/scheduler_config.json",
          "text_model/model.safetensors", "tokenizer/tokenizer.json", "versions.json", "README.md"}
 
@@ -96,7 +98,7 @@ def test_each_has_a_card_that_says_how_to_open_it(pushed):
 
 
 def test_mistakes_are_refused_before_anything_is_pushed(pipe, head, refused, writers, tmp_path):
-    for name in ("stories", "a/b/c", "/tmp/x", "ada/", None):
+    for name in ("stories", "a/b/c", "/tmp/x", "ada/", None, *DOTTED):
         with pytest.raises(HubError, match=r"is no hub id, must be owner/name, such as ada/stories"):
             head.push_to_hub(name)
     with pytest.raises(UserError, match="was fitted on latents of codec other, but the codec here is"):
@@ -109,6 +111,44 @@ def test_mistakes_are_refused_before_anything_is_pushed(pipe, head, refused, wri
     assert "give --to-hub owner/name as well" in refused("publish", tmp_path / "y", "--private")
     assert "is no hub id" in refused("publish", tmp_path / "y", "--to-hub", "stories")
     assert not (tmp_path / "y").exists() and not (tmp_path / "x").exists()
+
+
+def test_nothing_is_written_for_a_name_of_dots(pipe, tmp_path, monkeypatch):
+    """Which would lead out of the folder that is uploaded."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for name in DOTTED:
+        with pytest.raises(HubError, match="is no hub id"):
+            pipe.push_to_hub(name)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["/tmp/x", "../../x", "..", ".x", "a/b", "a\\b", "a\0b", "a\nb", "", 61 * "x", None])
+def test_the_name_of_a_head_is_no_path_to_write_to(pipe, head, tmp_path, monkeypatch, name):
+    head.save(tmp_path / "mood")
+    config = tmp_path / "mood" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text(encoding="utf-8")) | {"name": name}), encoding="utf-8")
+    head.name = name
+    monkeypatch.setattr("latdiff.hub.tempfile", None)  # nothing is written
+    for call in (lambda: load_head(tmp_path / "mood"), lambda: pipe.push_to_hub("ada/x", heads=[head]),
+                 lambda: head.save(tmp_path / "other")):
+        with pytest.raises(HeadError, match=r"a head's name is .*, must be of 1 to 60 letters that can be shown"):
+            call()
+    assert not (tmp_path / "other").exists()
+
+
+def test_heads_are_pushed_one_or_several_each_of_its_own_name(pipe, head, monkeypatch):
+    monkeypatch.setattr("latdiff.hub._upload", lambda folder, *_: sorted(
+        str(file.relative_to(folder)) for file in folder.glob("heads/*/config.json")))
+    other = random_head(pipe.codec.digest)
+    other.name = "Größe in m"
+    assert pipe.push_to_hub("ada/x", heads=head) == ["heads/mood/config.json"]
+    assert pipe.push_to_hub("ada/x", heads=iter([head, other])) == [
+        "heads/Größe in m/config.json", "heads/mood/config.json"]
+    with pytest.raises(UserError, match=r"two of the heads are called 'mood', .* with head.name = "):
+        pipe.push_to_hub("ada/x", heads=[head, random_head(pipe.codec.digest)])
+    for wrong in ("tone", ["tone"], 5, None, [None]):
+        with pytest.raises(UserError, match=r"heads has .*, must be fitted heads: heads=\[load_head\(...\)\]"):
+            pipe.push_to_hub("ada/x", heads=wrong)
 
 
 def test_a_link_out_of_the_checkpoint_is_not_published_to_the_hub(checkpoint, tmp_path):

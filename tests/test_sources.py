@@ -242,6 +242,12 @@ def test_a_missing_file_names_the_nearest_one(tmp_path):
         corpus(tmp_path / "trian.jsonl")
 
 
+def test_a_file_that_shares_little_but_its_ending_is_not_what_was_meant(tmp_path):
+    (tmp_path / "err.txt").write_text("no text of yours\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"has no nothere\.txt\)$"):
+        corpus(tmp_path / "nothere.txt")
+
+
 def test_a_missing_folder_on_the_way_is_the_one_that_is_named(tmp_path):
     (tmp_path / "stories").mkdir()
     with pytest.raises(DataError, match=r"has no storys; did you mean stories\?"):

@@ -41,6 +41,49 @@ def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path, name, there):
     assert not there or (victim.read_text(encoding="utf-8") == "mine" and victim.stat().st_mode & 0o777 == 0o600)
 
 
+def write_slowly(path, begun, done):
+    with written_whole(path) as beside:
+        beside.write_text("slow", encoding="utf-8")
+        begun.set()
+        done.wait(60)
+
+
+@pytest.fixture
+def slow(tmp_path):
+    """A process that is writing a file, and what makes it finish."""
+    context = multiprocessing.get_context("forkserver")
+    begun, done = context.Event(), context.Event()
+    process = context.Process(target=write_slowly, args=(tmp_path / "a.png", begun, done))
+    process.start()
+    assert begun.wait(60)
+    yield process, done
+    process.kill()
+    process.join()
+
+
+def test_two_processes_may_write_one_file_at_once_and_the_last_stays(slow, tmp_path):
+    process, done = slow
+    write_text(tmp_path / "a.png", "quick")
+    assert (tmp_path / "a.png").read_text(encoding="utf-8") == "quick"
+    done.set()
+    process.join()
+    assert process.exitcode == 0
+    assert (tmp_path / "a.png").read_text(encoding="utf-8") == "slow"
+    assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_what_a_killed_process_left_is_deleted_by_the_next_and_no_other_file(slow, tmp_path):
+    process, _ = slow
+    process.kill()
+    process.join()
+    kept = ["a.png.unfinished-notes", "b.png.unfinished"]
+    for name in kept:
+        (tmp_path / name).touch()
+    assert len(list(tmp_path.iterdir())) == 3
+    write_text(tmp_path / "a.png", "new")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.png", *kept]
+
+
 def test_a_folder_where_the_file_is_written_first_is_refused(tmp_path):
     (tmp_path / "figures.json.unfinished").mkdir()
     with pytest.raises(StorageError, match="could not be written"):

@@ -1,13 +1,14 @@
 """Pictures of a checkpoint itself, and what is computed for them: latents on a plane, trajectories, training curves."""
 
 import contextlib
+import dataclasses
 
 import numpy as np
 import pytest
 import torch
 from toy_heads import CODEC, D, L, labelled
 
-from latdiff.evaluation import figures
+from latdiff.evaluation import figures, views
 from latdiff.evaluation.labelled import LabelledLatents
 from latdiff.evaluation.projection import project
 from latdiff.evaluation.views import curves_of, plot_curves, plot_latents, plot_trajectory, smoothed
@@ -75,6 +76,18 @@ def test_a_panel_for_each_head_with_an_arrow_and_a_name_for_each_label(lettered,
         assert [text.get_text() for text in axes.get_legend().texts] == ["class a", "class b", "class c"]
         assert len(axes.texts) == 3  # an arrow is a text without words
         assert "principal component" in axes.get_xlabel() and "% of the variance" in axes.get_ylabel()
+
+
+def test_a_label_whose_direction_is_off_the_plane_says_so_and_has_no_arrow(lettered, drawn, tmp_path, monkeypatch):
+    latents, labels, head = lettered
+    plain = project(latents, labels, head)
+    directions = dict(zip("abc", np.array([[1.0, 0.0], [0.5, 0.5], [0.01, 0.1]]), strict=True))
+    known = {f"class {letter}": towards for letter, towards in directions.items()}
+    monkeypatch.setattr(views, "project", lambda *_: dataclasses.replace(plain, directions=known))
+    plot_latents([LabelledLatents(head, latents, labels, "some")], tmp_path / "a.png", "tiny")
+    (axes,) = drawn[0].axes
+    names = [text.get_text() for text in axes.get_legend().texts]
+    assert names == ["class a", "class b", "class c (off this plane)"] and len(axes.texts) == 2
 
 
 def test_of_many_labels_the_commonest_have_colours(drawn, tmp_path):

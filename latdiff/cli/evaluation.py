@@ -12,7 +12,7 @@ def add_evaluate(commands) -> None:
     command = command_of(
         commands, "evaluate", run_evaluate,
         "measure a checkpoint, a language model or a file of texts; write every figure as JSON, and plots beside it",
-        "a folder such as checkpoints/storyworld or checkpoints/storyworld-ar, a hub id, or a file of texts",
+        "storyworld or english, a folder such as checkpoints/mine or checkpoints/mine-ar, a hub id, or a file of texts",
     )
     command.set_defaults(all_processes=True)
     command.add_argument("--json", type=Path, metavar="FILE", help="where the figures go (default: metrics.json in "

@@ -9,7 +9,7 @@ exit status:
   2    a command or a flag that there is not
   130  stopped by Ctrl-C; a training saves first, and the same command goes on. The demo page ends with 0
   141  the output was closed early, as by `| head`
-  143  stopped by SIGTERM, likewise
+  143  stopped by SIGTERM; a training saves first here too
 
 `latdiff COMMAND --help` has examples, and `latdiff --print-completion bash` completes commands and flags."""
 
@@ -17,19 +17,19 @@ EXAMPLES = {
     "sample": (
         "latdiff sample storyworld --num-samples 4 --guide sentiment=positive --compare",
         "latdiff sample english --guide kind=review --guide sentiment=negative:12 --seed 3",
-        "latdiff sample checkpoints/storyworld --num-samples 100000 --output stories.jsonl --quiet",
+        "latdiff sample storyworld --num-samples 100000 --output stories.jsonl --quiet",
     ),
     "edit": (
         'latdiff edit storyworld --text "I went to the lake." --guide sentiment=negative',
         "latdiff edit owner/name --data reviews.csv --text-column review --guide tone=polite --strength 0.5 --json",
     ),
     "fit-head": (
-        "latdiff fit-head checkpoints/storyworld --data storyworld --label-column sentiment --name sentiment",
+        "latdiff fit-head storyworld --data storyworld --label-column sentiment --name tone --output heads/tone",
         "latdiff fit-head english --data reviews.csv --text-column review --name tone --output tone",
         "latdiff fit-head checkpoints/mine --data reviews.jsonl --label-column stars --name stars --number",
     ),
     "evaluate": (
-        "latdiff evaluate checkpoints/storyworld --seeds 1",
+        "latdiff evaluate storyworld --seeds 1",
         "latdiff evaluate checkpoints/mine --fluency smollm2-135m-instruct --judge tone=reviews.csv:tone:review",
         "latdiff evaluate texts.txt --recipe storyworld --json texts.json",
     ),
@@ -38,15 +38,15 @@ EXAMPLES = {
         "latdiff check-config my.yaml train_denoiser.steps=500",
     ),
     "plot": (
-        "latdiff plot checkpoints/storyworld",
+        "latdiff plot storyworld --output pictures",
         "latdiff plot english --output pictures --labels sentiment=reviews.csv:tone",
     ),
     "demo": ("latdiff demo", "latdiff demo english --port 7861"),
     "list": ("latdiff list",),
     "fetch": ("latdiff fetch", "latdiff fetch smollm2-135m-instruct --quiet"),
     "publish": (
-        "latdiff publish checkpoints/storyworld storyworld-small",
-        "latdiff publish checkpoints/storyworld --to-hub ada/stories --private",
+        "latdiff publish storyworld storyworld-small",
+        "latdiff publish checkpoints/mine --to-hub ada/stories --private",
     ),
     "check-checkpoint": ("latdiff check-checkpoint english", "latdiff check-checkpoint owner/name"),
     "pretrain-backbone": (

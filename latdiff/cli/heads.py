@@ -6,6 +6,7 @@ import argparse
 import itertools
 import math
 import re
+import shlex
 import time
 import warnings
 from pathlib import Path
@@ -79,13 +80,15 @@ def run_fit_head(options: argparse.Namespace) -> None:
         head = fit_head(codec, texts, labels, kind, estimate=estimate)
         quality = (f"labels {', '.join(map(str, head.classes_))}, {held_out(head.report)}, "
                    f"calibration error {head.report['calibration_error']:.3f}, C {head.report['C']:g}")
+    replaces = " (replaces the head that was there)" if (folder / "config.json").exists() else ""
     head.save(folder)
     dropped = "".join(f", {count} {why}" for why, count in read.dropped.items() if count)
     print(f"{options.name}: {len(texts)} texts ({fits.count(False)} too long{dropped}, left out), {quality}, "
-          f"fitted in {time.monotonic() - began:.1f} s -> {folder}")
+          f"fitted in {time.monotonic() - began:.1f} s -> {folder}{replaces}")
     if options.output:
         named = folder if "/" in str(folder) else f"./{folder}"
-        print(f"steer with it: latdiff sample {options.given} --guide {named}=...")
+        target = labels[0] if options.number else head.classes_[-1]
+        print(f"steer with it: latdiff sample {options.given} --guide {shlex.quote(f'{named}={target}')}")
     if "accuracy_by_noise" in head.report:
         place = "at z_t" if options.noise_aware else "at the denoiser's estimate"
         levels = "  ".join(f"{sigma}: {value:.2f}" for sigma, value in head.report["accuracy_by_noise"].items())

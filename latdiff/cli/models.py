@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from latdiff.checkpoints import folder_size, publish
+from latdiff.checkpoints import folder_size
 from latdiff.checksums import write_checksums
 from latdiff.cli.options import command_of
 from latdiff.errors import UserError
@@ -54,11 +54,14 @@ def run_publish(options: argparse.Namespace) -> None:
 
 def _copy(checkpoint: Path, output: Path, name: str | None = None) -> None:
     """What sampling needs of a checkpoint, with its card and checksums; under the name by which it is opened."""
-    from latdiff.evaluation.card import write_card
+    from latdiff.evaluation.card import card_of, write_card
+    from latdiff.pipelines.index import check_finished
+    from latdiff.publishing import publish
 
-    publish(checkpoint, output)
-    write_card(output, name)
-    write_checksums(output)
+    name = name or (output.name if output.is_absolute() else str(output))
+    check_finished(checkpoint)
+    card_of(checkpoint, name)  # what is wrong with a head or the figures is of this folder, not of the copy
+    publish(checkpoint, output, lambda copy: write_card(copy, name), write_checksums)
 
 
 def add_check_checkpoint(commands) -> None:

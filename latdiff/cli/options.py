@@ -8,10 +8,10 @@ from latdiff.config import DECODING
 from latdiff.config.writing import PRESETS
 from latdiff.errors import UserError, shown, whole_word
 
+CHECKPOINT = "storyworld or english, which come with latdiff, a folder such as checkpoints/mine, or a hub id"
 
-def command_of(
-    commands, name: str, run, help: str, subject: str = "a folder such as checkpoints/storyworld, or a hub id"
-) -> argparse.ArgumentParser:
+
+def command_of(commands, name: str, run, help: str, subject: str = CHECKPOINT) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=help, description=help)
     command.add_argument("checkpoint", help=subject)
     command.add_argument("--quiet", action="store_true", help="no progress bars")

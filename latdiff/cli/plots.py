@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from latdiff.checkpoints import name_of
 from latdiff.cli.guides import guide_options, guide_words, read_guides
 from latdiff.cli.options import command_of, seed_option
-from latdiff.errors import UserError, shown
+from latdiff.errors import UserError, shown, written
 from latdiff.processes import refuse_several
 
 
@@ -41,7 +42,7 @@ def run_plot(options: argparse.Namespace) -> None:
 
     require_matplotlib()
     labelled = list(read_labelled_words("--labels", options.labels))
-    document = options.output / f"{Path(options.given).name}.json" if options.output else folder / "metrics.json"
+    document = options.output / f"{name_of(options.given)}.json" if options.output else folder / "metrics.json"
     subject = Subject(folder, options.given, document, options.seed, quiet=options.quiet)
     subject.check()
     subject.guides = read_guides(folder, wanted, options.mode)
@@ -51,7 +52,7 @@ def run_plot(options: argparse.Namespace) -> None:
         subject.labelled[name] = texts, labels
     drawn = list(draw(subject))
     for one in drawn:
-        print(f"{one.name:15} {f'-> {one.path}' if one.path else f'not drawn: {one.reason}'}")
+        print(f"{one.name:15} {f'-> {written(str(one.path))}' if one.path else f'not drawn: {one.reason}'}")
     if not any(one.path for one in drawn):
         raise UserError(f"no picture of {options.given} could be drawn; above is why")
     if options.output is None and has_card(folder):

@@ -1,4 +1,4 @@
-"""Commands, choices and flags that there are not: the usage, and what may have been meant."""
+"""Commands, choices and flags that there are not: what may have been meant, and where those are that there are."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ OTHERS = {"--num-inference-steps": "--steps"}  # names that pipelines have for f
 
 
 class Parser(argparse.ArgumentParser):
-    """One whose message about a choice that there is none of names the nearest."""
+    """One that says what is wrong without the usage, and of a choice that there is none of the nearest."""
 
     def error(self, message: str) -> NoReturn:
         found = re.search(r"invalid choice: '(.+)' \(choose from (.+)\)", message)
-        super().error(message + (nearest(found[1], re.findall(r"[\w.-]+", found[2])) if found else ""))
+        hint = nearest(found[1], re.findall(r"[\w.-]+", found[2])) if found else ""
+        what = "shows its flags" if " " in self.prog else "lists the commands"
+        self.exit(2, f"{self.prog}: error: {message}{hint}\n`{self.prog} --help` {what}\n")
 
 
 def refuse_unknown(options: argparse.Namespace, rest: list[str], words: list[str]) -> NoReturn:
-    """Print the usage of the subcommand and the words that it does not know, and exit with status 2.
+    """Print the words that the subcommand does not know, and exit with status 2.
 
     Args:
         options: what was understood, with the `parser` of the subcommand.

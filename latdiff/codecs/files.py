@@ -48,7 +48,7 @@ def load_codec(folder: str | Path) -> Codec:
 
     Examples:
         >>> from latdiff import load_codec
-        >>> codec = load_codec("checkpoints/storyworld")
+        >>> codec = load_codec("storyworld")
         >>> latents = codec.encode(["My aunt and I walk to the harbor."])
         >>> latents.shape[1:] == codec.latent_shape, len(codec.decode(latents))
         (True, 1)

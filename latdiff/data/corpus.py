@@ -24,6 +24,7 @@ from latdiff.worlds import Oracle, world
 
 WORLD_TRAINING, WORLD_TEXTS = 60_000, 400  # how many of a world to train on, and for all else
 TEXT_COLUMN = "--text-column, in a recipe data.text_column, --labels or --judge HEAD=DATA:COLUMN:TEXT_COLUMN"
+LABEL_COLUMN = "--label-column, in a recipe data.condition_column, --labels or --judge HEAD=DATA:COLUMN"
 LACKING = {"none": "blank", "label": "without a text or a label", "text": "without a text or a source",
            "prefix": "of less than two sentences", "start": "blank"}
 
@@ -154,6 +155,7 @@ def read_labelled(
     if limit and limit < len(pairs):
         pairs = random.Random(f"{seed}/labelled").sample(pairs, limit)
     if classes:
+        _check_kinds(table, label_column)
         more = ", or fit a head of numbers with --number" if are_measures([label for _, label in pairs]) else ""
         _check_classes(table.place, label_column, Counter(label for _, label in pairs), more)
     if not pairs:
@@ -253,6 +255,8 @@ def _rows(table: Table, data: DataConfig) -> list[tuple[str, str]]:
         return [("".join(part[1:]), part[0].strip()) if len(part) > 1 else ("", "") for part in parts]
     if data.condition == "start":
         return [_started(text) for text in texts]
+    if data.condition == "label":
+        _check_kinds(table, data.condition_column)
     conditions = {number: condition for number, _, condition in _labelled(table, texts, data.condition_column)}
     return [(text, conditions[number]) if number in conditions else ("", "")
             for (number, _), text in zip(table.rows, texts, strict=True)]
@@ -381,14 +385,32 @@ def _labelled(table: Table, texts: list[str], column: str) -> Iterator[tuple[int
         if isinstance(label, bytes):
             raise DataError(f"{table.at(number)}: {column} is {shown(label)}, must be a text or a number")
         known |= label is not MISSING
-        label = "" if label in (MISSING, None) else " ".join(str(label).split())
+        label = "" if label in (MISSING, None) else _class_of(label)
         _check_whole(table.at(number), column, label)
         if text and label:
             yield number, text, label
     if not known:
         there = columns((row for _, row in table.rows), column)
         raise DataError(f"{table.place}: no row has a column {column!r}{there}; name that of the labels: "
-                        "--label-column, in a recipe data.condition_column, --labels or --judge HEAD=DATA:COLUMN")
+                        f"{LABEL_COLUMN}")
+
+
+def _class_of(label: object) -> str:
+    """A label as the name of a class, with single spaces."""
+    return " ".join(str(label).split())
+
+
+def _check_kinds(table: Table, column: str) -> None:
+    """Raise DataError for a class that is a text in one row and a number or truth value in another, as JSON can be."""
+    first: dict[str, tuple[int, object]] = {}
+    for number, row in table.rows:
+        label = _none_for_nan(reach(row, column))
+        if not isinstance(label, (str, bool, int, float)):
+            continue
+        before, other = first.setdefault(_class_of(label), (number, label))
+        if isinstance(label, str) != isinstance(other, str):
+            raise DataError(f"{table.at(before)}: {column} is {shown(other)}, but {table.unit} {number} has "
+                            f"{shown(label)}, and both would be one class; write it in all rows alike")
 
 
 def _none_for_nan(value):

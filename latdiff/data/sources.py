@@ -37,6 +37,7 @@ MANY_PIECES = 20  # from so many on, the beginnings of those drawn will do for a
 MOST_READ = 200_000  # rows of fewer pieces, which are read to their ends
 MOST_ROWS = 10  # of a parquet file, in a byte of it; one row takes hundreds of bytes of memory
 MANY_ROWS = 1_000_000  # that it may have at any rate
+ALIKE = 0.7  # of names of files, whose endings are alike anyway, before one is taken for another that is misspelt
 MISSING = object()
 MOST_NAMES = 20  # of files, columns or classes in a message
 SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
@@ -145,7 +146,8 @@ def _nearest_path(path: Path) -> str:
         found = [entry.name for entry in missing.parent.iterdir()]
     except OSError:  # no folder, or one that may not be read
         found = []
-    return f" ({missing.parent} has no {shortened(missing.name)}{nearest(missing.name, [*found, *WORLDS])})"
+    meant = nearest(missing.name, [*found, *WORLDS], cutoff=ALIKE)
+    return f" ({missing.parent} has no {shortened(missing.name)}{meant})"
 
 
 def _names(split: str) -> tuple[str, ...]:

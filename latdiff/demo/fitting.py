@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from latdiff.data.corpus import read_labelled
+from latdiff.data.corpus import LABEL_COLUMN, TEXT_COLUMN, read_labelled
 from latdiff.demo.requests import MOST_NAME, MOST_PASTED, head_name, text_of
 from latdiff.demo.shelf import Shelf
 from latdiff.errors import UserError, shortened, shown
@@ -22,6 +22,8 @@ MOST_BYTES = 2_000_000  # of a file
 MOST_EXAMPLES = 2_000  # that are read; of more, as many are drawn
 MOST_LABELS = 12
 MOST_HEADS = 6  # of one visitor
+ON_THE_PAGE = {TEXT_COLUMN: "the box Column of the texts", LABEL_COLUMN: "the box Column of the labels",
+               "with --number": "with `latdiff fit-head --number`"}  # for flags of commands in messages
 ENDINGS = (".csv", ".tsv", ".jsonl")
 
 
@@ -108,9 +110,12 @@ def _content(pasted: str, file: Any) -> tuple[bytes, str]:
     if file is None:
         if not pasted.strip():
             raise UserError("there are no examples; paste some, upload a file, or click an example")
-        first = pasted.lstrip().partition("\n")[0]
-        ending = ".jsonl" if first.startswith("{") else ".tsv" if "\t" in first and "," not in first else ".csv"
-        return pasted.lstrip().encode("utf-8", "surrogatepass"), ending
+        lines = pasted.lstrip("\r\n ")  # no tab: a column without a name, as pandas' index is, ends in one
+        first = lines.partition("\n")[0]
+        ending = ".tsv" if "\t" in first and "," not in first else ".csv"
+        if first.lstrip().startswith("{"):
+            ending = ".jsonl"
+        return (lines if ending == ".tsv" else lines.lstrip()).encode("utf-8", "surrogatepass"), ending
     path = Path(file) if isinstance(file, str) else None
     if path is None or not path.is_file():
         raise UserError(f"the file is {shown(file)}, must be one that was uploaded")
@@ -125,14 +130,17 @@ def _content(pasted: str, file: Any) -> tuple[bytes, str]:
 
 
 def _read(content: bytes, ending: str, text_column: str, label_column: str):
-    """As latdiff reads any data, from a copy of its own; messages do not name the folder of that."""
+    """As latdiff reads any data, from a copy of its own; messages name boxes of the page, not that folder."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / f"examples{ending}"
         place.write_bytes(content)
         try:
             return read_labelled(str(place), text_column, label_column, MOST_EXAMPLES)
         except UserError as error:
-            raise UserError(str(error).replace(f"{folder}/", "")) from None
+            said = str(error).replace(f"{folder}/", "")
+            for flag, box in ON_THE_PAGE.items():
+                said = said.replace(flag, box)
+            raise UserError(said) from None
 
 
 def replaced(own: tuple[Fitted, ...], new: Fitted) -> tuple[Fitted, ...]:

@@ -11,7 +11,8 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from latdiff.config import Recipe, load_recipe
 from latdiff.data.sources import HUB_ID
-from latdiff.evaluation.report import grouped, older_figures, picture, summary
+from latdiff.errors import UserError
+from latdiff.evaluation.report import grouped, of_any_figures, older_figures, picture, summary
 from latdiff.heads.files import label_heads
 from latdiff.heads.guessing import held_out
 from latdiff.storage import written_whole
@@ -125,19 +126,36 @@ def write_card(folder: Path, name: str | None = None) -> None:
     Args:
         folder: The checkpoint, with its recipe.yaml, and with metrics.json and pictures where there are any.
         name: By which it is opened, such as a hub id (default: the folder).
+
+    Raises:
+        UserError: As `card_of` does.
     """
+    _save(card_of(folder, name), folder, name)
+
+
+def card_of(folder: Path, name: str | None = None) -> ModelCard:
+    """The card that `write_card` writes, with the same arguments.
+
+    Raises:
+        UserError: Where there is no recipe.yaml, for figures that no evaluation has written, and for a head that cannot
+            be opened.
+    """
+    if not (folder / "recipe.yaml").is_file():
+        raise UserError(f"{folder} has no recipe.yaml, from which its card says what it has learnt; put that of its "
+                        "training there, or push the pipeline from Python, with a card of a few lines: push_to_hub")
     figures, recipe = older_figures(folder / "metrics.json"), load_recipe(str(folder / "recipe.yaml"), saved=True)
-    samples = [text for row in figures.get("unconditional", [])[:1] for text in row["samples"][:5]]
     files = {name: picture(folder / "metrics.json", name) for name in CAPTIONS}
+    pictures = [(name, file.name, CAPTIONS[name]) for name, file in files.items() if file.exists()]
     place = name or (folder.name if folder.is_absolute() else folder)
-    card = ModelCard.from_template(
-        card_data(recipe), template_str=TEMPLATE, recipe=recipe, folder=place, figures=figures,
-        words=CONDITIONS.get(recipe.data.condition), flag="prompt" if recipe.data.condition == "start" else "cond",
-        summary=summary(figures), samples=samples, heads=head_lines(folder),
-        pictures=[(name, file.name, CAPTIONS[name]) for name, file in files.items() if file.exists()],
-        sweep=sweep_tables(figures.get("sweep", [])),
-    )
-    _save(card, folder)
+    heads = head_lines(folder)
+    with of_any_figures(folder / "metrics.json"):
+        samples = [text for row in figures.get("unconditional", [])[:1] for text in row["samples"][:5]]
+        return ModelCard.from_template(
+            card_data(recipe), template_str=TEMPLATE, recipe=recipe, folder=place, figures=figures,
+            words=CONDITIONS.get(recipe.data.condition), flag="prompt" if recipe.data.condition == "start" else "cond",
+            summary=summary(figures), samples=samples, heads=heads, pictures=pictures,
+            sweep=sweep_tables(figures.get("sweep", [])),
+        )
 
 
 def head_lines(folder: Path) -> list[str]:
@@ -168,12 +186,12 @@ def write_baseline_card(folder: Path, what: str, auto: str, measured: str) -> No
     _save(card, folder)
 
 
-def _save(card: ModelCard, folder: Path) -> None:
+def _save(card: ModelCard, folder: Path, name: str | None = None) -> None:
     """Write a card with a digest of itself behind it; warn and leave it where the one that is there was edited."""
     path, text = folder / "README.md", str(card).rstrip() + "\n\n"
     if path.is_file() and not path.is_symlink() and not _is_ours(path.read_text(encoding="utf-8", errors="replace")):
-        warnings.warn(f"{path} has been edited since latdiff wrote it, and stays as it is; move it away for a new card",
-                      stacklevel=3)
+        warnings.warn(f"{Path(name or folder, path.name)} has been edited since latdiff wrote it, and stays as it is; "
+                      "move it away for a new card", stacklevel=3)
         return
     with written_whole(path) as beside:
         beside.write_text(f"{text}{MARK.format(_digest(text))}\n", encoding="utf-8")

@@ -18,7 +18,7 @@ from pathlib import Path
 from accelerate import PartialState
 from diffusers import DiffusionPipeline
 
-from latdiff.checkpoints import class_of, folder_of
+from latdiff.checkpoints import class_of, folder_of, name_of
 from latdiff.codecs.files import load_codec
 from latdiff.config import Recipe, sampler_words
 from latdiff.data.corpus import load_corpus
@@ -94,7 +94,7 @@ def _run(options: argparse.Namespace, state: PartialState) -> None:
     if not state.is_main_process:
         return
     trained = training_figures(place) if place.is_dir() else {}
-    what = {"checkpoint": Path(options.given).name, "seeds": seeds, "machine": machine(),
+    what = {"checkpoint": name_of(options.given), "seeds": seeds, "machine": machine(),
             "date": datetime.date.today().isoformat()}
     what |= {"data": Path(options.data).name} if options.data else {}
     what |= {"processes": state.num_processes} if state.num_processes > 1 else {}  # the pace of each is its own

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from latdiff.errors import UserError, shortened
+from latdiff.errors import UserError, printable, shortened
 from latdiff.storage import written_whole
 
 # Okabe and Ito's, brown for their yellow, which no line on white can have; shapes are for who sees no colours
@@ -84,4 +84,4 @@ def logarithmic(axes) -> None:
 
 def label_of(value: object) -> str:
     """A label as a legend shows it."""
-    return shortened("".join(letter if letter.isprintable() else " " for letter in str(value)), LONGEST)
+    return shortened(printable(value), LONGEST)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import torch
 
-from latdiff.checkpoints import class_of
+from latdiff.checkpoints import class_of, name_of
 from latdiff.codecs.files import load_codec
 from latdiff.codecs.protocol import Codec
 from latdiff.config import load_recipe
@@ -19,7 +20,7 @@ from latdiff.errors import UserError, first_line
 from latdiff.evaluation.figures import require_matplotlib
 from latdiff.evaluation.labelled import LabelledLatents, of_data, of_model, of_world
 from latdiff.evaluation.plots import plot_control, plot_denoising, plot_lengths, plot_reconstruction
-from latdiff.evaluation.report import grouped, older_figures, picture, writer
+from latdiff.evaluation.report import grouped, of_any_figures, older_figures, picture, writer
 from latdiff.evaluation.views import curves_of, plot_curves, plot_latents, plot_trajectory
 from latdiff.heads.attribute import AttributeHead
 from latdiff.heads.files import label_heads
@@ -35,6 +36,7 @@ from latdiff.training import Run
 from latdiff.worlds import world
 
 ROWS = 9  # steps of a trajectory that are shown
+MOST_STAGES = 24  # of a training; each has a panel
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class Subject:
     @property
     def name(self) -> str:
         """Of the checkpoint, for titles."""
-        return Path(self.given).name
+        return name_of(self.given)
 
     @cached_property
     def figures(self) -> dict:
@@ -115,6 +117,8 @@ def curves(subject: Subject, path: Path) -> list[Path]:
     found = curves_of(read_curves(subject.folder / CURVES))
     if not found:
         raise UserError(f"{subject.given} has no {CURVES}, which training writes")
+    if len(found) > MOST_STAGES:
+        raise UserError(f"{CURVES} has {len(found)} stages, more than any training ({MOST_STAGES} can be drawn)")
     plot_curves(found, path, subject.name)
     return [path]
 
@@ -232,7 +236,9 @@ def draw(subject: Subject, wanted: dict[str, Callable[[Subject, Path], list[Path
     require_matplotlib()
     for name, draws in wanted.items():
         try:
-            yield from (Drawn(name, path) for path in draws(subject, picture(subject.document, name)))
+            with of_any_figures(subject.folder / "metrics.json") if name in MEASURED else nullcontext():
+                found = draws(subject, picture(subject.document, name))
+            yield from (Drawn(name, path) for path in found)
         except StorageError:
             raise
         except UserError as error:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from pathlib import Path
 
 from latdiff.evaluation.figures import drawing, whole_numbers
 
+SHOWN = 0.999  # of the texts of each set: a single long one would press all others together
 PANELS = {
     "validity": "share of valid texts, by the oracle",
     "slot_tv_floors": "slot total variation / its floor (1: as varied as the corpus)",
@@ -22,7 +24,7 @@ def plot_lengths(histograms: dict[str, list[int]], path: Path, checkpoint: str) 
         path: The picture to write.
         checkpoint: What was measured.
     """
-    with drawing(path, f"{checkpoint}: how long texts are") as (figure, (axes,)):
+    with drawing(path, f"{checkpoint}: how long texts are") as (_, (axes,)):
         for index, (name, counts) in enumerate(histograms.items()):
             shares = [count / sum(counts) for count in counts]
             if index == 0:
@@ -30,10 +32,19 @@ def plot_lengths(histograms: dict[str, list[int]], path: Path, checkpoint: str) 
             else:
                 style = ("-", "--", ":")[index // 10 % 3]
                 axes.step(range(len(shares)), shares, where="mid", label=name, linestyle=style)
-        shortest = min(next(n for n, count in enumerate(counts) if count) for counts in histograms.values())
-        axes.set(xlabel="words a text", ylabel="share of texts", ylim=(0, None), xlim=(max(0, shortest - 1), None))
+        shortest = min(next((n for n, count in enumerate(counts) if count), 0) for counts in histograms.values())
+        longest, shown = (max(_longest(counts, share) for counts in histograms.values()) for share in (1, SHOWN))
+        beyond = f" (the longest, up to {longest}, are not shown)" if longest > shown else ""
+        axes.set(xlabel=f"words a text{beyond}", ylabel="share of texts", ylim=(0, None),
+                 xlim=(max(0, shortest - 1), shown + 1))
         whole_numbers(axes.xaxis)
-        figure.legend(loc="outside right upper", fontsize="small")
+        axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0.2)
+
+
+def _longest(counts: list[int], share: float) -> int:
+    """How many words the longest text has, of so large a share of the texts, the shortest of them."""
+    reached = list(accumulate(counts))
+    return next((n for n, count in enumerate(reached) if count >= share * reached[-1]), 0)
 
 
 def plot_reconstruction(measured: dict, path: Path, checkpoint: str) -> None:

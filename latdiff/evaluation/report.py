@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import platform
@@ -10,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from latdiff.errors import UserError
+from latdiff.errors import UserError, first_line
 from latdiff.evaluation.metrics import mean_of
 from latdiff.precision import compute_dtype
-from latdiff.storage import new_file, write_text
+from latdiff.storage import new_file, unfinished, write_text
 
 BY_WORDS = "the label's words stand in the text"  # a row's judge, where there is no other
 NO_FLUENCY = ("fluency: not measured; `latdiff evaluate ... --fluency MODEL` does that, MODEL a causal language model "
@@ -134,7 +135,7 @@ def picture(document: Path, name: str) -> Path:
 
     A name may be that of a head, which may come from anyone: what could lead to another folder becomes a hyphen.
     """
-    plain = re.sub(r"[^\w.-]+", "-", name)
+    plain = re.sub(r"[^\w.-]+", "-", name)[:100]
     return document.with_name(f"{document.stem}-{plain}.png")
 
 
@@ -154,8 +155,24 @@ def older_figures(path: Path) -> dict:
         return {}
     try:
         return {} | json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path} exists but holds no figures ({error}); name another file") from None
+
+
+@contextlib.contextmanager
+def of_any_figures(path: Path) -> Iterator[None]:
+    """Raise UserError where figures are not as an evaluation writes them, for their file may come from anyone.
+
+    Args:
+        path: of the file.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise UserError(f"{path} holds figures that no evaluation has written ({type(error).__name__}: "
+                        f"{first_line(error)}); measure again with `latdiff evaluate`") from None
 
 
 def training_figures(folder: Path) -> dict:
@@ -192,11 +209,11 @@ def row_line(row: dict) -> str:
 
 def check_writable(path: Path) -> None:
     """Raise UserError where `write_json` could not write: better before measuring than after."""
-    unfinished = path.with_suffix(".unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        new_file(unfinished)
-        unfinished.unlink()
+        beside = unfinished(path)
+        new_file(beside)
+        beside.unlink()
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}); name another file") from None
 

@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from latdiff.errors import as_number, printable
 from latdiff.evaluation.figures import COLOURS, MARKERS, drawing, label_of, logarithmic, whole_numbers
 from latdiff.evaluation.labelled import LabelledLatents
 from latdiff.evaluation.projection import Projection, project
 from latdiff.pipelines.trajectory import Step
 
 LETTERS, LINE = 74, 0.19  # of a line of text beside a trajectory, and its height in inches
+LARGEST, FURTHEST = float(np.finfo(np.float32).max), 10**12  # loss and step that may be drawn
+SHORT = 0.15  # of the longest arrow: one that is shorter cannot be seen, and its label says so
 STEEP = 8.0  # a loss that falls by so much is drawn on a logarithmic scale
 
 
@@ -56,18 +59,28 @@ def _scatter(axes, projected: Projection) -> None:
     if rest.any():
         others = len(set(projected.labels[rest].tolist()))
         axes.scatter(*projected.points[rest].T, s=10, color="0.8", linewidths=0, label=f"{others} other labels")
+    arrows = _lengths(projected)
     for label, (colour, marker) in looks.items():
         points = projected.points[projected.labels == label]
-        axes.scatter(*points.T, s=16, color=colour, marker=marker, alpha=0.6, linewidths=0, label=label_of(label))
+        name = label_of(label) if arrows.get(label, 1) >= SHORT else f"{label_of(label)} (off this plane)"
+        axes.scatter(*points.T, s=16, color=colour, marker=marker, alpha=0.6, linewidths=0, label=name)
+
+
+def _lengths(projected: Projection) -> dict[Any, float]:
+    """Label -> how long its direction is on the plane, the longest of them 1; 0 for all where none falls on it."""
+    found = {label: float(np.linalg.norm(one)) for label, one in projected.directions.items()}
+    longest = max(found.values())
+    return {label: one / longest if longest else 0.0 for label, one in found.items()}
 
 
 def _arrows(axes, projected: Projection) -> None:
-    """The directions, the longest of them as long as most latents are far from the middle."""
+    """The directions that can be seen, the longest of them as long as most latents are far from the middle."""
     reach = float(np.quantile(np.linalg.norm(projected.points, axis=1), 0.9))
+    lengths, looks = _lengths(projected), _coloured(projected)
     longest = max(np.linalg.norm(one) for one in projected.directions.values())
-    looks = _coloured(projected)
-    for label, towards in projected.directions.items():
-        if label in looks and longest > 0:
+    for label in sorted(lengths, key=lengths.__getitem__, reverse=True):  # so that a long one hides no short one
+        towards = projected.directions[label]
+        if label in looks and lengths[label] >= SHORT:
             axes.annotate("", xy=towards / longest * reach, xytext=(0, 0), zorder=3, arrowprops={
                 "arrowstyle": "-|>", "color": looks[label][0], "linewidth": 2.2, "shrinkA": 0, "shrinkB": 0,
                 "path_effects": _outlined()})
@@ -91,7 +104,7 @@ def plot_trajectory(steps: Sequence[Step], path: Path, checkpoint: str, total: i
         total: How many steps its sampling takes.
         unsteered: The same steps from the same noise without guides.
     """
-    texts = [textwrap.wrap(_plain(step.text), LETTERS, max_lines=4, placeholder=" ...") for step in steps]
+    texts = [textwrap.wrap(printable(step.text), LETTERS, max_lines=4, placeholder=" ...") for step in steps]
     height = LINE * (max(map(len, texts)) + 0.6)
     titles = list(steps[0].scores)
     steered = f"steered towards {' and '.join(map(label_of, titles))}" if titles else "unsteered"
@@ -112,7 +125,7 @@ def plot_trajectory(steps: Sequence[Step], path: Path, checkpoint: str, total: i
         sizes, signal = [step.norm for step in steps], [step.signal_variance for step in steps]
         axes[-2].plot(sizes, places, marker="o", color="0.3", label="size of estimate")
         axes[-2].plot(signal, places, linestyle=":", color="0.3", label="share of signal")
-        axes[-2].set(xlabel="1 is the size of real\ntexts, and no noise", xlim=(0, None))
+        axes[-2].set(xlabel="size (real texts: 1),\nor share of signal", xlim=(0, None))
         axes[0].set(yticks=places, ylim=(len(steps) - 0.5, -0.5), ylabel=f"denoising step, of {total}")
         axes[0].set_yticklabels([str(step.number) for step in steps])
         for place, lines in enumerate(texts):
@@ -122,22 +135,20 @@ def plot_trajectory(steps: Sequence[Step], path: Path, checkpoint: str, total: i
         for one in axes[:-1]:
             one.legend(fontsize="x-small", loc="lower center", bbox_to_anchor=(0.5, 1))
         if unsteered:
-            said = f"the same noise, unsteered: {_plain(unsteered[-1].text)}"
+            said = f"the same noise, unsteered: {printable(unsteered[-1].text)}"
             figure.supxlabel(textwrap.fill(said, 120, max_lines=4, placeholder=" ..."), fontsize=9, x=0.02, ha="left",
                              color="0.35")
 
 
-def _plain(text: str) -> str:
-    """A text whose every letter can be drawn."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
-
-
 def curves_of(lines: Sequence[Mapping[str, Any]]) -> dict[str, tuple[list[int], list[float]]]:
-    """Stage -> its steps, ascending, and their losses, of the lines of a metrics.jsonl; stages in their order there."""
+    """Stage -> its steps, ascending, and their losses, of the lines of a metrics.jsonl; stages in their order there.
+
+    Lines that no training writes are left out, as of a loss that float32 cannot hold.
+    """
     found: dict[str, dict[int, float]] = {}
     for line in lines:
-        if isinstance(line.get("loss"), (int, float)) and np.isfinite(line["loss"]):
-            found.setdefault(line["stage"], {})[line["step"]] = line["loss"]
+        if abs(loss := as_number(line.get("loss"))) <= LARGEST and 0 < line["step"] < FURTHEST:
+            found.setdefault(line["stage"], {})[line["step"]] = loss
     return {stage: (sorted(of), [of[step] for step in sorted(of)]) for stage, of in found.items()}
 
 

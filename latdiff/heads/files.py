@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from latdiff.checkpoints import folder_of, save_whole, shipped
+from latdiff.checkpoints import SHIPPED, folder_of, save_whole, shipped
 from latdiff.errors import first_line, nearest, shown
 from latdiff.heads.attribute import AttributeHead
-from latdiff.heads.inputs import HeadError, checked_labels
+from latdiff.heads.inputs import HeadError, check_name, checked_labels
 from latdiff.heads.number import LEAST, NumberHead
 from latdiff.heads.regression import FOLDS
 
@@ -22,6 +22,7 @@ TENSORS = {"weight", "bias", "fitted_on"}
 
 def save_head(head: AttributeHead | NumberHead, folder: str | Path) -> None:
     """Write a fitted head's config.json and model.safetensors into the folder, whole or not at all."""
+    check_name(head.name)
     folder = Path(folder)
     settings = {key: value.item() if isinstance(value, np.generic) else value
                 for key, value in head.get_params().items()}
@@ -46,8 +47,8 @@ def load_head(folder: str | Path, subfolder: str = "") -> AttributeHead | Number
     """Read a saved head.
 
     Args:
-        folder: of the head, such as checkpoints/storyworld/heads/sentiment, or english/heads/sentiment, which comes
-            with latdiff; or the hub id of one.
+        folder: of the head, such as storyworld/heads/sentiment, which comes with latdiff, or
+            checkpoints/mine/heads/tone; or the hub id of one.
         subfolder: where in it the head is, such as heads/sentiment in a checkpoint of the hub.
 
     Returns:
@@ -59,29 +60,40 @@ def load_head(folder: str | Path, subfolder: str = "") -> AttributeHead | Number
 
     Examples:
         >>> from latdiff import load_head
-        >>> load_head("checkpoints/storyworld/heads/sentiment").classes_.tolist()
+        >>> load_head("storyworld/heads/sentiment").classes_.tolist()
         ['negative', 'positive']
     """
-    here = Path(folder).expanduser()
-    folder = (shipped(folder) if here.parent.is_dir() and here.parent != Path() else folder_of(folder)) / subfolder
+    parent = Path(folder).expanduser().parent
+    below = parent != Path() and (parent.is_dir() or (SHIPPED / parent).is_dir())  # of what lies here or comes along
+    folder = (shipped(folder) if below else folder_of(folder)) / subfolder
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if isinstance(config, dict) and "labels" in config and "kind" not in config:
             raise HeadError(f"the head in {folder} was written by an older latdiff; fit it again")
         return _made_of(config, load_file(folder / "model.safetensors"))
     except FileNotFoundError:
-        absent = [name for name in FILES if not (folder / name).exists()]
-        beside = sorted(p.parent.name for p in folder.parent.glob("*/config.json"))
-        raise HeadError(
-            f"no head in {folder} ({' and '.join(absent)} missing); "
-            f"fitted heads there: {', '.join(beside) or 'none'}"
-            f"{nearest(folder.name, beside) or '.'} Fit one with `latdiff fit-head`, name another "
-            "checkpoint's that was fitted on the same codec, or copy a folder again that lacks files."
-        ) from None
+        raise _no_head(folder) from None
     except HeadError as error:
         raise error if str(folder) in str(error) else HeadError(f"{folder}: {error}; fit it again") from None
     except Exception as error:  # json, safetensors and torch each raise kinds of their own
         raise HeadError(f"the head in {folder} is cut short or damaged ({first_line(error)}); fit it again") from None
+
+
+def _no_head(folder: Path) -> HeadError:
+    """With the heads beside it, or those of the checkpoint that it names or lies in, also of one that comes along."""
+    absent = [name for name in FILES if not (folder / name).exists()]
+    for place in (folder / "heads", folder.parent / "heads", folder.parent):
+        found = (file for root in (Path(), SHIPPED) for file in (root / place).glob("*/config.json"))
+        beside = sorted({file.parent.name for file in found})
+        if beside:
+            break
+    if place != folder.parent:
+        beside = [str(place / name) for name in beside]
+    near = nearest(folder.name if place == folder.parent else str(folder), beside)
+    return HeadError(
+        f"no head in {folder} ({' and '.join(absent)} missing); fitted heads there: {', '.join(beside) or 'none'}"
+        f"{near or '.'} Fit one with `latdiff fit-head`, name another checkpoint's that was fitted on the same codec, "
+        "or copy a folder again that lacks files.")
 
 
 def label_heads(checkpoint: str | Path) -> list[AttributeHead]:
@@ -118,11 +130,11 @@ def _made_of(config: dict, tensors: dict[str, torch.Tensor]) -> AttributeHead | 
 
 def _check_parts(config: dict, tensors: dict[str, torch.Tensor]) -> None:
     """Raise HeadError for parts that are not what `save_head` writes, before they are found out in use."""
+    check_name(config["name"])
     report, levels = config["report"], config.get("log_snrs") or []
     shares = [report[key] for key in ("accuracy", "majority", "alike") if key in report]
     counts = [report[key] for key in ("texts", "different_texts") if report.get(key) is not None]
     right = {
-        "name": isinstance(config["name"], str),
         "codec_digest": config["codec_digest"] is None or isinstance(config["codec_digest"], str),
         "radius": config["radius"] is None or _is_number(config["radius"]),
         "sd": "sd" not in config or _is_number(config["sd"]),

@@ -76,7 +76,7 @@ def fit_head(codec, texts, labels, head=None, *, name=None, estimate=None, **set
     Examples:
         >>> from latdiff import NumberHead, fit_head, open_checkpoint
         >>> from latdiff.data.corpus import load_labelled
-        >>> pipe = open_checkpoint("checkpoints/storyworld")
+        >>> pipe = open_checkpoint("storyworld")
         >>> texts, labels = load_labelled("storyworld", label_column="sentiment", limit=400)
         >>> tone = fit_head(pipe.codec, texts, labels, name="tone")
         >>> words = fit_head(pipe.codec, texts, [len(text.split()) for text in texts], NumberHead(name="words"))

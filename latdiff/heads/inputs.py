@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -19,6 +20,13 @@ from latdiff.heads.defaults import FEATURES
 
 class HeadError(UserError):
     """A head that cannot be fitted, loaded or used, in one sentence."""
+
+
+def check_name(name: object) -> None:
+    """Raise HeadError for a name that no folder of a head can have, such as a path; it may come from anyone."""
+    if not isinstance(name, str) or not re.fullmatch(r"(?!\.)[^/\\]{1,60}", name) or not name.isprintable():
+        raise HeadError(f"a head's name is {shown(name)}, must be of 1 to 60 letters that can be shown, without a "
+                        "slash and with no dot in front, for its folder is called so")
 
 
 def checked_labels(name: str, labels: Iterable[Any] | None, per_class: int = 1) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,7 +13,8 @@ from latdiff.checkpoints import CheckpointError, may_be_id, shipped
 from latdiff.codecs.files import load_text_model
 from latdiff.codecs.protocol import Codec
 from latdiff.codecs.t5 import TextCodec
-from latdiff.errors import UserError
+from latdiff.errors import UserError, shown
+from latdiff.heads.inputs import check_name
 from latdiff.heads.linear import LinearHead
 from latdiff.hub import push
 from latdiff.models.backbone import keep_tokens_alone
@@ -88,7 +89,7 @@ class CodecPipeline(DiffusionPipeline):
         record_versions(Path(save_directory))
 
     def push_to_hub(
-        self, repo_id: str, heads: Sequence[LinearHead] = (), commit_message: str | None = None,
+        self, repo_id: str, heads: LinearHead | Iterable[LinearHead] = (), commit_message: str | None = None,
         private: bool | None = None, token: str | None = None, create_pr: bool = False,
     ) -> str:
         """Upload the pipeline, and heads, to the Hugging Face hub, where `open_checkpoint("owner/name")` finds it.
@@ -98,7 +99,7 @@ class CodecPipeline(DiffusionPipeline):
 
         Args:
             repo_id: Where to, owner/name; made where it does not exist.
-            heads: Fitted heads, for `latdiff sample owner/name --guide NAME=LABEL`.
+            heads: Fitted heads, or one, each of a name of its own, for `latdiff sample owner/name --guide NAME=LABEL`.
             commit_message: Of the commit.
             private: Whether a repository that is made is private.
             token: Of the hub (default: that of `hf auth login`).
@@ -108,18 +109,19 @@ class CodecPipeline(DiffusionPipeline):
             The address of the commit.
 
         Raises:
-            UserError: For a name that is none, a head of another codec, a codec that names a model by a folder of this
-                machine, and for what the hub refuses.
+            UserError: For a name that is none, what is no head, heads of one name, a head of another codec, a codec
+                that names a model by a folder of this machine, and for what the hub refuses.
         """
-        for head in heads:
+        named = _by_name(heads)
+        for name, head in named.items():
             if head.codec_digest not in (None, self.codec.digest):
-                raise UserError(f"head {head.name!r} was fitted on latents of codec {head.codec_digest}, but the codec "
+                raise UserError(f"head {name!r} was fitted on latents of codec {head.codec_digest}, but the codec "
                                 f"here is {self.codec.digest}; fit it again, or leave it out")
 
         def save(folder: Path) -> None:
             self.save_pretrained(folder)
-            for head in heads:
-                head.save(folder / "heads" / head.name)
+            for name, head in named.items():
+                head.save(folder / "heads" / name)
 
         snippet = f'from latdiff import open_checkpoint\n\npipe = open_checkpoint("{repo_id}")'
         return push(save, repo_id, "A latent diffusion model of text", snippet, commit_message, private, token,
@@ -141,6 +143,20 @@ class CodecPipeline(DiffusionPipeline):
                 f"the {what} was trained on latents of codec {known}, but the codec here is {self.codec.digest}; "
                 "take all parts from one checkpoint, or retrain it"
             )
+
+
+def _by_name(heads: object) -> dict[str, LinearHead]:
+    """Heads, or one, by their names. Raises UserError for what is no head, and for a name that no folder can have."""
+    named: dict[str, LinearHead] = {}
+    for head in heads if isinstance(heads, Iterable) and not isinstance(heads, str) else [heads]:
+        if not isinstance(head, LinearHead):
+            raise UserError(f"heads has {shown(head)}, must be fitted heads: heads=[load_head(...)]")
+        check_name(head.name)
+        if head.name in named:
+            raise UserError(f"two of the heads are called {head.name!r}, and each has a folder of its name; rename one "
+                            "with head.name = ...")
+        named[head.name] = head
+    return named
 
 
 def codec_parts(tokenizer, text_model, autoencoder, codec: Codec | None) -> dict:

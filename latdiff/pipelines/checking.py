@@ -85,7 +85,7 @@ def check_checkpoint(folder: Path) -> Checked:
                                for part in parts if not (folder / part).is_dir()]
     elif not is_codec:
         raise CheckpointError(f"{folder} holds no pipeline (no model_index.json) and no codec (no folder codec or "
-                              "autoencoder); name the folder of one, such as checkpoints/storyworld")
+                              "autoencoder); name the folder of one, or storyworld or english, which come with latdiff")
     whole = all((folder / name).is_dir() for name in CODEC_PARTS if name in parts)
     digest = _codec(folder, found) if is_codec and whole else None
     if "language_model" in parts:

@@ -30,7 +30,7 @@ def open_checkpoint(folder: str | Path) -> DiffusionPipeline:
 
     Examples:
         >>> from latdiff import open_checkpoint
-        >>> pipe = open_checkpoint("checkpoints/storyworld").to("cpu")
+        >>> pipe = open_checkpoint("storyworld").to("cpu")
         >>> len(pipe(num_samples=2).texts)
         2
     """

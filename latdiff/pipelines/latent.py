@@ -139,8 +139,8 @@ class LatentTextDiffusionPipeline(CodecPipeline):
 
         Examples:
             >>> from latdiff import load_head, open_checkpoint
-            >>> pipe = open_checkpoint("checkpoints/storyworld")
-            >>> head = load_head("checkpoints/storyworld/heads/sentiment")
+            >>> pipe = open_checkpoint("storyworld")
+            >>> head = load_head("storyworld/heads/sentiment")
             >>> out = pipe(num_samples=2, guides=head.toward("positive"), generator=torch.Generator().manual_seed(0))
             >>> len(out.texts), list(out.scores)
             (2, ['sentiment=positive'])
@@ -214,8 +214,8 @@ class LatentTextDiffusionPipeline(CodecPipeline):
 
         Examples:
             >>> from latdiff import load_head, open_checkpoint
-            >>> pipe = open_checkpoint("checkpoints/storyworld")
-            >>> head = load_head("checkpoints/storyworld/heads/sentiment")
+            >>> pipe = open_checkpoint("storyworld")
+            >>> head = load_head("storyworld/heads/sentiment")
             >>> text = "On a wet Thursday, I go to the field with my aunt."
             >>> len(pipe.edit(text, head.toward("positive"), strength=0.6).texts)
             1
@@ -252,7 +252,7 @@ class LatentTextDiffusionPipeline(CodecPipeline):
 
         Examples:
             >>> from latdiff import open_checkpoint
-            >>> pipe = open_checkpoint("checkpoints/storyworld")
+            >>> pipe = open_checkpoint("storyworld")
             >>> len(pipe.interpolate("We met at the lake.", "I bake a cake.", n=5).texts)
             5
         """

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from latdiff.checkpoints import SHIPPED, folder_size
-from latdiff.errors import shortened
+from latdiff.config.yaml_text import MOST, parsed
+from latdiff.errors import printable, shortened
 from latdiff.fetch import MODELS, is_here
 
 HERE = Path("checkpoints")
@@ -37,7 +38,10 @@ class Listed:
 
 
 def pipelines_in(folder: Path, prefix: str = "") -> list[Listed]:
-    """The finished pipelines in a folder, by name; unreadable details of one are left out, and nothing is loaded."""
+    """The finished pipelines in a folder, by name; unreadable details of one are left out, and nothing is loaded.
+
+    Names and labels, which may come from anyone, are shortened and can be printed.
+    """
     folders = sorted(index.parent for index in folder.glob("*/model_index.json"))
     return [_listed(one, f"{prefix}{one.name}") for one in folders]
 
@@ -61,8 +65,8 @@ def _listed(folder: Path, name: str) -> Listed:
     codec, fetched = _settings(folder / "codec" / "config.json"), models_here()
     named = {str(codec.get(part)) for part in ("language_model", "encoder")}
     return Listed(
-        name=name, megabytes=folder_size(folder) / 1e6,
-        kind=str(_settings(folder / "model_index.json").get("_class_name", "unknown")), condition=_condition(folder),
+        name=printable(name), megabytes=folder_size(folder) / 1e6,
+        kind=_shown(_settings(folder / "model_index.json").get("_class_name", "unknown")), condition=_condition(folder),
         heads=dict(_heads(folder)), missing=[model for model, here in fetched.items() if model in named and not here],
     )
 
@@ -70,22 +74,30 @@ def _listed(folder: Path, name: str) -> Listed:
 def _heads(folder: Path) -> Iterator[tuple[str, list[str]]]:
     for config in sorted(folder.glob("heads/*/config.json")):
         labels = _settings(config).get("labels", [])
-        yield config.parent.name, [shortened(str(label)) for label in labels] if isinstance(labels, list) else []
+        yield printable(config.parent.name), [_shown(label) for label in labels] if isinstance(labels, list) else []
 
 
 def _condition(folder: Path) -> str:
-    import yaml
-
     try:
-        recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
-        return str(recipe["data"].get("condition", "none"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+        return str(parsed(_text(folder / "recipe.yaml"))["data"].get("condition", "none"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return ""
 
 
 def _settings(file: Path) -> dict[str, Any]:
     """What a JSON file says, nothing where it cannot be read."""
     try:
-        return {} | json.loads(file.read_text(encoding="utf-8"))
+        return {} | json.loads(_text(file))
     except (OSError, ValueError, TypeError, RecursionError):
         return {}
+
+
+def _text(file: Path) -> str:
+    """The text of a file. Raises ValueError for what is none, as a pipe, and for one too long to hold settings."""
+    if not file.is_file() or file.stat().st_size > MOST:
+        raise ValueError(f"{file} is no file of settings")
+    return file.read_text(encoding="utf-8")
+
+
+def _shown(value: Any) -> str:
+    return printable(shortened(str(value)))

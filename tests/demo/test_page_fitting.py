@@ -54,6 +54,19 @@ def test_files_and_pasted_texts_of_each_kind_are_read_alike(shelf, rows_of, tmp_
     assert pasted.counts == uploaded.counts == {"a": 6, "b": 6}
 
 
+@pytest.mark.parametrize("before", ["", "\n", "\r\n  \n"])
+def test_a_pasted_table_may_have_a_first_column_without_a_name_as_pandas_writes_it(shelf, rows_of, before):
+    rows = rows_of(["a", "b"])
+    lines = ["\ttext\tlabel", *(f"{number}\t{row['text']}\t{row['label']}" for number, row in enumerate(rows))]
+    assert fit(shelf, (), "tiny", "x", before + "\n".join(lines)).counts == {"a": 6, "b": 6}
+
+
+@pytest.mark.parametrize("content", ['  {"text": "a", "label"', '\t{"text": "a", "label"'])
+def test_json_lines_may_be_indented(content, shelf):
+    with pytest.raises(UserError, match="is not JSON"):
+        fit(shelf, (), "tiny", "x", content)
+
+
 def test_what_cannot_be_fitted_is_said_without_the_place_of_a_file(shelf, narrator, tmp_path):
     def refused(pasted="", file=None, name="tone", own=(), **columns):
         with pytest.raises(UserError) as error:
@@ -62,9 +75,13 @@ def test_what_cannot_be_fitted_is_said_without_the_place_of_a_file(shelf, narrat
         return str(error.value)
 
     assert "no examples" in refused("  ")
-    assert "there is text" in refused("text,label\na,b\n", label_column="tone")
+    said = refused("text,label\na,b\n", label_column="tone")
+    assert "there is text" in said and said.endswith("name that of the labels: the box Column of the labels")
+    said = refused("text,label\na,b\n", text_column="story")
+    assert said.endswith("name that of the texts: the box Column of the texts")
     assert "is not JSON" in refused('{"text": "a", "label"')
     assert "at least 5 texts" in refused("text,label\none,a\ntwo,b\n")
+    assert "with `latdiff fit-head --number`" in refused("text,label\none,1.5\ntwo,2.5\n")
     assert "at most 200,000" in refused("x" * 200_001)
     assert "must be a text" in refused({"text": 1})
     assert "a head 'sentiment' already" in refused(examples.tosses(), name="sentiment")

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -74,14 +75,55 @@ def test_the_page_is_for_this_machine_asks_nobody_and_serves_no_files(served, ta
             urllib.request.urlopen(f"{served}gradio_api/file={path}")
 
 
-def test_it_says_where_it_is_and_ends_quietly(talking):
-    server, address = start(str(talking))
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
+def test_it_says_where_it_is_also_behind_a_proxy_and_ends_quietly(talking, number, status, monkeypatch):
+    with monkeypatch.context() as patch:
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+            patch.setenv(name, "http://127.0.0.1:9")
+        for name in ("no_proxy", "NO_PROXY"):
+            patch.setenv(name, "example.org")
+        server, address = start(str(talking))
     try:
         assert ask(address, [str(talking), {}, 2, "", 0, 1, ""])[0] == "texts"
     finally:
-        server.send_signal(signal.SIGINT)
+        server.send_signal(number)
         rest, _ = server.communicate(timeout=60)
-    assert server.returncode == 0 and rest.strip() == ""
+    assert server.returncode == status and rest.strip() == ""
+
+
+@pytest.mark.parametrize(("number", "raised", "status"), [
+    (signal.SIGINT, KeyboardInterrupt, None), (signal.SIGTERM, SystemExit, 143)])
+def test_signals_while_it_starts_end_it_as_they_end_other_commands(number, raised, status, talking, monkeypatch):
+    monkeypatch.setattr(serving, "start", lambda *_: signal.raise_signal(number))
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # which `serve` sets
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with pytest.raises(raised) as ended:
+            serving.serve("tiny", talking)
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+    assert getattr(ended.value, "code", None) == status
+
+
+@pytest.mark.parametrize(("before", "after"), [("", "127.0.0.1"), ("a.org,b.org", "a.org,b.org,127.0.0.1"),
+                                               ("*", "*"), ("127.0.0.1", "127.0.0.1")])
+def test_what_needs_no_proxy_is_added_to(before, after, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", before)
+    monkeypatch.setenv("no_proxy", "")
+    serving.no_proxy_for_loopback()
+    assert os.environ["NO_PROXY"] == after
+
+
+def test_a_page_that_cannot_be_served_is_a_sentence(talking, monkeypatch):
+    import gradio
+
+    def fails(*_, **__):
+        raise RuntimeError("no page\nat all")
+
+    monkeypatch.setattr(gradio.Blocks, "launch", fails)
+    with pytest.raises(UserError, match=r"the page could not be served at port \d+ \(no page\)"):
+        serving.start("tiny", talking)
 
 
 @pytest.mark.parametrize(("words", "said"), [
@@ -100,7 +142,17 @@ def test_without_gradio_it_says_what_to_install(talking):
     assert run.returncode == 1 and run.stderr.strip().endswith("install it with `pip install gradio`")
 
 
-def test_a_port_that_is_taken_is_named(served, talking):
-    port = int(served.rstrip("/").rpartition(":")[2])
-    with pytest.raises(UserError, match=f"port {port} cannot be listened at"):
-        serving.start("tiny", talking, port)
+def test_a_port_that_is_taken_is_named_before_anything_loads(tmp_path):
+    with socket.create_server((serving.LOOPBACK, 0)) as taken:
+        port = taken.getsockname()[1]
+        said = rf"^port {port} cannot be listened at \(Address already in use\); name a free one with --port$"
+        with pytest.raises(UserError, match=said):
+            serving.start("nowhere", tmp_path, port)
+    assert serving.free_port(port) == port
+
+
+def test_where_no_port_is_free_that_is_said(monkeypatch):
+    with socket.create_server((serving.LOOPBACK, 0)) as taken:
+        monkeypatch.setattr(serving, "PORTS", [taken.getsockname()[1]] * 2)
+        with pytest.raises(UserError, match=r"port \d+ to \d+ cannot be listened at"):
+            serving.free_port()
