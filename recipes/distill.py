@@ -59,7 +59,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     by_main(recipe.save)(folder / "recipe.yaml", "distill")
 
     torch.manual_seed(recipe.seed)
-    student = copy.deepcopy(teacher.denoiser).float()
+    student = copy.deepcopy(teacher.denoiser).float().ignore_estimates()
     average = copy.deepcopy(student).requires_grad_(False).eval()
     print(f"denoiser with {sum(p.numel() for p in student.parameters()):,} weights, {place.name} in "
           f"{recipe.sampling.steps} calls -> {folder}")
@@ -68,7 +68,7 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
     student = run.prepare(student, known, ema=ema)
     distillation = Distillation(
         GaussianDiffusion(teacher.denoiser).denoise, GaussianDiffusion(student), GaussianDiffusion(average).denoise,
-        scheduler.alphas_cumprod, recipe.sampling.steps, settings.levels, settings.self_conditioning)
+        scheduler.alphas_cumprod, recipe.sampling.steps, settings.levels, settings.starts)
     for step, rows in run.steps(BatchOrder(len(latents), settings.batch_size, recipe.seed)):
         ema.copy_to(average.parameters())
         own = run.own(rows)

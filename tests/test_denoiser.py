@@ -84,3 +84,9 @@ def test_a_saved_denoiser_is_the_same(denoiser, z, tmp_path):
     assert torch.equal(again(z, SNR), denoiser(z, SNR))
     assert again.config.codec_digest == "abc"
     assert again.config.prediction == "v"
+
+
+@torch.no_grad()
+def test_one_that_ignores_estimates_says_the_same_whatever_they_are(denoiser, z):
+    assert not torch.equal(denoiser(z, SNR, x_prev=z), denoiser(z, SNR))
+    assert torch.equal(denoiser.ignore_estimates()(z, SNR, x_prev=z), denoiser(z, SNR))

@@ -40,7 +40,7 @@ def trained(calls, levels, steps=400):
     torch.manual_seed(0)
     model = Linear(levels)
     diffusion = GaussianDiffusion(model, dtype="float32")
-    distillation = Distillation(exact, diffusion, diffusion.denoise, ALPHA2, calls, levels, self_conditioning=0)
+    distillation = Distillation(exact, diffusion, diffusion.denoise, ALPHA2, calls, levels, starts=0)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
     for step in range(steps):
         generator = torch.Generator().manual_seed(step)
@@ -80,24 +80,18 @@ def test_the_loss_of_the_teacher_of_itself_is_none():
     assert loss < 1e-9
 
 
-def test_a_student_is_given_what_the_part_before_estimated():
-    """In the first part there is nothing yet; elsewhere an estimate of where that part began."""
-    seen, asked = [], []
+@pytest.mark.parametrize(("starts", "seen"), [(0, 16), (1, 4)])
+def test_it_may_be_trained_only_where_sampling_calls_it(starts, seen):
+    asked = []
 
-    def student(z, alpha2, cond=None, x_prev=None):
-        seen.append((alpha2, x_prev))
+    def student(z, alpha2, cond=None):
+        asked.append(alpha2)
         return exact(z, alpha2)
 
-    def average(z, alpha2, cond=None, x_prev=None):
-        asked.append((alpha2, x_prev))
-        return torch.full_like(z, 7.0)
-
-    distillation = Distillation(exact, SimpleNamespace(denoise=student), average, ALPHA2, 4, 4, self_conditioning=1)
-    distillation.loss(torch.randn(64, *SHAPE), torch.Generator().manual_seed(0))
-    (alpha2, x_prev), (begun, nothing) = seen[0], asked[0]
-    first = alpha2 < ALPHA2[749] - 1e-6
-    assert (x_prev[first] == 0).all() and (x_prev[~first] == 7).all() and nothing is None
-    assert set(begun.tolist()) == {ALPHA2[499].item(), ALPHA2[749].item(), ALPHA2[999].item()}
+    distillation = Distillation(exact, SimpleNamespace(denoise=student), exact, ALPHA2, 4, 16, starts)
+    distillation.loss(torch.randn(256, *SHAPE), torch.Generator().manual_seed(0))
+    assert len(asked[0].unique()) == seen
+    assert set(ALPHA2[[249, 499, 749, 999]].tolist()) <= set(asked[0].tolist())
 
 
 def test_a_step_of_ddim_is_that_of_diffusers():

@@ -3,7 +3,8 @@
 Sampling with C calls of DDIM cuts the way from noise into C parts. Within its part, the student is to land where the
 teacher's probability-flow ODE lands, in one call: multistep consistency distillation (Heek et al. 2024, sections 3.1
 and 3.2; with one part it is that of Song et al. 2023). A student that predicts v is the identity where a part ends at
-clean latents, as a consistency model has to be.
+clean latents, as a consistency model has to be. It is a function of z alone: an earlier estimate, which z holds no more
+than that of, would be another input in sampling than in training.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Distillation:
         alpha2: signal variance of every timestep [T], a diffusers scheduler's `alphas_cumprod`.
         calls: C, the calls of the student that a text will take.
         levels: of noise, among which a step of the teacher goes from one to the next; a multiple of C.
-        self_conditioning: probability that the student is given an estimate of the part before, as in sampling.
+        starts: share of the batch that is trained where a part begins, which is where sampling calls the student.
     """
 
     teacher: Denoise
@@ -40,7 +41,7 @@ class Distillation:
     alpha2: Tensor
     calls: int
     levels: int
-    self_conditioning: float = 0.9
+    starts: float = 0.5
 
     def loss(self, x0: Tensor, generator: torch.Generator | Draws, cond: Condition | None = None) -> Tensor:
         """Mean squared error of the student's v against the v that lands where teacher and average do.
@@ -58,33 +59,21 @@ class Distillation:
         level = (spread * self.levels).long().clamp(max=self.levels - 1)[draws.own] + 1
         width = self.levels // self.calls
         end = (level - 1) // width * width
+        level = torch.where(draws.rand() < self.starts, end + width, level)
         eps = draws.randn(*x0.shape[1:]).to(x0)
         z = add_noise(x0, eps, self._signal(level).to(x0))
         with torch.no_grad():
-            x_prev = self._of_part_before(x0, eps, end + 2 * width, draws, cond)
-            target = self._target(z, level, end, cond, x_prev)
-        estimate = self.student.denoise(z, self._signal(level), cond, x_prev)
+            target = self._target(z, level, end, cond)
+        estimate = self.student.denoise(z, self._signal(level), cond)
         sigma = (1 - self._signal(level)).sqrt().to(z).view(-1, 1, 1)
         return ((estimate - target) / sigma).square().mean()
 
-    def _of_part_before(
-        self, x0: Tensor, eps: Tensor, begin: Tensor, draws: Draws, cond: Condition | None
-    ) -> Tensor:
-        """The average's estimates [B, L, D] where the noisier part begins; zeros in the first part, and at times."""
-        chosen = (draws.rand() < self.self_conditioning) & (begin <= self.levels)
-        places, x_prev = chosen.nonzero().squeeze(1), torch.zeros_like(x0)
-        if len(places):
-            alpha2, own = self._signal(begin[places]), places.to(x0.device)
-            z = add_noise(x0[own], eps[own], alpha2.to(x0))
-            x_prev[own] = self.average(z, alpha2, None if cond is None else cond[own])
-        return x_prev
-
-    def _target(self, z: Tensor, level: Tensor, end: Tensor, cond: Condition | None, x_prev: Tensor) -> Tensor:
+    def _target(self, z: Tensor, level: Tensor, end: Tensor, cond: Condition | None) -> Tensor:
         """The x0 [B, L, D] by which one step of DDIM goes from z to where teacher and average together go."""
         at, below, last = self._signal(level), self._signal(level - 1), self._signal(end)
         estimate = self.teacher(z, at, cond, self.teacher(z, at, cond))
         nearer = ddim_step(z, estimate, at, below)
-        landed = ddim_step(nearer, self.average(nearer, below, cond, x_prev), below, last)
+        landed = ddim_step(nearer, self.average(nearer, below, cond), below, last)
         landed = torch.where((level - 1 == end).to(z.device).view(-1, 1, 1), nearer, landed)
         keep, take = ddim_rates(at, last)
         return (landed - keep.to(z) * z) / take.to(z)

@@ -71,6 +71,12 @@ class LatentDenoiser(SavedModel):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
+    def ignore_estimates(self) -> LatentDenoiser:
+        """Make predictions depend on no earlier estimate any more, `x_prev`; returns the denoiser."""
+        with torch.no_grad():
+            self.latents_in.weight[:, self.config.latent_dim :] = 0
+        return self
+
     @property
     def least_log_snr(self) -> float:
         """log 1 / (2 L D): with less, z tells under a quarter of a nat of x0 (a Gaussian channel, L D SNR / 2)."""

@@ -16,8 +16,9 @@ class DistillConfig(Section):
                          "comes with latdiff")
     levels: Whole = Field(64, ge=1, le=1000, description="steps that the teacher takes from noise to text; a multiple "
                           "of sampling.steps")
-    self_conditioning: Number = Field(0.9, ge=0, le=1, description="probability of an earlier estimate as extra input")
-    steps: Whole = Field(1500, ge=1, description="optimiser steps")
+    starts: Number = Field(0.5, ge=0, le=1, description="share of the latents that are trained at a level at which "
+                           "sampling calls the denoiser")
+    steps: Whole = Field(2000, ge=1, description="optimiser steps")
     batch_size: Whole = Field(128, ge=1, description="latents per step")
     learning_rate: Number = Field(2e-3, ge=0.0, description="Muon's peak rate for the matrices")
     warmup_steps: Whole = Field(100, ge=0, description="steps of linear warm-up")
