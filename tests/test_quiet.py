@@ -33,6 +33,8 @@ TRAININGS = {
     "train-star": ("star-storyworld", "name=star", "data.source=words.txt", "data.valid_size=6", "data.max_tokens=24",
                    "star.language_model=gpt2", "star.plan=checkpoints/plan", "star.num_prompts=3", "star.width=16",
                    "star.depth=1", "star.heads=2", "train_star.steps=1", "train_star.batch_size=2", "sampling.steps=2"),
+    "train-tokens": ("tiny.yaml", "name=tokens", "stages=[train_tokens]", "tokens.width=16", "tokens.layers=1",
+                     "tokens.heads=2", "tokens.sampling_steps=2", "train_tokens.steps=1", "train_tokens.batch_size=2"),
     "distill": ("tiny.yaml", "name=few", "stages=[distill]", "distill.teacher=checkpoints/tiny", "distill.steps=1",
                 "distill.levels=2", "distill.batch_size=2", "sampling.scheduler=ddim", "sampling.steps=2"),
     "train-wellformed": ("tiny.yaml", "name=judge", "data.source=words.txt", "data.valid_size=6",

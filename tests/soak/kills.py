@@ -31,7 +31,7 @@ from safetensors.torch import load_file
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir")  # audited by Python
 STAGES = ("pretrain_backbone", "train_autoencoder", "train_denoiser", "train_ar", "train_seq2seq", "train_sentence",
-          "train_perceiver", "train_star", "train_wellformed", "distill")
+          "train_perceiver", "train_star", "train_wellformed", "distill", "train_tokens")
 WORDS = """
 name: words
 dtype: float32
@@ -53,6 +53,8 @@ PAIRS = ("data.source=pairs.jsonl", "data.condition=text", "data.condition_colum
          "train_seq2seq.batch_size=4")
 
 
+TOKENS = ("name=tokens", "stages=[train_tokens]", "tokens.width=16", "tokens.layers=1", "tokens.heads=2",
+          "tokens.sampling_steps=4", "train_tokens.steps=6", "train_tokens.batch_size=8", "train_tokens.save_every=2")
 FEW = ("name=few", "stages=[distill]", "distill.teacher=checkpoints/tiny", "distill.steps=6", "distill.levels=4",
        "distill.batch_size=8", "distill.save_every=2", "sampling.scheduler=ddim", "sampling.steps=2")
 
@@ -74,6 +76,7 @@ JOBS = (
     Job("train-diffusion", "train_denoiser", after="train-ae"),
     Job("train-diffusion from nothing", "train_denoiser"),
     Job("distill", "distill", settings=FEW, after="train-diffusion"),
+    Job("train-tokens", "train_tokens", settings=TOKENS, after="pretrain-backbone"),
     Job("train-ar", "train_ar", after="pretrain-backbone"),
     Job("train-seq2seq", "train_seq2seq", settings=PAIRS, after="pretrain-backbone"),
     Job("train-sentence", "train_sentence", "words.yaml", ("codec=sentence",)),
