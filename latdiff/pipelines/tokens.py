@@ -137,7 +137,7 @@ class TokenDiffusionPipeline(DiffusionPipeline):
         num_inference_steps: int | None = None, top_p: float | None = None, generator: Seeds = None,
         batch_size: int = 256,
     ) -> TokenPipelineOutput:
-        """Write what is missing of a text: "On a rainy day, ____ . My aunt laughed."
+        """Write what is missing of a text, such as "On a rainy day, ____ . My aunt laughed".
 
         Args:
             text: with ____ for what is missing, once or more.
