@@ -19,7 +19,7 @@ from latdiff.recipes.train_denoiser import cached_latents, conditioned, examples
 
 from latdiff.batches import BatchOrder
 from latdiff.checkpoints import folder_of, save_whole
-from latdiff.config import Recipe, recipe_from_command_line
+from latdiff.config import Recipe, RecipeError, recipe_from_command_line
 from latdiff.data.corpus import Corpus, load_corpus
 from latdiff.diffusion.distillation import Distillation
 from latdiff.diffusion.gaussian import GaussianDiffusion
@@ -46,6 +46,8 @@ def main(recipe: Recipe, quiet: bool = False) -> None:
         state.unlink(missing_ok=True)  # a kill may have left it
         print(f"{folder} already holds a finished pipeline; delete it to distill another, or set name=")
         return
+    for problem in settings.conflicts(recipe):  # of a recipe whose stages do not name this one
+        raise RecipeError(problem)
     place = folder_of(recipe.located(settings.teacher))
     teacher = open_checkpoint(place)
     scheduler = checked_scheduler(recipe.sampling, teacher.scheduler.config.trained_betas)

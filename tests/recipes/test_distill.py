@@ -66,6 +66,8 @@ def test_texts_are_shown_under_way_and_a_finished_run_says_so(few, capsys):
 def test_settings_that_contradict_are_refused(few, settings, said):
     with pytest.raises(RecipeError, match=said):
         few(*settings)
+    with pytest.raises(RecipeError, match=said):
+        distill.main(few(*settings, "stages=[train_denoiser]"), quiet=True)
 
 
 @pytest.mark.parametrize(("settings", "said"), [

@@ -27,6 +27,11 @@ class DistillConfig(Section):
     save_every: Whole = Field(500, ge=1, description="steps between resume states")
 
     def problems(self, recipe) -> Iterator[str]:
+        if "distill" in recipe.stages:
+            yield from self.conflicts(recipe)
+
+    def conflicts(self, recipe) -> Iterator[str]:
+        """What does not go together with the sampler of a recipe that is to be distilled, a sentence each."""
         calls = recipe.sampling.steps
         if recipe.sampling.scheduler != "ddim":
             yield (f"sampling.scheduler: is {recipe.sampling.scheduler}, but what is distilled is sampled with ddim; "
